@@ -1,0 +1,22 @@
+"""The paper's rule without the projection: its natural gradient."""
+
+from torch import Tensor
+
+from svd_lightning.functional import expectation
+
+
+class NaturalGradient:
+    """d = log(p/q) − KL(p‖q): the KL gradient preconditioned by the inverse Fisher matrix of the softmax.
+
+    The Fisher matrix is J itself, so J⁺·J·log(p/q) is log(p/q) up to a constant, fixed here by E_p[d] = 0:
+    once a mask is applied the constant matters. Proxy tuning and contrastive decoding extrapolate along
+    it, and it is the paper's ablation "without projection".
+    """
+
+    def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """KL(p‖q)."""
+        return expectation(log_p, log_p - log_q)
+
+    def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
+        """The centred log-ratio: log p − log q − KL."""
+        return log_p - log_q - centre

@@ -1,0 +1,88 @@
+"""A complete recipe for steering at decode time: rules, strengths, mask and penalty."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from svd_lightning.errors import InputError
+from svd_lightning.functional import confidence_mask, log_probabilities, steer
+from svd_lightning.steering.kl_gradient import KLGradient
+from svd_lightning.steering.rule import SteeringRule, rule_name
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How to steer: ẑ = z_φ + Σ_k μ_k d_k on confident tokens, z_φ + λ on the others.
+
+    Call it with the logits of both models, [..., V] each, to get the steered logits in float32.
+
+    Raises:
+        InputError: for α outside (0, 1], λ > 0, a strength that is not finite, or a number of strengths
+            that differs from the number of rules.
+    """
+
+    rules: Sequence[SteeringRule] = field(default_factory=lambda: (KLGradient(),))
+    """Directions that act together, one strength each."""
+    strengths: Sequence[float] | None = None
+    """μ_k, one per rule; None until calibrated."""
+    alpha: float | None = 0.1
+    """Confidence mask: a token is steered when p ≥ α · max p. None steers the whole vocabulary."""
+    penalty: float = -math.inf
+    """λ ≤ 0, added to the logits of the tokens outside the mask; −inf forbids them."""
+
+    def __post_init__(self) -> None:
+        if not self.rules:
+            raise InputError("steering.rules: expected at least one rule, got none; the paper's is KLGradient")
+        if self.alpha is not None and not 0.0 < self.alpha <= 1.0:
+            raise InputError(
+                f"steering.alpha: expected a number in (0, 1] or null for no mask, got {self.alpha}; "
+                "the paper uses 0.1"
+            )
+        if not self.penalty <= 0.0:
+            raise InputError(
+                f"steering.penalty: expected λ ≤ 0 (added to tokens outside the mask), got {self.penalty}; "
+                "write -.inf to forbid them or 0 to leave them as they are"
+            )
+        if self.strengths is not None:
+            self._check_strengths(self.strengths)
+
+    def _check_strengths(self, strengths: Sequence[float]) -> None:
+        if len(strengths) != len(self.rules):
+            names = ", ".join(map(rule_name, self.rules))
+            raise InputError(
+                f"steering.strengths: expected one per rule ({names}), got {len(strengths)}: {list(strengths)}"
+            )
+        if not all(math.isfinite(strength) for strength in strengths):
+            raise InputError(
+                f"steering.strengths: expected finite numbers, got {list(strengths)}; "
+                "calibrate again, or give the strengths yourself"
+            )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the strengths are known."""
+        return self.strengths is not None
+
+    def with_strengths(self, strengths: Sequence[float]) -> "Steering":
+        """The same recipe at other strengths."""
+        return replace(self, strengths=tuple(map(float, strengths)))
+
+    def with_penalty(self, penalty: float) -> "Steering":
+        """The same recipe with another penalty outside the mask."""
+        return replace(self, penalty=penalty)
+
+    def __call__(self, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
+        """Steered logits ẑ, [..., V] and [..., V] → float32 (or float64) [..., V]."""
+        if self.strengths is None:
+            raise InputError(
+                "steering.strengths: not calibrated yet; run `svd-lightning fit` with the SteeringCalibration "
+                "callback, `svd-lightning calibrate`, or give the strengths yourself"
+            )
+        log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
+        offset = tuned_logits.new_zeros((), dtype=log_p.dtype)
+        for rule, strength in zip(self.rules, self.strengths, strict=True):
+            offset = offset + strength * rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1))
+        mask = None if self.alpha is None else confidence_mask(tuned_logits, self.alpha)
+        return steer(tuned_logits, offset, mask, strength=1.0, penalty=self.penalty)
