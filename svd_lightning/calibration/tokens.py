@@ -1,0 +1,122 @@
+"""The compact table of calibration tokens: exactly what the masked objective needs, and nothing else."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from svd_lightning.errors import InputError
+from svd_lightning.steering import SteeringRule, rule_name
+
+ENTRY_FIELDS = ("log_p", "log_q")
+TOKEN_FIELDS = (
+    "size",
+    "slot",
+    "rest",
+    "label_log_p",
+    "label_log_q",
+    "kl",
+    "centres",
+    "example",
+    "position",
+)
+
+
+class TokenTable:
+    """N calibration tokens; their M confident vocabulary entries lie one token after the other.
+
+    Outside the confident set {y : p_y ≥ α · max p} every direction is 0, so the softmax needs of the rest
+    only its total mass: strengths, penalties, folds and curves are solved on this table without a model.
+    (Not a dataclass: torchmetrics would squeeze the tensors of one.)
+
+    Args:
+        tensors: one tensor for each of the names below.
+        alpha: the confidence mask of the table.
+        rule_names: the rules to which the columns of `centres` belong.
+
+    Source: README, "The method".
+    """
+
+    log_p: Tensor
+    """Tuned log-probabilities of the confident entries, [M]."""
+    log_q: Tensor
+    """Base log-probabilities of the confident entries, [M]."""
+    size: Tensor
+    """How many confident entries each token has, int64 [N]."""
+    slot: Tensor
+    """Where the label lies among the token's confident entries, int64 [N]; −1: outside the mask."""
+    rest: Tensor
+    """Log of the tuned mass outside the confident set, [N]; −inf where there is none."""
+    label_log_p: Tensor
+    """Tuned log-probability of the label, [N]."""
+    label_log_q: Tensor
+    """Base log-probability of the label, [N]."""
+    kl: Tensor
+    """KL(p‖q), [N]."""
+    centres: Tensor
+    """What each rule needs from the whole vocabulary, [N, R]."""
+    example: Tensor
+    """Number of the example that the token belongs to, int64 [N]."""
+    position: Tensor
+    """Position of the token within its example, int64 [N]."""
+
+    def __init__(self, tensors: dict[str, Tensor], *, alpha: float, rule_names: tuple[str, ...]) -> None:
+        for name in ENTRY_FIELDS + TOKEN_FIELDS:
+            setattr(self, name, tensors[name])
+        self.alpha, self.rule_names = alpha, rule_names
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.size.numel()
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples the tokens come from."""
+        return self.example.unique().numel()
+
+    @property
+    def covered(self) -> Tensor:
+        """Tokens whose label is confident, bool [N]; with λ = −∞ the others cannot be generated."""
+        return self.slot >= 0
+
+    @property
+    def coverage(self) -> float:
+        """Share of the tokens whose label lies inside the mask."""
+        return self.covered.double().mean().item()
+
+    @property
+    def mask_size(self) -> float:
+        """Mean number of confident entries per token."""
+        return self.size.double().mean().item()
+
+    def rows(self) -> Tensor:
+        """The token to which each confident entry belongs, int64 [M]."""
+        return torch.repeat_interleave(torch.arange(self.num_tokens), self.size)
+
+    def select(self, keep: Tensor) -> "TokenTable":
+        """The table of the tokens for which `keep` (bool [N]) is true."""
+        entries = keep[self.rows()]
+        kept = {name: getattr(self, name)[entries] for name in ENTRY_FIELDS}
+        kept |= {name: getattr(self, name)[keep] for name in TOKEN_FIELDS}
+        return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names)
+
+    def directions(self, rules: Sequence[SteeringRule]) -> Tensor:
+        """Each rule's direction on the confident entries, float64 [k, M].
+
+        Raises:
+            InputError: if the table was built without one of the rules.
+        """
+        rows, log_p, log_q = self.rows(), self.log_p.double(), self.log_q.double()
+        found = []
+        for rule in rules:
+            if rule_name(rule) not in self.rule_names:
+                raise InputError(
+                    f"rules: the calibration table knows {', '.join(self.rule_names)}, got {rule_name(rule)}; "
+                    "name it in the table's rules and calibrate again"
+                )
+            centre = self.centres[:, self.rule_names.index(rule_name(rule))].double()[rows]
+            found.append(
+                rule.direction(log_p.unsqueeze(-1), log_q.unsqueeze(-1), centre.unsqueeze(-1)).squeeze(-1)
+            )
+        return torch.stack(found)
