@@ -1,0 +1,202 @@
+"""Teacher-forced log-probabilities under base, tuned and steered distributions, chunk by chunk over tokens."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from svd_lightning.errors import InputError
+from svd_lightning.functional import kl_divergence, label_nll
+from svd_lightning.models.hidden import base_head, base_hidden_states, tuned_head, tuned_hidden_states
+from svd_lightning.steering import Steering
+
+SteeringFunction = Callable[[Tensor, Tensor], Tensor]
+"""(tuned logits, base logits), [..., V] each → steered logits [..., V]; usually a `Steering`."""
+
+IGNORED = -100
+"""Label of the tokens that are not scored."""
+
+_CHUNK_ELEMENTS = 2**23
+"""Default chunk: as many tokens as keep one float32 [n, V] tensor at 32 MiB."""
+
+
+class CompletionTokens(NamedTuple):
+    """Where the scored tokens stand, row by row; every field int64 [N]."""
+
+    rows: Tensor
+    positions: Tensor
+    """Column t of the label itself; column t − 1 predicts it."""
+    labels: Tensor
+
+
+class LogitChunk(NamedTuple):
+    """Both models' logits of n scored tokens, and the tokens."""
+
+    tuned_logits: Tensor
+    """[n, V]"""
+    base_logits: Tensor
+    """[n, V]"""
+    labels: Tensor
+    """int64 [n]"""
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What three distributions say about each scored token; every field [N], in the order of the rows."""
+
+    rows: Tensor
+    """Row of the batch, int64."""
+    positions: Tensor
+    """Column of the token in its row, int64."""
+    base: Tensor
+    """log q_y, float32; −∞ where the base forbids the label."""
+    tuned: Tensor
+    """log p_y, float32."""
+    steered: Tensor
+    """Log-probability under the steered distribution, float32."""
+    divergence: Tensor
+    """KL(p ‖ q) in nats, float32."""
+    agreement: Tensor
+    """Whether the tuned and the base model rank the same token first, bool."""
+
+    def row_sums(self, log_probabilities: Tensor, batch_size: int) -> Tensor:
+        """Σ over each row's tokens of one of the fields: [N] → [batch_size]; the score of an answer."""
+        return log_probabilities.new_zeros(batch_size).index_add(0, self.rows, log_probabilities)
+
+
+def completion_tokens(batch: Mapping[str, Tensor]) -> CompletionTokens:
+    """The tokens of a batch that are scored: labelled, and preceded by a token that predicts them.
+
+    Args:
+        batch: input_ids, attention_mask and labels, each [B, T]; labels are not shifted, −100 elsewhere.
+
+    Raises:
+        InputError: for tensors that are missing or differ in shape.
+    """
+    _check_batch(batch)
+    labels, mask = batch["labels"], batch["attention_mask"].bool()
+    scored = (labels[:, 1:] != IGNORED) & mask[:, 1:] & mask[:, :-1]
+    rows, predecessors = scored.nonzero(as_tuple=True)
+    return CompletionTokens(rows, predecessors + 1, labels[rows, predecessors + 1])
+
+
+def completion_states(hidden: Tensor, tokens: CompletionTokens) -> Tensor:
+    """Hidden states that predict the scored tokens: [B, T, H] → [N, H]."""
+    return hidden[tokens.rows, tokens.positions - 1]
+
+
+def logit_chunks(
+    peft_model: PeftModel,
+    batch: Mapping[str, Tensor],
+    *,
+    chunk_size: int | None = None,
+    base_states: Tensor | None = None,
+) -> Iterator[LogitChunk]:
+    """Both models' logits of the scored tokens, a few at a time; only those tokens pass the head.
+
+    Args:
+        peft_model: any PEFT model around a causal LM, in evaluation mode.
+        batch: as in `completion_tokens`, on the model's device.
+        chunk_size: tokens per chunk; None keeps one float32 [n, V] tensor at 32 MiB.
+        base_states: hidden states of the base model at the scored tokens, [N, H] on any device (a reference
+            snapshot: `completion_states` of `base_hidden_states`); they replace the base forward.
+
+    Raises:
+        InputError: as `check_adapter` and `completion_tokens`; for base states of another number of tokens;
+            for logits that hold NaN or +∞.
+    """
+    tokens = completion_tokens(batch)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    if base_states is None:
+        base_states = completion_states(base_hidden_states(peft_model, ids, mask), tokens)
+    elif len(base_states) != len(tokens.labels):
+        raise InputError(
+            f"base_states: expected one hidden state per scored token ({len(tokens.labels)}), got "
+            f"{len(base_states)}; take the snapshot again from the same batches in the same order"
+        )
+    tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask), tokens)
+    size = chunk_size or max(1, _CHUNK_ELEMENTS // peft_model.get_base_model().config.get_text_config().vocab_size)
+    heads = tuned_head(peft_model), base_head(peft_model)
+    for tuned, base, labels in zip(
+        tuned_states.split(size), base_states.split(size), tokens.labels.split(size), strict=True
+    ):
+        chunk = LogitChunk(heads[0](tuned), heads[1](base.to(tuned.device)), labels)
+        check_logits("the tuned model's logits", chunk.tuned_logits)
+        check_logits("the base model's logits", chunk.base_logits)
+        yield chunk
+
+
+def score_tokens(
+    peft_model: PeftModel,
+    batch: Mapping[str, Tensor],
+    steering: SteeringFunction,
+    *,
+    chunk_size: int | None = None,
+    base_states: Tensor | None = None,
+) -> TokenScores:
+    """Log-probabilities of the labels under base, tuned and steered distributions.
+
+    A penalty of −∞ would make an answer with one unconfident token impossible: a `Steering` that has it is
+    scored with penalty 0 instead (`finite_penalty`), so that the mask only silences the steering.
+
+    Args:
+        peft_model, batch, chunk_size, base_states: as in `logit_chunks`.
+        steering: maps (tuned logits, base logits) to steered logits.
+
+    Returns:
+        One entry per scored token. Peak memory beyond the hidden states is about 10 × chunk × V × 4 bytes.
+
+    Raises:
+        InputError: as `logit_chunks`.
+    """
+    tokens = completion_tokens(batch)
+    steer = finite_penalty(steering)
+    parts = [
+        _score_chunk(chunk, steer)
+        for chunk in logit_chunks(peft_model, batch, chunk_size=chunk_size, base_states=base_states)
+    ]
+    base, tuned, steered, divergence, agreement = map(torch.cat, zip(*parts, strict=True))
+    return TokenScores(tokens.rows, tokens.positions, base, tuned, steered, divergence, agreement)
+
+
+def finite_penalty(steering: SteeringFunction) -> SteeringFunction:
+    """The same steering with a penalty of −∞ replaced by 0; anything else is returned as it is."""
+    if isinstance(steering, Steering) and math.isinf(steering.penalty):
+        return steering.with_penalty(0.0)
+    return steering
+
+
+def check_logits(name: str, logits: Tensor) -> None:
+    """Refuse logits from which no token can be picked; one pass, no effect inside a compiled graph.
+
+    Raises:
+        InputError: for NaN, +∞, or nothing but −∞.
+    """
+    if torch.compiler.is_compiling() or logits.numel() == 0:
+        return
+    if not logits.amax(dim=-1).isfinite().all():
+        raise InputError(
+            f"{name}: expected finite numbers or -inf, got NaN or +inf (or a row of -inf only); the weights "
+            "or the adapter are damaged, or the dtype overflows: try bfloat16 or float32"
+        )
+
+
+def _score_chunk(chunk: LogitChunk, steering: SteeringFunction) -> tuple[Tensor, ...]:
+    tuned, base, labels = chunk
+    steered = -label_nll(steering(tuned, base), labels)
+    agreement = tuned.argmax(dim=-1) == base.argmax(dim=-1)
+    return -label_nll(base, labels), -label_nll(tuned, labels), steered, kl_divergence(tuned, base), agreement
+
+
+def _check_batch(batch: Mapping[str, Tensor]) -> None:
+    names = ("input_ids", "attention_mask", "labels")
+    missing = [name for name in names if name not in batch]
+    if missing:
+        raise InputError(f"batch: expected {', '.join(names)}, got {sorted(batch)}; {missing} missing")
+    shapes = {name: tuple(batch[name].shape) for name in names}
+    if len(set(shapes.values())) != 1 or batch["labels"].ndim != 2:
+        raise InputError(f"batch: expected three tensors of one shape [B, T], got {shapes}")
