@@ -1,0 +1,87 @@
+"""Rows as padded batches: to the right for scoring, to the left for generation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+from svd_lightning.data.tokenise import EncodedExample
+
+IGNORED = -100
+"""The label that PyTorch's cross entropy leaves out."""
+
+
+class ScoringBatch(TypedDict):
+    """A batch for training, validation and calibration; padded on the right."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    index: Tensor
+    id: list[str]
+
+
+class PredictionBatch(TypedDict):
+    """A batch of prompts for generation; padded on the left, so that every row goes on at its end."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    index: Tensor
+    id: list[str]
+    prompt: list[str]
+    completion: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringCollator:
+    """Prompt and completion side by side; labels (not shifted) are the completion's ids, −100 elsewhere."""
+
+    pad_token_id: int
+    """Fills the right; the attention mask tells it from the same token in the text."""
+    multiple_of: int = 1
+    """The padded length is rounded up to a multiple of this."""
+
+    def __call__(self, rows: Sequence[EncodedExample]) -> ScoringBatch:
+        ids = [torch.cat([row.prompt_ids, row.completion_ids]) for row in rows]
+        labels = [torch.cat([torch.full_like(row.prompt_ids, IGNORED), row.completion_ids]) for row in rows]
+        mask = [torch.ones_like(row) for row in ids]
+        return {
+            "input_ids": _padded(ids, self.pad_token_id, side="right", multiple_of=self.multiple_of),
+            "attention_mask": _padded(mask, 0, side="right", multiple_of=self.multiple_of),
+            "labels": _padded(labels, IGNORED, side="right", multiple_of=self.multiple_of),
+            "index": torch.tensor([row.index for row in rows]),
+            "id": [row.id for row in rows],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionCollator:
+    """Prompts alone, with their texts and the reference completions beside them."""
+
+    pad_token_id: int
+    """Fills the left; the attention mask tells it from the same token in the text."""
+    multiple_of: int = 1
+    """The padded length is rounded up to a multiple of this."""
+
+    def __call__(self, rows: Sequence[EncodedExample]) -> PredictionBatch:
+        ids = [row.prompt_ids for row in rows]
+        mask = [torch.ones_like(row) for row in ids]
+        return {
+            "input_ids": _padded(ids, self.pad_token_id, side="left", multiple_of=self.multiple_of),
+            "attention_mask": _padded(mask, 0, side="left", multiple_of=self.multiple_of),
+            "index": torch.tensor([row.index for row in rows]),
+            "id": [row.id for row in rows],
+            "prompt": [row.prompt for row in rows],
+            "completion": [row.completion for row in rows],
+        }
+
+
+def _padded(rows: Sequence[Tensor], value: int, *, side: Literal["left", "right"], multiple_of: int) -> Tensor:
+    """Rows [T_b] as one tensor [B, T]."""
+    batch_BT = pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
+    extra = -batch_BT.shape[1] % multiple_of
+    return pad(batch_BT, (extra, 0) if side == "left" else (0, extra), value=value)

@@ -1,0 +1,229 @@
+"""From examples to batches, the same way for every dataset."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+from transformers import PreTrainedTokenizerBase
+
+from svd_lightning.data.collate import PredictionCollator, ScoringCollator
+from svd_lightning.data.examples import Example
+from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler
+from svd_lightning.data.splits import SplitSizes, make_splits
+from svd_lightning.data.tokenise import EncodedExample, encode
+from svd_lightning.errors import InputError
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CompletionDataModule(LightningDataModule, ABC):
+    """Prompts and completions, split, tokenised and batched. A dataset is a subclass with `load`.
+
+    The tokenizer and the context length are the model's; outside a Trainer set `tokenizer` (and, if you like,
+    `context_length`) before the first loader is asked for.
+
+    Raises:
+        InputError: in the constructor for options that make no sense, in `setup` (before any weights are
+            loaded) for bad data, a prompt that leaves no room, or a `max_length` beyond the context.
+    """
+
+    batch_size: int = 8
+    """Examples per training batch and device."""
+    eval_batch_size: int | None = None
+    """Examples per batch in validation, calibration, test and prediction; null takes `batch_size`."""
+    max_length: int = 512
+    """Tokens of prompt and completion together; a longer completion is cut at its end."""
+    calibration: int | float | None = 0.1
+    """Calibration split, never trained on: a count, or a fraction of what is left for training."""
+    validation: int | float | None = 0.1
+    """Validation split: a count, or a fraction of what the test split leaves; null for none."""
+    test: int | float | None = 0.1
+    """Test split: a count, or a fraction of the data; null for none."""
+    seed: int = 0
+    """Decides which examples go into which split (the order of training follows `seed_everything`)."""
+    length_grouped: bool = True
+    """Put examples of similar length into one training batch: less padding, still shuffled."""
+    skip_overlong: bool = False
+    """Drop examples whose prompt leaves no room for a completion, with a warning, instead of refusing them."""
+    limit: int | None = None
+    """Use so many examples of each split at most: for quick runs."""
+    num_workers: int = 0
+    """Processes that collate batches."""
+    pad_to_multiple_of: int = 1
+    """Round the length of a batch up to a multiple of this (8 suits tensor cores)."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        for name in ("batch_size", "eval_batch_size", "max_length", "limit", "pad_to_multiple_of"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"data.{name}: expected at least 1, got {value}")
+        self.sizes = SplitSizes(test=self.test, validation=self.validation, calibration=self.calibration)
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.context_length: int | None = None
+        self._rows: dict[str, list[EncodedExample]] = {}
+        self._built_for: tuple[PreTrainedTokenizerBase, int | None] | None = None
+
+    @abstractmethod
+    def load(self) -> list[Example]:
+        """The examples to train on; splits that do not come ready are cut from them."""
+
+    def load_given_splits(self) -> dict[str, list[Example]]:
+        """The splits that come ready, by name: calibration, validation, test, predict."""
+        return {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, check, split and tokenise everything, once for all stages."""
+        tokenizer, context_length = self._model_side()
+        if self._built_for == (tokenizer, context_length):
+            return
+        if context_length is not None and self.max_length > context_length:
+            raise InputError(
+                f"data.max_length: expected at most the model's context of {context_length} tokens, "
+                f"got {self.max_length}; lower `max_length`"
+            )
+        splits = make_splits(
+            self.load(), self.load_given_splits(), sizes=self.sizes, seed=self.seed, limit=self.limit
+        )
+        self._rows = self._encoded(splits, tokenizer)
+        self._built_for = (tokenizer, context_length)
+
+    def train_dataloader(self) -> DataLoader[EncodedExample]:
+        """Shuffled by epoch, each rank its share."""
+        rows, (replicas, rank) = self._split("train"), self._share()
+        seed = int(
+            os.environ.get("PL_GLOBAL_SEED", self.seed)
+        )  # seed_everything's, as in Lightning's own samplers
+        sampler: DistributedSampler[Any]
+        if self.length_grouped:
+            sampler = LengthGroupedSampler(
+                [len(row) for row in rows], batch_size=self.batch_size, num_replicas=replicas, rank=rank, seed=seed
+            )
+        else:
+            sampler = DistributedSampler(rows, num_replicas=replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
+        return self._loader(rows, self._scoring_collator(), batch_size=self.batch_size, sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[EncodedExample] | list[DataLoader[EncodedExample]]:
+        """In order; nothing where there is no validation split, and Lightning then skips validation."""
+        if not self.split_ids("validation"):
+            return []
+        return self._loader(self._split("validation"), self._scoring_collator())
+
+    def test_dataloader(self) -> DataLoader[EncodedExample]:
+        """In order."""
+        return self._loader(self._split("test"), self._scoring_collator())
+
+    def predict_dataloader(self) -> DataLoader[EncodedExample]:
+        """Prompts in order, padded on the left."""
+        collator = PredictionCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)
+        return self._loader(self._split("predict"), collator)
+
+    def calibration_dataloader(self) -> DataLoader[EncodedExample]:
+        """In order; under a distributed Trainer this rank's share, of equal size on all (see `EvenShare`)."""
+        replicas, rank = self._share()
+        share = EvenShare(self._split("calibration"), num_replicas=replicas, rank=rank)
+        return self._loader(share, self._scoring_collator())
+
+    @property
+    def calibration_set(self) -> list[EncodedExample]:
+        """The rows of the calibration split; empty where there is none."""
+        return self._all_rows()["calibration"]
+
+    def split_ids(self, split: str) -> list[str]:
+        """Ids of the examples of a split: train, calibration, validation, test or predict."""
+        return [row.id for row in self._all_rows()[split]]
+
+    def digest(self, split: str) -> str:
+        """SHA-256 over the token ids of a split, row by row: changes whenever what the model reads does."""
+        digest = hashlib.sha256()
+        for row in self._all_rows()[split]:
+            for ids in (row.prompt_ids, row.completion_ids):
+                digest.update(len(ids).to_bytes(8, "little"))
+                digest.update(ids.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _model_side(self) -> tuple[PreTrainedTokenizerBase, int | None]:
+        """Tokenizer and context length: those set here, else those of the module that is being run."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        tokenizer = self.tokenizer if self.tokenizer is not None else getattr(module, "tokenizer", None)
+        if tokenizer is None:
+            raise InputError(
+                "data.tokenizer: none yet; run the data through a Trainer with a module that has one, or set "
+                "`datamodule.tokenizer = AutoTokenizer.from_pretrained(...)`"
+            )
+        context = self.context_length
+        return tokenizer, context if context is not None else getattr(module, "context_length", None)
+
+    def _encoded(
+        self, splits: Mapping[str, list[Example]], tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, list[EncodedExample]]:
+        encoded = {
+            name: encode(
+                examples, tokenizer, split=name, max_length=self.max_length, skip_overlong=self.skip_overlong
+            )
+            for name, examples in splits.items()
+        }
+        cut = {name: split.cut for name, split in encoded.items() if split.cut and name != "predict"}
+        if cut:
+            counts = ", ".join(f"{count} of {len(encoded[name].rows)} in {name}" for name, count in cut.items())
+            rank_zero_warn(
+                f"data.max_length: completions cut to {self.max_length} tokens with their prompts: {counts}; "
+                "raise `max_length` to keep them whole"
+            )
+        return {name: split.rows for name, split in encoded.items()}
+
+    def _all_rows(self) -> dict[str, list[EncodedExample]]:
+        if not self._rows:
+            self.setup()
+        return self._rows
+
+    def _split(self, name: str) -> list[EncodedExample]:
+        rows = self._all_rows()[name]
+        if not rows:
+            raise InputError(
+                f"data.{name}: there is no {name} split; {_REMEDIES.get(name, f'set a size with `data.{name}`')}"
+            )
+        return rows
+
+    def _share(self) -> tuple[int, int]:
+        """How many ranks share the data, and which of them this is."""
+        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (1, 0) if kwargs is None else (kwargs["num_replicas"], kwargs["rank"])
+
+    def _scoring_collator(self) -> ScoringCollator:
+        return ScoringCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)
+
+    def _pad_token_id(self) -> int:
+        tokenizer, _ = self._model_side()
+        return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def _loader(
+        self,
+        rows: list[EncodedExample] | EvenShare,
+        collator: ScoringCollator | PredictionCollator,
+        *,
+        batch_size: int | None = None,
+        sampler: DistributedSampler[Any] | None = None,
+    ) -> DataLoader[EncodedExample]:
+        return DataLoader(
+            rows,  # type: ignore[arg-type]
+            batch_size=batch_size or self.eval_batch_size or self.batch_size,
+            sampler=sampler,
+            collate_fn=collator,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+_REMEDIES = {
+    "train": "every example went elsewhere or was dropped: raise `max_length`, or give more data",
+    "predict": "set a size with `data.test`, or give the prompts to complete",
+}

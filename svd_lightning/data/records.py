@@ -1,0 +1,163 @@
+"""Rows of a file, a folder or a hub dataset, each knowing where it stands for error messages."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import load_dataset
+from datasets.exceptions import DatasetsError
+
+from svd_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row as it stands in its source."""
+
+    where: str
+    """File and line, or dataset and row: how error messages point at it."""
+    number: int
+    """The line in a text file, the row elsewhere; from 1."""
+    values: Mapping[str, Any]
+    """Columns by name."""
+
+    def text(self, column: str, *, option: str | None = None) -> str:
+        """The text in a column; `option` is the argument that names the column."""
+        value = self.value(column, option=option)
+        if not isinstance(value, str):
+            raise InputError(f"{self.where}: expected text in {column!r}, got {value!r}; write it in quotes")
+        return value
+
+    def value(self, column: str, *, option: str | None = None) -> Any:
+        """Whatever is in a column."""
+        if column not in self.values:
+            there = ", ".join(map(repr, self.values)) or "none"
+            remedy = f"; name the one to use with `{option}`" if option else ""
+            raise InputError(f"{self.where}: expected the column {column!r}, got {there}{remedy}")
+        return self.values[column]
+
+
+def read_records(source: str | Path, *, subset: str | None = None, split: str = "train") -> list[Record]:
+    """All rows of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a dataset folder, or a hub dataset.
+
+    `subset` (the hub's configuration) and `split` matter for folders and hub datasets only.
+
+    Raises:
+        InputError: for a missing, empty or unreadable source, naming the line where there is one.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        records = list(_reader(path)(path))
+    elif path.is_dir() or not _names_a_file(str(source)):
+        records = _read_dataset(str(path if path.is_dir() else source), subset=subset, split=split)
+    else:
+        raise InputError(f"data: expected a file, a folder or a hub dataset, got {str(path)!r}: no such file")
+    if not records:
+        raise InputError(f"{path}: expected at least one example, got an empty dataset")
+    return records
+
+
+def is_file_path(source: str | Path) -> bool:
+    """Whether a source is meant as a file, rather than as a dataset that has splits of its own."""
+    path = Path(source).expanduser()
+    return path.is_file() or (not path.is_dir() and _names_a_file(str(source)))
+
+
+def _names_a_file(source: str) -> bool:
+    return source.startswith(("/", ".", "~")) or Path(source).suffix.lower() in _READERS or source.count("/") > 1
+
+
+def _reader(path: Path) -> Callable[[Path], Iterable[Record]]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{path}: expected a file of type {', '.join(_READERS)}, got {path.suffix or 'no suffix'!r}"
+        )
+    return reader
+
+
+def _read_jsonl(path: Path) -> Iterable[Record]:
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield Record(where, number, _object(_parse(line, where), where))
+
+
+def _read_json(path: Path) -> Iterable[Record]:
+    text = _read_text(path)
+    if not text.strip():
+        return
+    rows = _parse(text, str(path))
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: expected a list of objects, got {type(rows).__name__}; one per line is .jsonl")
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}, row {number}"
+        yield Record(where, number, _object(row, where))
+
+
+def _read_csv(path: Path) -> Iterable[Record]:
+    # Not through pandas (load_dataset), which reads the answers "None" and "NA" as missing, and "5" as a number.
+    lines = csv.DictReader(_read_text(path).splitlines(keepends=True), delimiter=_DELIMITERS[path.suffix.lower()])
+    try:
+        for row in lines:
+            where = f"{path}, line {lines.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"{where}: expected {len(lines.fieldnames or ())} fields, got another number")
+            yield Record(where, lines.line_num, row)
+    except csv.Error as error:
+        raise InputError(f"{path}, line {lines.line_num}: not readable as CSV: {error}") from error
+
+
+def _read_parquet(path: Path) -> Iterable[Record]:
+    return _load(str(path), "parquet", data_files=str(path))
+
+
+def _read_dataset(name: str, *, subset: str | None, split: str) -> list[Record]:
+    return _load(f"{name} ({split})", name, subset=subset, split=split)
+
+
+def _load(
+    label: str, name: str, *, subset: str | None = None, split: str = "train", data_files: str | None = None
+) -> list[Record]:
+    try:
+        rows = load_dataset(name, subset, split=split, data_files=data_files)
+    except (DatasetsError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"data: cannot load {label}; expected a file, a folder or a hub dataset: {reason}"
+        ) from error
+    return [Record(f"{label}, row {number}", number, row) for number, row in enumerate(rows, start=1)]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a readable file in UTF-8: {error}") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: expected JSON, got {text.strip()[:40]!r}: {error.msg}") from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a JSON object with the columns as keys, got {type(value).__name__}")
+    return value
+
+
+_READERS: dict[str, Callable[[Path], Iterable[Record]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+}
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}

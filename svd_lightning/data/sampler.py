@@ -1,0 +1,78 @@
+"""Which rows come when: length-grouped shuffling for training, even shares for calibration."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from svd_lightning.data.tokenise import EncodedExample
+
+
+class LengthGroupedSampler(DistributedSampler[int]):
+    """Shuffles rows so that a batch holds rows of similar length, on every rank at once.
+
+    Rows are shuffled, cut into windows, sorted by length within a window, and the batches shuffled again, but
+    for two: the one with the longest row comes first, so that running out of memory shows at once, and the one
+    that is not full comes last. The order is a function of seed and epoch alone.
+
+    It is a `DistributedSampler` because Lightning wraps every other sampler of a distributed fit in one that
+    shuffles row by row, which undoes the grouping (and transformers' `LengthGroupedSampler` takes no epoch).
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        batch_size: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        window: int = 50,
+    ) -> None:
+        super().__init__(range(len(lengths)), num_replicas=num_replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
+        self.lengths = torch.as_tensor(lengths)
+        self.global_batch = batch_size * num_replicas
+        self.window = window
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator)
+        order = order.repeat(-(-self.total_size // len(order)))[: self.total_size]  # ranks need equal shares
+        full = self.total_size - self.total_size % self.global_batch
+        batches = self._grouped(order[:full]).view(-1, self.global_batch)
+        if len(batches):
+            batches = self._longest_first(batches[torch.randperm(len(batches), generator=generator)])
+        mine = torch.cat([batches.flatten(), order[full:]])[self.rank :: self.num_replicas]
+        return iter(mine.tolist())
+
+    def _grouped(self, order: Tensor) -> Tensor:
+        windows = order.split(self.window * self.global_batch)
+        return torch.cat([rows[self.lengths[rows].argsort(stable=True)] for rows in windows])
+
+    def _longest_first(self, batches: Tensor) -> Tensor:
+        longest = int(self.lengths[batches].amax(dim=1).argmax())
+        return torch.cat([batches[longest : longest + 1], batches[:longest], batches[longest + 1 :]])
+
+
+class EvenShare(Dataset[EncodedExample]):
+    """One rank's share of the rows, of the same size on every rank, and no row counted twice.
+
+    Sharded models need every rank to run the same number of batches. Where the rows do not divide evenly, the
+    last share is filled with a row that has no completion and index −1: it adds nothing to any sum over labels.
+    """
+
+    def __init__(self, rows: Sequence[EncodedExample], *, num_replicas: int = 1, rank: int = 0) -> None:
+        self.rows = rows[rank::num_replicas]
+        self.size = -(-len(rows) // num_replicas)
+        self.filler = replace(rows[0], index=-1, completion="", completion_ids=rows[0].completion_ids[:0])
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> EncodedExample:
+        if not 0 <= index < self.size:
+            raise IndexError(index)
+        return self.rows[index] if index < len(self.rows) else self.filler

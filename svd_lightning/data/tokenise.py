@@ -1,0 +1,157 @@
+"""Examples as token ids: the same ids for training, scoring and the start of generation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from svd_lightning.data.chat import check_chat_template, render
+from svd_lightning.data.examples import Example
+from svd_lightning.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedExample:
+    """One row of a split."""
+
+    index: int
+    """The row's number within its split."""
+    id: str
+    """The example's id."""
+    prompt: str
+    """The prompt as the tokenizer read it: rendered, for a conversation."""
+    completion: str
+    """The reference completion as the tokenizer read it."""
+    prompt_ids: Tensor
+    """int64 [P], P ≥ 1: what generation starts from."""
+    completion_ids: Tensor
+    """int64 [C]: the labels, EOS included unless the completion was cut."""
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """The rows of a split and what it took to make them fit."""
+
+    rows: list[EncodedExample]
+    """In the order of the dataset."""
+    cut: int
+    """How many completions lost their end to `max_length`."""
+    dropped: int
+    """How many examples were left out, having no room for a completion."""
+
+
+def encode(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    split: str,
+    max_length: int,
+    skip_overlong: bool = False,
+) -> EncodedSplit:
+    """Token ids of a split: prompt with the tokenizer's own BOS rule, completion, EOS.
+
+    A completion longer than what `max_length` leaves is cut at its end (and then has no EOS).
+
+    Raises:
+        InputError: for prompts that leave no room for one completion token, unless `skip_overlong`; for a
+            prompt without tokens, a tokenizer without EOS, or a conversation that cannot be rendered.
+    """
+    if tokenizer.eos_token_id is None:
+        raise InputError("tokenizer.eos_token: expected one to end completions with, got none; set it")
+    texts = [_texts(example, tokenizer) for example in examples]
+    rows: list[EncodedExample] = []
+    overlong: list[tuple[str, int]] = []
+    cut = 0
+    for example, (prompt, completion), (prompt_ids, completion_ids) in zip(
+        examples, texts, _token_ids(examples, texts, tokenizer), strict=True
+    ):
+        if not prompt_ids:
+            raise InputError(
+                f"prompt: expected at least one token, got none in example {example.id!r} of the {split} split; "
+                "write something in it"
+            )
+        room = max_length - len(prompt_ids)
+        if room < 1:
+            overlong.append((example.id, len(prompt_ids)))
+            continue
+        cut += len(completion_ids) > room
+        ids = torch.tensor(prompt_ids + completion_ids[:room])
+        parts = ids[: len(prompt_ids)], ids[len(prompt_ids) :]
+        rows.append(EncodedExample(len(rows), example.id, prompt, completion, *parts))
+    if overlong:
+        _report_overlong(overlong, len(examples), split=split, max_length=max_length, skip=skip_overlong)
+    return EncodedSplit(rows, cut, len(overlong))
+
+
+def _texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    if example.messages is None:
+        return example.prompt, example.completion
+    check_chat_template(example, tokenizer)
+    return render(example.messages, example.completion, tokenizer)
+
+
+def _token_ids(
+    examples: Sequence[Example], texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[list[int], list[int]]]:
+    """Ids of prompts and completions; a rendered conversation already holds its special tokens."""
+    ids: list[tuple[list[int], list[int]]] = [([], [])] * len(examples)
+    for special in (True, False):
+        chosen = [i for i, example in enumerate(examples) if (example.messages is None) is special]
+        prompts = _tokenise([texts[i][0] for i in chosen], tokenizer, special=special)
+        joint = _tokenise(["".join(texts[i]) for i in chosen], tokenizer, special=special)
+        alone = _tokenise([texts[i][1] for i in chosen], tokenizer, special=False)
+        for i, prompt, both, completion in zip(chosen, prompts, joint, alone, strict=True):
+            ids[i] = prompt, _with_eos(_continuation(prompt, both, completion), tokenizer.eos_token_id)
+    return ids
+
+
+def _continuation(prompt: list[int], joint: list[int], alone: list[int]) -> list[int]:
+    """What prompt and completion tokenised together add to the prompt's own ids.
+
+    Where the two texts merge across the border (then the prompt's ids are not a prefix) the completion is
+    tokenised alone. Byte-level tokenizers give the same either way; SentencePiece would put a stray `▁` there.
+    """
+    return joint[len(prompt) :] if joint[: len(prompt)] == prompt else alone
+
+
+def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
+    return [_tidy(ids, text, tokenizer) for ids, text in zip(encoded, texts, strict=True)]
+
+
+def _tidy(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """One BOS where the text brought its own, no EOS that only the tokenizer added."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if bos is not None and ids[:2] == [bos, bos]:
+        ids = ids[1:]
+    if ids[-1:] == [eos] and eos != bos and not text.rstrip().endswith(tokenizer.eos_token):
+        ids = ids[:-1]
+    return ids
+
+
+def _with_eos(ids: list[int], eos: int) -> list[int]:
+    return ids if ids[-1:] == [eos] else [*ids, eos]
+
+
+def _report_overlong(
+    overlong: Sequence[tuple[str, int]], total: int, *, split: str, max_length: int, skip: bool
+) -> None:
+    first = ", ".join(f"{name} ({length} tokens)" for name, length in overlong[:3])
+    found = (
+        f"{len(overlong)} of {total} prompts in the {split} split leave no room for a completion token: "
+        f"{first}{', …' if len(overlong) > 3 else ''}"
+    )
+    if not skip:
+        raise InputError(
+            f"data.max_length: expected every prompt to be shorter than {max_length} tokens, but {found}; "
+            "raise `max_length` (up to the model's context), or set `skip_overlong: true` to drop them"
+        )
+    rank_zero_warn(f"data.skip_overlong: dropped, since {found}")

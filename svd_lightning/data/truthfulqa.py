@@ -1,0 +1,100 @@
+"""TruthfulQA (Lin et al. 2022): questions that people answer falsely."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from svd_lightning.data.datamodule import CompletionDataModule
+from svd_lightning.data.examples import Example
+from svd_lightning.data.records import Record, read_records
+from svd_lightning.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruthfulQuestion:
+    """A question with all its reference answers."""
+
+    id: str
+    """The row's number in the dataset, from 0."""
+    category: str
+    """The dataset's category, such as Misconceptions."""
+    question: str
+    """The question itself."""
+    best: str
+    """The best true answer."""
+    correct: tuple[str, ...]
+    """All true answers, the best one first."""
+    incorrect: tuple[str, ...]
+    """False answers."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class TruthfulQA(CompletionDataModule):
+    """TruthfulQA, from its CSV file or from the hub; the completion is the best answer.
+
+    The test split is a fifth (164 of 817 questions), the calibration split a fifth of what training is left.
+    """
+
+    path: str | Path = field(default="truthfulqa/truthful_qa", kw_only=False)
+    """TruthfulQA.csv, or the dataset's name on the hub (its subset `generation`)."""
+    all_correct_answers: bool = False
+    """One example for each true answer, not for the best one alone; a question stays within one split."""
+    template: str = "Q: {question}\nA:"
+    """The prompt; {question} stands for the question, and the answer follows after a space."""
+    calibration: int | float | None = 0.2
+    """Calibration split, never trained on: a count of questions, or a fraction of what is left for training."""
+    test: int | float | None = 0.2
+    """Test split: a count of questions, or a fraction of all; null for none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "{question}" not in self.template:
+            raise InputError(f"data.template: expected the place {{question}} in it, got {self.template!r}")
+
+    def questions(self) -> list[TruthfulQuestion]:
+        """Every question with its true and false answers, in the order of the dataset."""
+        records = read_records(self.path, subset="generation", split="validation")
+        return [_question(record, str(number)) for number, record in enumerate(records)]
+
+    def load(self) -> list[Example]:
+        """One example per question, or per true answer."""
+        return [example for question in self.questions() for example in self._examples(question)]
+
+    def _examples(self, question: TruthfulQuestion) -> list[Example]:
+        prompt = self.template.replace("{question}", question.question)
+        if not self.all_correct_answers:
+            return [Example(question.id, prompt, f" {question.best}")]
+        return [
+            Example(f"{question.id}-{number}", prompt, f" {answer}", group=question.id)
+            for number, answer in enumerate(question.correct)
+        ]
+
+
+def _question(record: Record, name: str) -> TruthfulQuestion:
+    # "Best Answer" in the file is "best_answer" on the hub.
+    record = Record(
+        record.where,
+        record.number,
+        {column.strip().lower().replace(" ", "_"): value for column, value in record.values.items()},
+    )
+    best = record.text("best_answer").strip()
+    if not best:
+        raise InputError(f"{record.where}: expected a best answer, got an empty one")
+    return TruthfulQuestion(
+        id=name,
+        category=record.text("category"),
+        question=record.text("question").strip(),
+        best=best,
+        correct=tuple(dict.fromkeys((best, *_answers(record, "correct_answers")))),
+        incorrect=tuple(dict.fromkeys(_answers(record, "incorrect_answers"))),
+    )
+
+
+def _answers(record: Record, column: str) -> list[str]:
+    """A list on the hub, `;` between the answers in the file."""
+    value = record.value(column)
+    answers = value.split(";") if isinstance(value, str) else value
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise InputError(
+            f"{record.where}: expected answers with `;` between them in {column!r}, got {value!r:.80}"
+        )
+    return [answer.strip() for answer in answers if answer.strip()]
