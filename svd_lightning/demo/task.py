@@ -1,0 +1,270 @@
+"""A small language whose next-word distribution is known exactly, and a task that is a shift of it.
+
+A diary is a Markov chain over words. The prompt names a season, a place and a writer; they, and the last
+meaningful word, tilt the odds of every next word:
+
+    log p(w | prefix) = f · (a_w + ⟨t_w, c + e · t_last⟩) − log Σ over the words that may follow
+
+with the popularity a_w and the traits t_w of a word, c the sum of the traits of the context and of the
+climate, e the echo and f the focus. `BASE` is the language that the shipped base model was trained on;
+`TASK` answers the same prompts in another climate and fashion. Both are known, so a model's distance to the
+truth is exact.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+Traits = tuple[float, float, float]
+"""Warmth, wetness, comfort."""
+
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+PAD, BOS, EOS, UNK = range(len(SPECIALS))
+
+SEASONS: Mapping[str, Traits] = {
+    "winter": (-1.2, 0.4, -0.4),
+    "spring": (0.1, 0.7, 0.6),
+    "summer": (1.2, -0.6, 0.3),
+    "autumn": (-0.2, 0.5, -0.2),
+}
+PLACES: Mapping[str, Traits] = {
+    "coast": (0.1, 0.6, 0.1),
+    "island": (0.5, 0.3, 0.4),
+    "plain": (0.2, -0.5, 0.0),
+    "river": (0.0, 0.6, 0.3),
+    "lake": (-0.2, 0.4, 0.5),
+    "moor": (-0.5, 0.7, -0.6),
+    "heath": (-0.2, -0.4, -0.3),
+    "steppe": (-0.3, -0.8, -0.4),
+}
+WRITERS: Mapping[str, Traits] = {
+    "clerk": (0.0, 0.0, 0.1),
+    "monk": (-0.2, 0.0, -0.5),
+    "poet": (0.2, 0.5, 0.6),
+    "nurse": (0.2, 0.2, -0.2),
+    "captain": (-0.1, 0.6, -0.1),
+    "teacher": (0.2, -0.1, 0.4),
+    "miller": (0.1, -0.4, 0.2),
+    "baker": (0.4, -0.2, 0.5),
+}
+PROMPT = "{season} on the {place} , by a {writer} :"
+
+WORDS: Mapping[str, Mapping[str, Traits]] = {
+    "adjective": {
+        "freezing": (-1.5, 0.2, -1.0),
+        "cold": (-1.0, 0.0, -0.3),
+        "crisp": (-0.6, -0.8, 0.6),
+        "grey": (-0.3, 0.6, -0.8),
+        "mild": (0.2, 0.2, 0.6),
+        "bright": (0.4, -0.6, 1.0),
+        "warm": (1.0, 0.0, 0.5),
+        "sultry": (1.2, 0.8, -0.5),
+        "hot": (1.5, -0.6, -0.2),
+    },
+    "hour": {
+        "dawn": (-0.4, 0.4, 0.2),
+        "morning": (0.0, 0.1, 0.4),
+        "noon": (0.8, -0.4, 0.1),
+        "afternoon": (0.6, -0.1, 0.3),
+        "dusk": (0.0, 0.2, -0.1),
+        "night": (-0.6, 0.1, -0.5),
+    },
+    "weather": {
+        "snow": (-1.5, 0.4, -0.2),
+        "frost": (-1.2, -0.5, -0.2),
+        "hail": (-0.5, 0.8, -1.0),
+        "fog": (-0.4, 0.9, -0.5),
+        "rain": (0.0, 1.2, -0.2),
+        "wind": (-0.2, -0.2, -0.3),
+        "clouds": (0.0, 0.4, 0.2),
+        "showers": (0.4, 0.9, 0.4),
+        "thunder": (0.8, 0.8, -0.9),
+        "sunshine": (1.0, -0.9, 1.0),
+        "dust": (0.9, -1.4, -0.9),
+    },
+    "people": {
+        "sailors": (0.0, 0.9, 0.0),
+        "farmers": (0.3, 0.1, 0.1),
+        "shepherds": (-0.5, -0.2, 0.0),
+        "traders": (0.2, -0.3, 0.7),
+        "children": (0.4, 0.0, 0.9),
+        "beggars": (-0.3, 0.1, -1.2),
+        "hunters": (-0.8, 0.0, -0.2),
+        "soldiers": (0.0, -0.3, -0.7),
+    },
+    "verb": {
+        "hide": (-0.5, 0.2, -0.9),
+        "need": (-0.3, 0.0, -0.6),
+        "carry": (0.0, 0.0, -0.1),
+        "buy": (0.0, -0.1, 0.4),
+        "sell": (0.1, 0.0, 0.6),
+        "share": (0.2, 0.2, 0.9),
+        "want": (0.3, -0.1, 0.0),
+    },
+    "good": {
+        "coal": (-1.2, 0.0, -0.6),
+        "wool": (-0.9, 0.0, 0.0),
+        "soup": (-0.6, 0.5, 0.1),
+        "bread": (-0.1, 0.0, 0.1),
+        "fish": (0.0, 0.9, 0.1),
+        "salt": (0.1, -0.5, -0.2),
+        "honey": (0.3, -0.1, 0.8),
+        "wine": (0.5, -0.2, 0.9),
+        "melons": (1.1, 0.0, 0.5),
+        "water": (0.9, -0.9, -0.7),
+    },
+    "joiner": {"and": (0.0, 0.1, 0.3), ";": (0.0, 0.2, -0.1)},
+    "stop": {".": (0.0, 0.0, 0.0)},
+}
+FOLLOWERS: Mapping[str, tuple[str, ...]] = {
+    ":": ("adjective",),
+    "adjective": ("hour",),
+    "hour": ("with",),
+    "with": ("weather",),
+    "weather": (",",),
+    ",": ("people",),
+    "people": ("verb",),
+    "verb": ("good",),
+    "good": ("joiner", "stop"),
+    "and": ("good",),
+    ";": ("adjective",),
+    "stop": ("</s>",),
+}
+"""Which words may come next, by word or by class of words."""
+
+MAX_JOINERS = 3
+"""So many "and" and ";" a diary may hold: it ends after at most 37 words."""
+
+_FRAME = ("on", "the", ",", "by", "a", ":", "with")
+VOCABULARY: tuple[str, ...] = (
+    *SPECIALS,
+    *_FRAME,
+    *SEASONS,
+    *PLACES,
+    *WRITERS,
+    *(word for members in WORDS.values() for word in members),
+)
+"""Every word of the language; the token id is the position."""
+_ID = {word: index for index, word in enumerate(VOCABULARY)}
+_JOINERS = torch.tensor([_ID["and"], _ID[";"]])
+
+
+def _table(rows: Mapping[str, Traits]) -> Tensor:
+    """Traits by token id, [V, 3]; 0 for words without."""
+    table = torch.zeros(len(VOCABULARY), 3, dtype=torch.float64)
+    for word, traits in rows.items():
+        table[_ID[word]] = torch.tensor(traits, dtype=torch.float64)
+    return table
+
+
+def _follow_table() -> Tensor:
+    """Which token may follow which, bool [V, V]."""
+    follows = torch.zeros(len(VOCABULARY), len(VOCABULARY), dtype=torch.bool)
+    for left, rights in FOLLOWERS.items():
+        for before in WORDS.get(left, (left,)):
+            for right in rights:
+                follows[_ID[before], [_ID[after] for after in WORDS.get(right, (right,))]] = True
+    return follows
+
+
+_CONTEXT = _table({**SEASONS, **PLACES, **WRITERS})
+_TRAITS = _table({word: traits for members in WORDS.values() for word, traits in members.items()})
+_FOLLOWS = _follow_table()
+
+
+@dataclass(frozen=True)
+class Language:
+    """One language over `VOCABULARY`: how strongly a word listens, and what is in fashion."""
+
+    climate: Traits = (0.0, 0.0, 0.0)
+    """Traits added to every context."""
+    echo: float = 0.6
+    """How much a word takes after the last meaningful word."""
+    focus: float = 1.0
+    """Inverse temperature of the whole language."""
+    fashion: Mapping[str, float] = field(default_factory=dict)
+    """Popularity a_w of single words, 0 for the others."""
+
+    @cached_property
+    def _popularity(self) -> Tensor:
+        popularity = torch.zeros(len(VOCABULARY), dtype=torch.float64)
+        for word, value in self.fashion.items():
+            popularity[_ID[word]] = value
+        return popularity
+
+    def _next_log_probs(self, input_ids: Tensor, at: Tensor) -> Tensor:
+        """Distribution of the token after each marked position: int64 [B, T], bool [B, T] → [N, V]."""
+        positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
+        meaningful = _TRAITS[input_ids].any(dim=-1)
+        last = torch.where(meaningful, positions, 0).cummax(dim=1).values
+        echo = self.echo * _TRAITS[input_ids.gather(1, last)]
+        tilt = _CONTEXT[input_ids].cumsum(dim=1) + echo + torch.tensor(self.climate, dtype=torch.float64)
+        spent = torch.isin(input_ids, _JOINERS).cumsum(dim=1) >= MAX_JOINERS
+
+        allowed = _FOLLOWS[input_ids[at]]
+        allowed[:, _JOINERS] &= ~spent[at].unsqueeze(-1)
+        logits = self.focus * (self._popularity + tilt[at] @ _TRAITS.T)
+        return logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
+
+    def log_probs(self, input_ids: Tensor, completion: Tensor) -> Tensor:
+        """Exact log-distribution of every completion token given what stands before it.
+
+        Args:
+            input_ids: prompt, completion and </s>, padded on either side, int64 [B, T].
+            completion: marks the completion tokens (</s> included) to be predicted, bool [B, T].
+
+        Returns:
+            float64 [N, V], one row per marked token in row-major order (like `tensor[mask]`); −∞ for
+            words that cannot come next.
+        """
+        before = completion.roll(-1, dims=1)
+        before[:, -1] = False
+        return self._next_log_probs(input_ids, before)
+
+    def entropy(self, input_ids: Tensor, completion: Tensor) -> float:
+        """Mean entropy of the completion tokens in nats: the NLL that no model can beat on average."""
+        log_p = self.log_probs(input_ids, completion)
+        return -torch.special.xlogy(log_p.exp(), log_p.exp()).sum(dim=-1).mean().item()
+
+    def sample(self, count: int, *, seed: int, prefix: str = "diary") -> list[dict[str, str]]:
+        """Draw examples {id, prompt, completion}: the prompt uniformly, the completion from the language."""
+        generator = torch.Generator().manual_seed(seed)
+        prompts = [_draw_prompt(generator) for _ in range(count)]
+        ids = torch.tensor([[BOS, *(_ID[word] for word in prompt.split())] for prompt in prompts])
+        start, running = ids.shape[1], torch.ones(count, dtype=torch.bool)
+        while running.any():
+            at = torch.zeros_like(ids, dtype=torch.bool)
+            at[running, -1] = True
+            column = torch.full((count, 1), PAD)
+            column[running] = torch.multinomial(self._next_log_probs(ids, at).exp(), 1, generator=generator)
+            ids = torch.cat([ids, column], dim=1)
+            running = running & (column[:, 0] != EOS)
+        return [
+            {"id": f"{prefix}-{index}", "prompt": prompt, "completion": _words(row)}
+            for index, (prompt, row) in enumerate(zip(prompts, ids[:, start:].tolist(), strict=True))
+        ]
+
+
+def _draw_prompt(generator: torch.Generator) -> str:
+    def draw(words: Mapping[str, Traits]) -> str:
+        return list(words)[int(torch.randint(len(words), (), generator=generator))]
+
+    return PROMPT.format(season=draw(SEASONS), place=draw(PLACES), writer=draw(WRITERS))
+
+
+def _words(ids: list[int]) -> str:
+    return " ".join(VOCABULARY[token] for token in ids if token >= len(SPECIALS))
+
+
+BASE = Language()
+"""The old diaries: what the base model knows."""
+
+TASK = Language(
+    climate=(0.8, -0.6, 0.4),
+    focus=1.5,
+    fashion={"wine": 0.7, "bread": -0.9, "traders": 0.7, "farmers": -0.7, "dusk": 0.8, "noon": -0.8, ";": -0.5},
+)
+"""The same prompts a century on: warmer, drier, better off, with other fashions and more set in its ways."""
