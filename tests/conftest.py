@@ -1,0 +1,29 @@
+"""Fixtures that several test folders use."""
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+SHARED = Path(__file__).parents[2] / "shared"
+WORDS = ("<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "d", "e", "f", "g", "h", "user", "assistant")
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder beside the repository with data and models that are not shipped."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here: tests on the shared data and models are left out")
+    return SHARED
+
+
+@pytest.fixture
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """One id per word: <pad> 0, <s> 1, </s> 2, <unk> 3, a 4, …, h 11, user 12, assistant 13; puts <s> in front."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )

@@ -1,0 +1,123 @@
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from svd_lightning.data import Example, encode
+from svd_lightning.errors import InputError
+
+PAD, BOS, EOS, A, B, C, D, E = 0, 1, 2, 4, 5, 6, 7, 8
+
+
+def rows(examples, tokenizer, *, max_length=16, skip_overlong=False):
+    return encode(examples, tokenizer, split="train", max_length=max_length, skip_overlong=skip_overlong)
+
+
+def ids(examples, tokenizer, **options):
+    return [
+        (row.prompt_ids.tolist(), row.completion_ids.tolist()) for row in rows(examples, tokenizer, **options).rows
+    ]
+
+
+def test_prompt_has_the_tokenizers_bos_and_the_completion_ends_with_eos(word_tokenizer):
+    assert ids([Example("1", "a b", " c d")], word_tokenizer) == [([BOS, A, B], [C, D, EOS])]
+
+
+def test_generation_starts_from_the_very_ids_of_training(word_tokenizer):
+    (row,) = rows([Example("1", "a b", " c")], word_tokenizer).rows
+    assert row.prompt_ids.tolist() == word_tokenizer("a b")["input_ids"]
+
+
+def test_a_long_completion_loses_its_end_and_its_eos(word_tokenizer):
+    split = rows([Example("1", "a b", " c d e"), Example("2", "a", " c")], word_tokenizer, max_length=5)
+    assert split.cut == 1
+    assert [row.completion_ids.tolist() for row in split.rows] == [[C, D], [C, EOS]]
+    assert [len(row) for row in split.rows] == [5, 4]
+
+
+def test_a_prompt_without_room_for_one_completion_token_is_refused(word_tokenizer):
+    examples = [Example("short", "a", " c"), Example("long", "a b c d", " e"), Example("x", "a b c d e", " e")]
+    with pytest.raises(InputError, match=r"2 of 3 prompts.*long \(5 tokens\), x \(6 tokens\).*skip_overlong"):
+        rows(examples, word_tokenizer, max_length=5)
+
+
+def test_overlong_prompts_are_dropped_on_request_and_the_rest_renumbered(word_tokenizer):
+    examples = [Example("long", "a b c d", " e"), Example("short", "a", " c")]
+    with pytest.warns(UserWarning, match="dropped, since 1 of 2 prompts"):
+        split = rows(examples, word_tokenizer, max_length=5, skip_overlong=True)
+    assert [(row.index, row.id) for row in split.rows] == [(0, "short")]
+    assert split.dropped == 1
+
+
+def test_one_token_of_room_is_enough(word_tokenizer):
+    assert ids([Example("1", "a b c d", " e")], word_tokenizer, max_length=6) == [([BOS, A, B, C, D], [E])]
+
+
+@pytest.mark.parametrize("prompt", ["a", "<s> a"])
+def test_there_is_never_a_second_bos(word_tokenizer, prompt):
+    assert ids([Example("1", prompt, " b")], word_tokenizer) == [([BOS, A], [B, EOS])]
+
+
+def test_a_completion_that_brings_its_eos_gets_no_second_one(word_tokenizer):
+    assert ids([Example("1", "a", " b </s>")], word_tokenizer) == [([BOS, A], [B, EOS])]
+
+
+def test_an_eos_that_the_tokenizer_puts_after_prompts_is_taken_off(word_tokenizer):
+    word_tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", BOS), ("</s>", EOS)]
+    )
+    assert ids([Example("1", "a", " b")], word_tokenizer) == [([BOS, A], [B, EOS])]
+
+
+def test_an_empty_completion_is_eos_alone(word_tokenizer):
+    assert ids([Example("1", "a", "")], word_tokenizer) == [([BOS, A], [EOS])]
+
+
+def test_a_prompt_without_tokens_is_refused(word_tokenizer):
+    word_tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    with pytest.raises(InputError, match="at least one token, got none in example 'empty'"):
+        rows([Example("empty", "", " b")], word_tokenizer)
+
+
+def test_a_tokenizer_without_eos_is_refused(word_tokenizer):
+    word_tokenizer.eos_token = None
+    with pytest.raises(InputError, match="eos_token"):
+        rows([Example("1", "a", " b")], word_tokenizer)
+
+
+def test_texts_that_merge_at_the_border_keep_the_prompts_ids():
+    vocabulary = {"x": 0, "y": 1, "xy": 2, "</s>": 3}
+    merging = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.BPE(vocabulary, merges=[("x", "y")])), eos_token="</s>"
+    )
+    assert merging("xy")["input_ids"] == [2]
+    assert ids([Example("1", "x", "y")], merging) == [([0], [1, 3])]
+
+
+def test_a_sentencepiece_style_tokenizer_puts_no_stray_space_before_the_completion():
+    vocabulary = {"▁": 0, "▁q": 1, "▁yes": 2, "▁▁": 3, "</s>": 4, "<unk>": 5}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
+    spaced = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
+    assert ids([Example("1", "q", " yes")], spaced) == [([1], [2, 4])]
+
+
+def test_ids_are_int64(word_tokenizer):
+    (row,) = rows([Example("1", "a", " b")], word_tokenizer).rows
+    assert (row.prompt_ids.dtype, row.completion_ids.dtype) == (torch.int64, torch.int64)
+
+
+def test_nothing_becomes_nothing(word_tokenizer):
+    assert rows([], word_tokenizer).rows == []
+
+
+def test_on_a_real_tokenizer_scoring_sees_the_tokens_of_the_whole_text(shared):
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "wiki-tiny")
+    prompt, completion = "Q: Where did fortune cookies originate?\nA:", " The precise origin is unclear"
+    ((prompt_ids, completion_ids),) = ids([Example("1", prompt, completion)], tokenizer, max_length=64)
+    assert prompt_ids == tokenizer(prompt)["input_ids"]
+    assert completion_ids == [
+        *tokenizer(completion, add_special_tokens=False)["input_ids"],
+        tokenizer.eos_token_id,
+    ]
+    assert prompt_ids + completion_ids[:-1] == tokenizer(prompt + completion)["input_ids"]
