@@ -1,0 +1,7 @@
+"""Steering Vector Decoding on Lightning: warm start, calibrate, decode further in the same direction."""
+
+from svd_lightning.callbacks import SteeringCalibration
+from svd_lightning.decoding.twin import steer_model
+from svd_lightning.module import SteeredLanguageModel
+
+__all__ = ["SteeredLanguageModel", "SteeringCalibration", "steer_model"]

@@ -1,11 +1,13 @@
-"""What is measured: the compact calibration table and the objective on it."""
+"""What is measured: the compact calibration table, the objective on it, and the reference snapshot."""
 
+from svd_lightning.calibration.comparison import Score, base_nll, score, tuned_nll
 from svd_lightning.calibration.objective import (
     Evaluation,
     MaskedObjective,
     Objective,
     StreamedObjective,
 )
+from svd_lightning.calibration.snapshot import ReferenceSnapshot
 from svd_lightning.calibration.table import CalibrationTable
 from svd_lightning.calibration.tokens import TokenTable
 
@@ -14,6 +16,11 @@ __all__ = [
     "Evaluation",
     "MaskedObjective",
     "Objective",
+    "ReferenceSnapshot",
+    "Score",
     "StreamedObjective",
     "TokenTable",
+    "base_nll",
+    "score",
+    "tuned_nll",
 ]

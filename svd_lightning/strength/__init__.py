@@ -1,5 +1,6 @@
 """How far to steer: estimators of the strength, pure functions of the calibration objective."""
 
+from svd_lightning.strength.calibrate import calibrate, describe, rescore
 from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
 from svd_lightning.strength.fixed import Fixed
 from svd_lightning.strength.line_search import LineSearch
@@ -19,5 +20,8 @@ __all__ = [
     "Sequence",
     "StrengthEstimator",
     "TrimmedMean",
+    "calibrate",
+    "describe",
     "estimator_name",
+    "rescore",
 ]

@@ -1,0 +1,131 @@
+"""The callback that measures how far to steer."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.data import DataLoader
+
+from svd_lightning.calibration import ReferenceSnapshot, TokenTable
+from svd_lightning.callbacks.figures import log_figures
+from svd_lightning.callbacks.guards import (
+    as_completion_data,
+    as_steered,
+    check_calibration_split,
+    check_checkpointing,
+)
+from svd_lightning.callbacks.tables import comparison_table, show
+from svd_lightning.decoding.tabulation import new_table, tabulate
+from svd_lightning.files import write_json
+from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.strength import LineSearch, StrengthEstimator, calibrate
+
+_log = logging.getLogger(__name__)
+_SCALARS = ("kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "mask_size", "coverage")
+
+
+class SteeringCalibration(L.Callback):
+    """Calibrates the steering strength on a labelled split, at the end of every warm-start epoch.
+
+    The base's hidden states are taken once and kept; each epoch costs one forward of the tuned model over the
+    calibration split. The strength goes into the module, and from there into the epoch's checkpoint; the
+    figures go to the logger and to `calibration.json` in the run folder.
+
+    Args:
+        estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
+        show_table: print base, tuned, the sharpening control and every estimator side by side.
+
+    Raises:
+        InputError: at the start of fit, if there is no calibration split, it overlaps the training split, or
+            checkpoints would be written before the calibration of their epoch.
+    """
+
+    def __init__(self, *, estimator: StrengthEstimator = LineSearch(), show_table: bool = True) -> None:  # noqa: B008
+        self.estimator, self.show_table = estimator, show_table
+        self.on_validate = False
+        self._snapshot = ReferenceSnapshot()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse what would waste or falsify the run."""
+        check_calibration_split(as_completion_data(trainer))
+        new_table(as_steered(pl_module).steering)  # refuses a steering without a mask
+        check_checkpointing(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Calibrate before the validation that ends an epoch, so that it can report the steered NLL."""
+        last = trainer.state.fn is TrainerFn.FITTING and not trainer.sanity_checking and trainer.is_last_batch
+        if last or self.on_validate:
+            self._run(trainer, as_steered(pl_module))
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Calibrate, unless a validation has just done so with the same weights."""
+        self._run(trainer, as_steered(pl_module))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show every candidate on the test split, with the strengths from the calibration split."""
+        record = as_steered(pl_module).test_record
+        if record is not None and trainer.is_global_zero:
+            if trainer.log_dir is not None:
+                write_json(Path(trainer.log_dir) / "test.json", record)
+            if self.show_table:
+                show(comparison_table("Test split, with the strengths of the calibration split", record))
+
+    def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
+        known = module.calibration is not None and module.calibration["global_step"] == trainer.global_step
+        if known and not self.on_validate:
+            return
+        check_calibration_split(as_completion_data(trainer))
+        table = self._tabulate(trainer, module)
+        record = calibrate(table, module.steering, self.estimator)
+        record |= {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
+        record["strengths_used"] = list(module.steering.strengths or ()) if module.strengths_given else None
+        module.adopt(record)
+        self._report(trainer, module, table, record)
+
+    def _tabulate(self, trainer: L.Trainer, module: SteeredLanguageModel) -> TokenTable:
+        """One pass over the calibration split, gathered from all processes."""
+        table = new_table(module.steering).to(module.device)
+        loader = as_completion_data(trainer).calibration_dataloader()
+        _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
+        training = module.training
+        module.eval()
+        try:
+            with torch.no_grad(), trainer.precision_plugin.val_step_context():
+                for batch in _progress(trainer, loader):
+                    on_device = trainer.strategy.batch_to_device(batch, module.device)
+                    tabulate(module.peft_model, on_device, table, snapshot=self._snapshot)
+        finally:
+            module.train(training)
+        return table.compute()
+
+    def _report(
+        self, trainer: L.Trainer, module: SteeredLanguageModel, table: TokenTable, record: dict[str, Any]
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        if record["warning"]:
+            _log.warning("calibration: %s", record["warning"])
+        scalars = {f"steer/{name}": record[name] for name in _SCALARS}
+        names = [f"steer/strength/{rule}" for rule in record["rules"]]
+        names = ["steer/strength"] if len(names) == 1 else names
+        scalars |= dict(zip(names, record["strengths"], strict=True))
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=trainer.global_step)
+            if isinstance(logger, TensorBoardLogger):
+                log_figures(
+                    logger, table, module.steering.with_strengths(record["strengths"]), step=trainer.global_step
+                )
+        if trainer.log_dir is not None:
+            write_json(Path(trainer.log_dir) / "calibration.json", record)
+        if self.show_table:
+            show(comparison_table("Calibration split", record))
+
+
+def _progress(trainer: L.Trainer, loader: DataLoader) -> Iterator[dict[str, Any]]:
+    """The batches, with a line of progress where the trainer shows any."""
+    yield from loader

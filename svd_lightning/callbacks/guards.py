@@ -1,0 +1,60 @@
+"""What the callbacks refuse before any expensive work starts."""
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from svd_lightning.data import CompletionDataModule
+from svd_lightning.errors import InputError
+from svd_lightning.module import SteeredLanguageModel
+
+
+def check_calibration_split(data: CompletionDataModule) -> None:
+    """Refuse a missing calibration split, or one that the adapter was trained on.
+
+    Raises:
+        InputError: in either case.
+    """
+    calibration = data.split_ids("calibration")
+    if not calibration:
+        raise InputError(
+            "data.calibration: expected a calibration split, got none; write --data.calibration 0.1 (a share or a "
+            "number of the training examples)"
+        )
+    shared = sorted(set(calibration) & set(data.split_ids("train")))
+    if shared:
+        raise InputError(
+            f"data.calibration: expected examples that are not trained on, got {len(shared)} that are, "
+            f"{shared[0]!r} among them; calibrating on them would overstate the tuned model: take them out of one"
+        )
+
+
+def check_checkpointing(trainer: L.Trainer) -> None:
+    """Refuse checkpoints that would be written before their epoch's calibration, without its strength.
+
+    Raises:
+        InputError: for such a ModelCheckpoint.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and not callback._should_save_on_train_epoch_end(trainer):
+            raise InputError(
+                "trainer.callbacks: ModelCheckpoint would save before the epoch's calibration; expected "
+                "save_on_train_epoch_end: true on it (and leave every_n_train_steps out)"
+            )
+
+
+def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:
+    """The trainer's data, known to be prompts and completions."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, CompletionDataModule):
+        raise InputError(
+            f"datamodule: expected a svd_lightning.data.CompletionDataModule with a calibration split, got "
+            f"{type(data).__name__}; pass one as trainer.fit(model, datamodule=...)"
+        )
+    return data
+
+
+def as_steered(pl_module: L.LightningModule) -> SteeredLanguageModel:
+    """The module, known to be one that can be steered."""
+    if not isinstance(pl_module, SteeredLanguageModel):
+        raise InputError(f"model: expected a SteeredLanguageModel, got {type(pl_module).__name__}")
+    return pl_module

@@ -1,0 +1,133 @@
+"""Predictions as one JSONL file, whatever the number of processes and interruptions."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import BasePredictionWriter
+
+from svd_lightning.callbacks.guards import as_completion_data, as_steered
+from svd_lightning.errors import InputError
+from svd_lightning.files import write_text
+from svd_lightning.module import SteeredLanguageModel
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes `predictions.jsonl`: id, prompt, reference and completion of each row, in input order.
+
+    While it runs, each process appends to a part file of its own beside the target. At the end the first
+    process merges the parts and moves the result into place in one step; an interrupted run leaves the parts,
+    and the same command with the same `output` picks them up instead of decoding those rows again.
+
+    Args:
+        output: the file to write; null puts `predictions.jsonl` into the run folder.
+        compare: decode with the base and the tuned model too, as `base` and `tuned`.
+
+    Raises:
+        InputError: at the start of predict, if the file exists already.
+    """
+
+    def __init__(self, *, output: str | None = None, compare: bool = False) -> None:
+        super().__init__(write_interval="batch")
+        self.output, self.compare = output, compare
+        self.path: Path | None = None
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to overwrite; find out which rows an interrupted run has done."""
+        module = as_steered(pl_module)
+        self.path = self._target(trainer)
+        if self.path.exists():
+            raise InputError(
+                f"predict.output: expected a new file, got {str(self.path)!r}, which exists; choose another name"
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        module.compare = self.compare
+        self._start_part(trainer, module)
+        module.predicted = {record["index"] for record in self._records()}
+        trainer.strategy.barrier("predictions found")
+
+    def write_on_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        prediction: list[dict[str, Any]],
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Append the batch to this process's part."""
+        with self._part(trainer.global_rank).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in prediction)
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Merge the parts, each row once, in input order."""
+        trainer.strategy.barrier("predictions written")
+        if not trainer.is_global_zero:
+            return
+        assert self.path is not None
+        rows = {record["index"]: record for record in self._records()}
+        lines = []
+        for index in sorted(rows):
+            rows[index].pop("index")
+            lines.append(json.dumps(rows[index], ensure_ascii=False) + "\n")
+        write_text(self.path, "".join(lines))
+        for part in self._parts():
+            part.unlink()
+
+    def _start_part(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
+        """Refuse the parts of a run with other settings; begin this process's own, or end its broken line."""
+        settings = _settings(trainer, module)
+        for part in self._parts():
+            with part.open(encoding="utf-8") as file:
+                if file.readline().strip() != settings:
+                    raise InputError(
+                        f"predict.output: {str(part)!r} was left by an interrupted run with another model, other "
+                        "data or options; choose another output, or delete the parts"
+                    )
+        part = self._part(trainer.global_rank)
+        line = "\n" if part.exists() else f"{settings}\n"
+        with part.open("a", encoding="utf-8") as file:
+            file.write(line)
+
+    def _target(self, trainer: L.Trainer) -> Path:
+        if self.output is not None:
+            return Path(self.output).expanduser()
+        return Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl"
+
+    def _part(self, rank: int) -> Path:
+        assert self.path is not None
+        return self.path.with_name(f"{self.path.name}.part{rank}")
+
+    def _parts(self) -> list[Path]:
+        assert self.path is not None
+        return sorted(self.path.parent.glob(f"{self.path.name}.part*"))
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        """What the parts hold; the last line of a killed process may be cut short and is left out."""
+        for part in self._parts():
+            for line in part.read_text(encoding="utf-8").splitlines()[1:]:
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError:  # an empty line, or one cut short
+                    continue
+
+
+def _settings(trainer: L.Trainer, module: SteeredLanguageModel) -> str:
+    """A digest of all that decides what is written: weights, steering, options and prompts."""
+    weights = sum(p.detach().double().sum().item() for p in module.parameters() if p.requires_grad)
+    parts = (
+        module.base_fingerprint,
+        weights,
+        module.hparams["steering"]["rules"],
+        module.steering.strengths,
+        module.steering.alpha,
+        module.steering.penalty,
+        module.generation.to_json_string(),
+        module.compare,
+        as_completion_data(trainer).digest("predict"),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,0 +1,100 @@
+"""What a checkpoint must agree with before its weights are used."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from peft import PeftConfig
+from torch import Tensor
+
+from svd_lightning.errors import InputError
+from svd_lightning.models.adapter import as_class_path
+from svd_lightning.steering import Steering, SteeringRule, rule_name
+
+
+def hyperparameters(
+    backbone: dict[str, Any],
+    adapter: PeftConfig,
+    steering: Steering,
+    warmup_ratio: float,
+    gradient_checkpointing: bool,
+    generation: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The module's arguments as plain data that `load_from_checkpoint` parses back.
+
+    Plain because checkpoints are read with `weights_only=True`. The optimizer is left out: it serves
+    training alone, and a resumed run takes it from its own configuration.
+    """
+    return {
+        "backbone": backbone,
+        "adapter": as_class_path(adapter),
+        "steering": {
+            "rules": [_rule_as_class_path(rule) for rule in steering.rules],
+            "strengths": None if steering.strengths is None else list(steering.strengths),
+            "alpha": steering.alpha,
+            "penalty": steering.penalty,
+        },
+        "warmup_ratio": warmup_ratio,
+        "gradient_checkpointing": gradient_checkpointing,
+        "generation": None if generation is None else dict(generation),
+        "_instantiator": "lightning.pytorch.cli.instantiate_module",
+    }
+
+
+def _rule_as_class_path(rule: SteeringRule) -> dict[str, Any]:
+    names = inspect.signature(type(rule)).parameters
+    kind = type(rule)
+    return {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "init_args": {n: getattr(rule, n) for n in names if hasattr(rule, n)},
+    }
+
+
+def check_base(stored: Mapping[str, Any] | None, name: str | None, fingerprint: str | None) -> None:
+    """Refuse a checkpoint whose adapter was trained on another base.
+
+    Raises:
+        InputError: if there is no fingerprint, or it differs.
+    """
+    if stored is None:
+        raise InputError("ckpt_path: it holds no base fingerprint; expected a checkpoint of SteeredLanguageModel")
+    if stored["fingerprint"] != fingerprint:
+        raise InputError(
+            f"ckpt_path: its adapter was trained on the base {stored['name']!r} (fingerprint "
+            f"{stored['fingerprint'][:8]}), got {name!r} ({str(fingerprint)[:8]}); give the base it was trained on"
+        )
+
+
+def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse a checkpoint whose adapter is not the one configured.
+
+    Raises:
+        InputError: if names or shapes of the trainable weights differ.
+    """
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    wrong = [name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape]
+    if missing or unexpected or wrong:
+        raise InputError(
+            f"ckpt_path: its adapter differs from the configured one: {len(missing)} weights missing, "
+            f"{len(unexpected)} unexpected, {len(wrong)} of another shape (such as "
+            f"{(missing + unexpected + wrong)[0]}); use the adapter configuration of the run that wrote it"
+        )
+
+
+def check_steering(steering: Steering, calibration: Mapping[str, Any]) -> None:
+    """Refuse strengths that were calibrated for other rules or another mask.
+
+    Raises:
+        InputError: if the rules, α or λ differ.
+    """
+    wanted = {
+        "rules": [rule_name(rule) for rule in steering.rules],
+        "alpha": steering.alpha,
+        "penalty": steering.penalty,
+    }
+    for name, value in wanted.items():
+        if calibration[name] != value:
+            raise InputError(
+                f"steering.{name}: the strengths were calibrated with {calibration[name]}, got {value}; "
+                "calibrate again with `svd-lightning calibrate`, or give steering.strengths yourself"
+            )

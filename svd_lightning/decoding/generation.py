@@ -1,0 +1,71 @@
+"""Steered decoding of a batch of prompts, by transformers' own `generate`."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from svd_lightning.decoding.scoring import SteeringFunction
+from svd_lightning.decoding.twin import steer_model
+from svd_lightning.errors import InputError
+
+
+def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
+    """The options as transformers' own configuration.
+
+    Raises:
+        InputError: for an option that transformers does not know, or values that it refuses.
+    """
+    known = GenerationConfig()
+    unknown = [name for name in options if not hasattr(known, name)]
+    if unknown:
+        raise InputError(
+            f"generation: unknown option {', '.join(unknown)}; expected those of transformers.GenerationConfig, "
+            "max_new_tokens, do_sample, num_beams, top_k, top_p, stop_strings among them"
+        )
+    temperature = options.get("temperature")
+    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"generation.temperature: expected a finite number above 0, got {temperature}")
+    try:
+        config = GenerationConfig(**options)
+        config.validate(strict=True)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"generation: {' '.join(str(error).split())}") from error
+    return config
+
+
+def generate(
+    peft_model: PeftModel,
+    batch: Mapping[str, Any],
+    steering: SteeringFunction,
+    *,
+    config: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[list[str]]:
+    """Complete a batch of prompts.
+
+    Args:
+        peft_model: in evaluation mode.
+        batch: input_ids and attention_mask [B, T], padded on the left.
+        steering: maps (tuned logits, base logits) to the logits to decode from.
+        config: transformers' decoding options.
+        tokenizer: turns ids into text, and finds stop strings.
+
+    Returns:
+        For each of the B rows its completions without the prompt, `num_return_sequences` of them.
+
+    Raises:
+        InputError: for adapters that cannot be steered, or logits that are not finite.
+    """
+    prompts = batch["input_ids"]
+    sequences = steer_model(peft_model, steering).generate(
+        input_ids=prompts,
+        attention_mask=batch["attention_mask"],
+        generation_config=config,
+        tokenizer=tokenizer,
+    )
+    texts = tokenizer.batch_decode(sequences[:, prompts.shape[1] :], skip_special_tokens=True)
+    per_row = len(texts) // len(prompts)
+    return [texts[start : start + per_row] for start in range(0, len(texts), per_row)]

@@ -1,0 +1,64 @@
+"""From batches to the calibration table: both models' logits of the completion tokens, a chunk at a time."""
+
+from typing import Any
+
+from peft import PeftModel
+
+from svd_lightning.calibration import CalibrationTable, ReferenceSnapshot
+from svd_lightning.decoding.scoring import completion_states, completion_tokens, logit_chunks
+from svd_lightning.errors import InputError
+from svd_lightning.models.hidden import base_hidden_states
+from svd_lightning.steering import Steering, Temperature
+
+
+def new_table(steering: Steering) -> CalibrationTable:
+    """An empty table for the steering's rules and the temperature control, under its mask.
+
+    Raises:
+        InputError: if the steering has no mask: the table holds confident tokens only.
+    """
+    if steering.alpha is None:
+        raise InputError(
+            "steering.alpha: the calibration table needs a mask, got null; set alpha (the paper's is 0.1; 0.001 "
+            "comes close to none), or give steering.strengths and leave the calibration out"
+        )
+    rules = {type(rule): rule for rule in (*steering.rules, Temperature())}
+    return CalibrationTable(tuple(rules.values()), alpha=steering.alpha)
+
+
+def tabulate(
+    peft_model: PeftModel,
+    batch: dict[str, Any],
+    table: CalibrationTable,
+    *,
+    snapshot: ReferenceSnapshot | None = None,
+) -> None:
+    """Add a batch's completion tokens to the table; a snapshot saves the base forward from the second time on.
+
+    Args:
+        peft_model: in evaluation mode.
+        batch: input_ids, attention_mask and labels [B, T], and index int64 [B], the number of each example.
+        table: receives the tokens.
+        snapshot: where the base's hidden states are kept.
+
+    Raises:
+        InputError: for logits that are not finite, or an adapter that cannot be switched off.
+    """
+    tokens = completion_tokens(batch)
+    examples = batch["index"].tolist()
+    states = None
+    if snapshot is not None:
+        if not snapshot.has(examples):
+            hidden = base_hidden_states(peft_model, batch["input_ids"], batch["attention_mask"])
+            snapshot.put(examples, tokens.rows, completion_states(hidden, tokens))
+        states = snapshot.get(examples)
+    start = 0
+    for chunk in logit_chunks(peft_model, batch, base_states=states):
+        part = slice(start, start := start + len(chunk.labels))
+        table.update(
+            chunk.tuned_logits,
+            chunk.base_logits,
+            chunk.labels,
+            batch["index"][tokens.rows[part]],
+            tokens.positions[part],
+        )

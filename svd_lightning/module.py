@@ -1,0 +1,289 @@
+"""The LightningModule: warm start of a PEFT adapter, validation, and steered decoding."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from transformers import SchedulerType, get_scheduler
+
+from svd_lightning.calibration import CalibrationTable, TokenTable
+from svd_lightning.checkpoint import check_base, check_keys, check_steering, hyperparameters
+from svd_lightning.decoding.generation import generate, generation_config
+from svd_lightning.decoding.scoring import score_tokens
+from svd_lightning.decoding.tabulation import new_table, tabulate
+from svd_lightning.errors import InputError
+from svd_lightning.metrics import MeanNLL
+from svd_lightning.models import (
+    Backbone,
+    attach_new,
+    attach_trained,
+    context_length,
+    fingerprint,
+    read_adapter_config,
+)
+from svd_lightning.steering import Steering, Temperature
+from svd_lightning.strength import describe, rescore
+
+Batch = dict[str, Any]
+_log = logging.getLogger(__name__)
+
+
+class SteeredLanguageModel(L.LightningModule):
+    """A base model with a PEFT adapter, tuned briefly and then steered at decode time.
+
+    Nothing heavy happens on construction: the tokenizer and the configuration are read, the weights only
+    when a Trainer (or `configure_model`) asks for them, after the data have been checked.
+
+    Args:
+        backbone: the pre-trained base and its tokenizer.
+        adapter: a PEFT configuration for a new adapter, or the folder (or hub name) of a trained one.
+        steering: rules, mask and penalty; its strengths are set by the calibration, unless given here.
+        optimizer: builds the optimizer from the trainable parameters.
+        lr_schedule: transformers' learning-rate schedule, stepped with every optimizer step.
+        warmup_ratio: share of the steps in which the learning rate rises from 0.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+        generation: options of `transformers.GenerationConfig` for predict, over those of the base.
+
+    Raises:
+        InputError: for a base or an adapter that cannot be found or does not match, or unknown options.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone = Backbone(),  # noqa: B008  frozen
+        adapter: PeftConfig | str | None = None,
+        *,
+        steering: Steering = Steering(),  # noqa: B008  frozen
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=5e-5),
+        lr_schedule: SchedulerType = SchedulerType.LINEAR,
+        warmup_ratio: float = 0.0,
+        gradient_checkpointing: bool = False,
+        generation: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.adapter_folder = adapter if isinstance(adapter, str) else None
+        self.adapter_config = _adapter_config(adapter)
+        if backbone.name_or_path is None and self.adapter_folder is not None:
+            backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
+        if not 0.0 <= warmup_ratio <= 1.0:
+            raise InputError(f"model.warmup_ratio: expected a share in [0, 1], got {warmup_ratio}")
+        self.backbone, self.steering = backbone, steering
+        self.strengths_given = steering.calibrated
+        self.optimizer, self.lr_schedule, self.warmup_ratio = optimizer, lr_schedule, warmup_ratio
+        self.gradient_checkpointing = gradient_checkpointing
+        self.generation = generation_config(generation or {})
+        self.context_length = context_length(backbone.load_config())
+        self.tokenizer = backbone.load_tokenizer()
+        self.model: PeftModel | None = None
+        self.base_fingerprint: str | None = None
+        self.calibration: dict[str, Any] | None = None
+        self.compare = False
+        self.predicted: set[int] = set()
+        # plain dictionaries: FSDP casts the float64 sums of registered metrics
+        self.nll = {name: MeanNLL() for name in ("base", "tuned", "steered")}
+        self.tables: dict[str, CalibrationTable] = {}
+        self.test_record: dict[str, Any] | None = None
+        self.strict_loading = False  # checkpoints hold the adapter only; `check_keys` is the strict part
+        self.save_hyperparameters(
+            hyperparameters(
+                asdict(backbone), self.adapter_config, steering, warmup_ratio, gradient_checkpointing, generation
+            )
+        )
+
+    def configure_model(self) -> None:
+        """Load the base and attach the adapter; does nothing the second time."""
+        if self.model is not None:
+            return
+        base = self.backbone.load_model()
+        self.base_fingerprint = fingerprint(base)
+        if self.gradient_checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            base.enable_input_require_grads()
+        if self.adapter_folder is None:
+            self.model = attach_new(base, self.adapter_config)
+        else:
+            name = self.backbone.source
+            self.model = attach_trained(base, self.adapter_folder, base_name=name, trainable=True)
+        trainable, total = self.model.get_nb_trainable_parameters()
+        _log.info("%s trainable of %s parameters (%.2f %%)", trainable, total, 100 * trainable / total)
+
+    @property
+    def peft_model(self) -> PeftModel:
+        """The PEFT model, known to be loaded."""
+        if self.model is None:
+            raise InputError("model: not loaded yet; call configure_model() or run it with a Trainer")
+        return self.model
+
+    # -- warm start ----------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Transformers hands its models over in evaluation mode, and Lightning leaves them so."""
+        self.peft_model.train()
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean NLL of the completion tokens under the tuned model, in nats, []."""
+        fields = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
+        return self.peft_model(**fields).loss
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """One step of the warm start: completion-only loss."""
+        loss = self(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]))
+        return loss
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over the trainable parameters, and the schedule by steps."""
+        optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = get_scheduler(
+            self.lr_schedule,
+            optimizer,
+            num_warmup_steps=round(self.warmup_ratio * steps),
+            num_training_steps=steps,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add the batch's label log-probabilities under base, tuned and (once calibrated) steered."""
+        self._score(batch)
+
+    def on_test_start(self) -> None:
+        """Begin a table of the test tokens: every candidate of the calibration is scored on it."""
+        if self.steering.alpha is not None:
+            self.tables["test"] = new_table(self.steering).to(self.device)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Tabulate the batch; without a mask there is no table, and it is scored as in validation."""
+        if "test" in self.tables:
+            tabulate(self.peft_model, batch, self.tables["test"])
+        else:
+            self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/nll_base`, `val/nll_tuned`, `val/nll_steered`."""
+        self._log_nll("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/nll_base`, `test/nll_tuned`, `test/nll_steered` and the rest of the test record."""
+        if "test" not in self.tables:
+            return self._log_nll("test")
+        self.test_record = self._describe_test(self.tables.pop("test").compute())
+        names = ("nll_base", "nll_tuned", "nll_steered", "accuracy_tuned", "accuracy_steered", "kl_to_reference")
+        self.log_dict({f"test/{name}": self.test_record[name] for name in names}, sync_dist=True)
+
+    def _describe_test(self, table: TokenTable) -> dict[str, Any]:
+        """The steering as it is, and the calibration's candidates with the strengths they had there."""
+        neutral = self.steering.with_strengths([0.0] * len(self.steering.rules))
+        record = describe(table, self.steering if self.steering.calibrated else neutral)
+        found = self.calibration or {"estimator": None, "candidates": []}
+        rules = (*self.steering.rules, Temperature())
+        again = rescore(table, found["candidates"], rules, penalty=self.steering.penalty)
+        return {**record, "estimator": found["estimator"], "candidates": again}
+
+    def _score(self, batch: Batch) -> None:
+        steering = self.steering if self.steering.calibrated else _tuned
+        scores = score_tokens(self.peft_model, batch, steering)
+        for name, log_probabilities in (
+            ("base", scores.base),
+            ("tuned", scores.tuned),
+            ("steered", scores.steered),
+        ):
+            if name != "steered" or self.steering.calibrated:
+                self.nll[name].to(self.device).update(log_probabilities)
+
+    def _log_nll(self, stage: str) -> None:
+        for name, metric in self.nll.items():
+            if name != "steered" or self.steering.calibrated:  # the same on every rank: compute synchronises
+                self.log(f"{stage}/nll_{name}", metric.compute().float(), prog_bar=True, sync_dist=True)
+            metric.reset()
+
+    # -- decoding ------------------------------------------------------------------------------------------
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Decode one batch of prompts; one record per row, with base and tuned completions on request."""
+        rows = [row for row, index in enumerate(batch["index"].tolist()) if index not in self.predicted]
+        if not rows:
+            return []
+        prompts = {name: batch[name][rows] for name in ("input_ids", "attention_mask")}
+        wanted: dict[str, Any] = {"completion": self.steering}
+        if self.compare:
+            wanted |= {"base": _base, "tuned": _tuned}
+        texts = {
+            name: generate(self.peft_model, prompts, how, config=self.generation, tokenizer=self.tokenizer)
+            for name, how in wanted.items()
+        }
+        return [
+            {name: batch[name][row] for name in ("id", "prompt")}
+            | {"index": int(batch["index"][row]), "reference": batch["completion"][row]}
+            | {name: found[place][0] if len(found[place]) == 1 else found[place] for name, found in texts.items()}
+            for place, row in enumerate(rows)
+        ]
+
+    # -- what a checkpoint holds ---------------------------------------------------------------------------
+
+    def adopt(self, calibration: Mapping[str, Any]) -> None:
+        """Take over a calibration: its strengths steer from now on, unless the user gave some.
+
+        Raises:
+            InputError: if it was made for other rules.
+        """
+        self.calibration = dict(calibration)
+        if self.strengths_given:
+            _log.info("steering.strengths are given: the calibrated ones are reported, not used")
+            return
+        check_steering(self.steering, calibration)
+        self.steering = self.steering.with_strengths(calibration["strengths"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the trainable weights, the calibration, and what identifies the base."""
+        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trainable}
+        checkpoint["calibration"] = self.calibration
+        checkpoint["base"] = {"name": self.backbone.name_or_path, "fingerprint": self.base_fingerprint}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another base or another adapter; restore the calibration.
+
+        Raises:
+            InputError: if the base, the adapter or the rules differ from this module's.
+        """
+        self.configure_model()
+        check_base(checkpoint.get("base"), self.backbone.name_or_path, self.base_fingerprint)
+        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        check_keys(checkpoint["state_dict"], {k: v for k, v in self.state_dict().items() if k in trainable})
+        calibration = checkpoint.get("calibration")
+        if calibration is None:
+            return
+        if calibration["global_step"] != checkpoint["global_step"]:
+            _log.warning(
+                "the checkpoint's weights are of step %s, its strengths of step %s: run `svd-lightning calibrate`",
+                checkpoint["global_step"],
+                calibration["global_step"],
+            )
+        self.adopt(calibration)
+
+
+def _base(tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
+    return base_logits
+
+
+def _tuned(tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
+    return tuned_logits
+
+
+def _adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
+    if adapter is None:
+        raise InputError(
+            "model.adapter: expected a PEFT configuration or an adapter folder, got nothing; "
+            "add --config configs/adapter/lora.yaml"
+        )
+    return read_adapter_config(adapter) if isinstance(adapter, str) else adapter

@@ -1,0 +1,45 @@
+"""Lightning's Trainer with one more verb: calibrate."""
+
+from collections.abc import Mapping
+
+import lightning as L
+
+from svd_lightning.callbacks import SteeringCalibration
+from svd_lightning.errors import InputError
+
+
+class SteeringTrainer(L.Trainer):
+    """A Trainer that can calibrate an adapter without training it."""
+
+    callbacks: list[L.Callback]
+
+    def calibrate(
+        self,
+        model: L.LightningModule,
+        datamodule: L.LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> Mapping[str, float]:
+        """Calibrate an adapter without training, then validate it with the strength found.
+
+        Args:
+            model: a SteeredLanguageModel whose adapter is an adapter folder, or comes with the checkpoint.
+            datamodule: data with a calibration and a validation split.
+            ckpt_path: a checkpoint to take the adapter from.
+
+        Returns:
+            The validation metrics.
+
+        Raises:
+            InputError: if there is no SteeringCalibration callback.
+        """
+        callbacks = [callback for callback in self.callbacks if isinstance(callback, SteeringCalibration)]
+        if not callbacks:
+            raise InputError(
+                "trainer.callbacks: calibrate needs a SteeringCalibration callback, got none; add one"
+            )
+        callbacks[0].on_validate = True
+        try:
+            metrics = self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path)
+        finally:
+            callbacks[0].on_validate = False
+        return metrics[0] if metrics else {}
