@@ -1,6 +1,7 @@
 """Rows of a file, a folder or a hub dataset, each knowing where it stands for error messages."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -100,7 +101,10 @@ def _read_json(path: Path) -> Iterable[Record]:
 
 def _read_csv(path: Path) -> Iterable[Record]:
     # Not through pandas (load_dataset), which reads the answers "None" and "NA" as missing, and "5" as a number.
-    lines = csv.DictReader(_read_text(path).splitlines(keepends=True), delimiter=_DELIMITERS[path.suffix.lower()])
+    text = _read_text(path)
+    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
+    if not text.strip():
+        return
     try:
         for row in lines:
             where = f"{path}, line {lines.line_num}"
@@ -108,7 +112,7 @@ def _read_csv(path: Path) -> Iterable[Record]:
                 raise InputError(f"{where}: expected {len(lines.fieldnames or ())} fields, got another number")
             yield Record(where, lines.line_num, row)
     except csv.Error as error:
-        raise InputError(f"{path}, line {lines.line_num}: not readable as CSV: {error}") from error
+        raise InputError(f"{path}, after line {lines.line_num}: not readable as CSV: {error}") from error
 
 
 def _read_parquet(path: Path) -> Iterable[Record]:

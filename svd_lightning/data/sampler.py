@@ -61,7 +61,8 @@ class EvenShare(Dataset[EncodedExample]):
     """One rank's share of the rows, of the same size on every rank, and no row counted twice.
 
     Sharded models need every rank to run the same number of batches. Where the rows do not divide evenly, the
-    last share is filled with a row that has no completion and index −1: it adds nothing to any sum over labels.
+    last shares are filled with a copy of the first row without completion, its index −1: it adds nothing to any
+    sum over labels.
     """
 
     def __init__(self, rows: Sequence[EncodedExample], *, num_replicas: int = 1, rank: int = 0) -> None:
