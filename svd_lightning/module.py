@@ -28,8 +28,8 @@ from svd_lightning.models import (
     fingerprint,
     read_adapter_config,
 )
-from svd_lightning.steering import Steering, Temperature
-from svd_lightning.strength import describe, rescore
+from svd_lightning.steering import Steering
+from svd_lightning.strength import describe, known_rules, rescore
 
 Batch = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class SteeredLanguageModel(L.LightningModule):
 
     # -- warm start ----------------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self) -> None:
+    def on_fit_start(self) -> None:
         """Transformers hands its models over in evaluation mode, and Lightning leaves them so."""
         self.peft_model.train()
 
@@ -185,7 +185,7 @@ class SteeredLanguageModel(L.LightningModule):
         neutral = self.steering.with_strengths([0.0] * len(self.steering.rules))
         record = describe(table, self.steering if self.steering.calibrated else neutral)
         found = self.calibration or {"estimator": None, "candidates": []}
-        rules = (*self.steering.rules, Temperature())
+        rules = known_rules(self.steering.rules)
         again = rescore(table, found["candidates"], rules, penalty=self.steering.penalty)
         return {**record, "estimator": found["estimator"], "candidates": again}
 

@@ -19,7 +19,7 @@ from svd_lightning.callbacks.guards import (
     check_calibration_split,
     check_checkpointing,
 )
-from svd_lightning.callbacks.tables import comparison_table, show
+from svd_lightning.callbacks.tables import comparison_table, console
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
@@ -73,7 +73,9 @@ class SteeringCalibration(L.Callback):
             if trainer.log_dir is not None:
                 write_json(Path(trainer.log_dir) / "test.json", record)
             if self.show_table:
-                show(comparison_table("Test split, with the strengths of the calibration split", record))
+                console().print(
+                    comparison_table("Test split, with the strengths of the calibration split", record)
+                )
 
     def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
         known = module.calibration is not None and module.calibration["global_step"] == trainer.global_step
@@ -123,7 +125,7 @@ class SteeringCalibration(L.Callback):
         if trainer.log_dir is not None:
             write_json(Path(trainer.log_dir) / "calibration.json", record)
         if self.show_table:
-            show(comparison_table("Calibration split", record))
+            console().print(comparison_table("Calibration split", record))
 
 
 def _progress(trainer: L.Trainer, loader: DataLoader) -> Iterator[dict[str, Any]]:

@@ -7,11 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(table: Table) -> None:
-    """Print a table, as wide as it needs where there is no terminal."""
-    console = Console()
-    console = console if console.is_terminal else Console(width=120)
-    console.print(table)
+def console() -> Console:
+    """The terminal, or 120 columns where there is none."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=120)
 
 
 def comparison_table(title: str, record: Mapping[str, Any]) -> Table:

@@ -8,11 +8,12 @@ from svd_lightning.calibration import CalibrationTable, ReferenceSnapshot
 from svd_lightning.decoding.scoring import completion_states, completion_tokens, logit_chunks
 from svd_lightning.errors import InputError
 from svd_lightning.models.hidden import base_hidden_states
-from svd_lightning.steering import Steering, Temperature
+from svd_lightning.steering import Steering
+from svd_lightning.strength import known_rules
 
 
 def new_table(steering: Steering) -> CalibrationTable:
-    """An empty table for the steering's rules and the temperature control, under its mask.
+    """An empty table for the steering's rules and the built-in ones, under its mask.
 
     Raises:
         InputError: if the steering has no mask: the table holds confident tokens only.
@@ -22,8 +23,7 @@ def new_table(steering: Steering) -> CalibrationTable:
             "steering.alpha: the calibration table needs a mask, got null; set alpha (the paper's is 0.1; 0.001 "
             "comes close to none), or give steering.strengths and leave the calibration out"
         )
-    rules = {type(rule): rule for rule in (*steering.rules, Temperature())}
-    return CalibrationTable(tuple(rules.values()), alpha=steering.alpha)
+    return CalibrationTable(known_rules(steering.rules), alpha=steering.alpha)
 
 
 def tabulate(

@@ -1,6 +1,6 @@
 """How far to steer: estimators of the strength, pure functions of the calibration objective."""
 
-from svd_lightning.strength.calibrate import calibrate, describe, rescore
+from svd_lightning.strength.calibrate import calibrate, describe, known_rules, rescore
 from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
 from svd_lightning.strength.fixed import Fixed
 from svd_lightning.strength.line_search import LineSearch
@@ -23,5 +23,6 @@ __all__ = [
     "calibrate",
     "describe",
     "estimator_name",
+    "known_rules",
     "rescore",
 ]

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from svd_lightning.calibration import MaskedObjective, Score, TokenTable, base_nll, score, tuned_nll
-from svd_lightning.steering import Steering, SteeringRule, Temperature, rule_name
+from svd_lightning.steering import KLGradient, NaturalGradient, Steering, SteeringRule, Temperature, rule_name
 from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
 from svd_lightning.strength.line_search import LineSearch
 from svd_lightning.strength.mean import Mean
@@ -83,14 +83,28 @@ def describe(table: TokenTable, steering: Steering) -> dict[str, Any]:
 
 
 def candidates(table: TokenTable, steering: Steering) -> Iterator[Candidate]:
-    """Sharpening alone (the control), each rule with each estimator, and all rules together."""
-    yield _candidate(table, (Temperature(),), LineSearch(), steering.penalty)
-    for rule in steering.rules:
+    """Sharpening alone (the control), each rule with each estimator, other rules, and all rules together."""
+    rules, penalty = tuple(steering.rules), steering.penalty
+    everything = known_rules(rules)
+    yield _candidate(table, (Temperature(),), LineSearch(), penalty)
+    for rule in everything:
+        if rule in rules and not isinstance(rule, Temperature):
+            for estimator in (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton()):
+                yield _candidate(table, (rule,), estimator, penalty)
         if not isinstance(rule, Temperature):
-            for estimator in (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton(), LineSearch()):
-                yield _candidate(table, (rule,), estimator, steering.penalty)
-    if len(steering.rules) > 1:
-        yield _candidate(table, tuple(steering.rules), LineSearch(), steering.penalty)
+            yield _candidate(table, (rule,), LineSearch(), penalty)
+    if 1 < len(rules) < len(everything):
+        yield _candidate(table, rules, LineSearch(), penalty)
+    yield _candidate(table, everything, LineSearch(), penalty)
+
+
+def known_rules(rules: Sequence[SteeringRule]) -> tuple[SteeringRule, ...]:
+    """The given rules and the built-in ones that are not among them: what a table is built for."""
+    given = {type(rule): rule for rule in rules}
+    return (
+        *rules,
+        *(rule for rule in (KLGradient(), NaturalGradient(), Temperature()) if type(rule) not in given),
+    )
 
 
 def rescore(

@@ -1,0 +1,33 @@
+# Two commands for everyone: `make demo` and `make test`. Each makes .venv when there is none.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test check test-all clean
+
+demo: $(VENV)/installed
+	$(BIN)/svd-lightning demo
+
+test: $(VENV)/installed check
+	$(BIN)/pytest
+
+# style, types and layers
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# the whole matrices too (tens of minutes on 2 cores)
+test-all: $(VENV)/installed
+	$(BIN)/pytest -m "not gpu"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)
