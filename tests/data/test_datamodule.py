@@ -138,10 +138,13 @@ def test_the_digest_follows_what_the_model_reads(letters):
     assert len(digest) == 64
 
 
-def test_padding_falls_back_to_eos(letters, word_tokenizer):
-    word_tokenizer.pad_token = None
-    batch = next(iter(letters().train_dataloader()))
-    assert (batch["input_ids"][batch["attention_mask"] == 0] == word_tokenizer.eos_token_id).all()
+@pytest.mark.parametrize(("pad_token", "filled_with"), [("h", 11), (None, 2)])
+def test_padding_falls_back_to_eos(letters, word_tokenizer, pad_token, filled_with):
+    word_tokenizer.pad_token = pad_token
+    data = letters()
+    for loader in (data.train_dataloader(), data.predict_dataloader()):
+        padding = [batch["input_ids"][batch["attention_mask"] == 0] for batch in loader]
+        assert set(torch.cat(padding).tolist()) == {filled_with}
 
 
 def test_lengths_can_be_rounded_up(letters):

@@ -131,6 +131,6 @@ def test_a_line_separator_inside_a_string_does_not_end_the_line(tmp_path):
 
 def test_files_and_datasets_are_told_apart(tmp_path):
     assert is_file_path("x.jsonl")
-    assert is_file_path("../x")
+    assert is_file_path("../no-such-file-here")
     assert not is_file_path("owner/name")
     assert not is_file_path(tmp_path)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from svd_lightning.data import Example, encode
@@ -94,12 +94,13 @@ def test_texts_that_merge_at_the_border_keep_the_prompts_ids():
     assert ids([Example("1", "x", "y")], merging) == [([0], [1, 3])]
 
 
-def test_a_sentencepiece_style_tokenizer_puts_no_stray_space_before_the_completion():
-    vocabulary = {"▁": 0, "▁q": 1, "▁yes": 2, "▁▁": 3, "</s>": 4, "<unk>": 5}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
-    spaced = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>")
-    assert ids([Example("1", "q", " yes")], spaced) == [([1], [2, 4])]
+def test_a_llama_2_style_tokenizer_puts_no_stray_space_before_the_completion():
+    vocabulary = {"▁": 0, "q": 1, "y": 2, "▁q": 3, "▁y": 4, "</s>": 5}
+    backend = Tokenizer(models.BPE(vocabulary, merges=[("▁", "q"), ("▁", "y")]))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    spaced = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    assert spaced(" y", add_special_tokens=False)["input_ids"] == [0, 4]
+    assert ids([Example("1", "q", " y")], spaced) == [([3], [4, 5])]
 
 
 def test_ids_are_int64(word_tokenizer):
