@@ -194,3 +194,8 @@ def prompts(lengths: tuple[int, ...] = (7, 4, 9), seed: int = 3) -> tuple[Tensor
         ids[row, width - length :] = torch.randint(3, VOCAB, (length,), generator=generator)
         mask[row, width - length :] = 1
     return ids, mask
+
+
+def supported(model_type: str, adapter: str) -> bool:
+    """Whether peft has this adapter for the layers of this architecture."""
+    return not (model_type == "gpt2" and adapter in ("loha", "lokr", "oft"))

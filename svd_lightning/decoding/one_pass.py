@@ -1,0 +1,102 @@
+"""Both models in one forward: rows [0:B] carry the adapter, rows [B:2B] do not."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.modeling_outputs import ModelOutput
+
+from svd_lightning.decoding.layers import PairedForward, installed
+from svd_lightning.decoding.steered import SteeredModel, model_inputs
+from svd_lightning.errors import InputError
+
+PAIRED = "rows_paired"
+"""Marks the inputs that `prepare_inputs_for_generation` has paired already, so that 4-D masks are born 2B."""
+
+
+class OnePassModel(SteeredModel):
+    """Steered model for adapters whose layers know paired rows: one pass, one cache of 2B rows."""
+
+    _paired_forwards: list[tuple[nn.Module, PairedForward]]
+    _virtual_tokens: int
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """The class's own preparation on paired rows."""
+        paired = self._pair({"input_ids": input_ids, **kwargs})
+        return {**super().prepare_inputs_for_generation(**paired), PAIRED: True}  # type: ignore[misc]
+
+    def get_compiled_call(self, compile_config: Any) -> Any:
+        """As `SteeredModel.get_compiled_call`, with the layers switched outside the graph."""
+        compiled = super().get_compiled_call(compile_config)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with installed(self._paired_forwards):
+                return compiled(*args, **kwargs)
+
+        return call
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict, mode: Any, batch_size: int, max_cache_length: int
+    ) -> None:
+        super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, mode, 2 * batch_size, max_cache_length + self._virtual_tokens
+        )
+
+    def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
+        past_key_values.reorder_cache(torch.cat([beam_idx, beam_idx + beam_idx.shape[0]]))
+        return past_key_values
+
+    def _both_logits(self, inputs: dict[str, Any]) -> tuple[ModelOutput, Tensor, Tensor]:
+        if not torch.compiler.is_compiling():
+            with installed(self._paired_forwards):
+                return self._one_pass(inputs)
+        if any(layer.__dict__.get("forward") is not forward for layer, forward in self._paired_forwards):
+            raise InputError(
+                "steered model: torch.compile of the model itself would leave the adapter on in both halves; "
+                "use generate(cache_implementation='static'), which compiles the decoding step"
+            )
+        return self._one_pass(inputs)
+
+    def _one_pass(self, inputs: dict[str, Any]) -> tuple[ModelOutput, Tensor, Tensor]:
+        if not inputs.pop(PAIRED, False):
+            self._check_adapter()
+            inputs = self._pair(inputs)
+            if inputs.get("inputs_embeds") is not None:
+                inputs.pop("input_ids", None)
+        outputs = self._base_model.forward(**inputs, return_dict=True)
+        for name in ("hidden_states", "attentions"):
+            if outputs.get(name) is not None:
+                outputs[name] = tuple(state.chunk(2)[0] for state in outputs[name])
+        tuned_logits, base_logits = outputs.logits.chunk(2)
+        return outputs, tuned_logits, base_logits
+
+    def _pair(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Every tensor [B, ...] of the inputs as [2B, ...]."""
+        rows = model_inputs(inputs).shape[0]
+        check_cache_rows(inputs.get("past_key_values"), 2 * rows)
+        return pair_rows(inputs, rows)
+
+
+def pair_rows(value: Any, rows: int) -> Any:
+    """Repeat every tensor [B, ...] of a nested dictionary along its rows: [2B, ...]; the rest is left alone."""
+    if isinstance(value, dict):
+        return {name: pair_rows(entry, rows) for name, entry in value.items()}
+    if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == rows:
+        return torch.cat([value, value])
+    return value
+
+
+def check_cache_rows(cache: Cache | None, rows: int) -> None:
+    """Refuse a cache filled by another kind of model, which holds states of one distribution only.
+
+    Raises:
+        InputError: for a cache with another number of rows.
+    """
+    layer = next(iter(getattr(cache, "layers", ())), None)
+    keys = getattr(layer, "keys", None)
+    if isinstance(keys, Tensor) and keys.numel() and keys.shape[0] != rows:
+        raise InputError(
+            f"past_key_values: expected {rows} rows, tuned then base, got {keys.shape[0]}; pass an empty cache or "
+            "one that a steered model has filled for the same batch"
+        )

@@ -1,0 +1,78 @@
+"""What every steered model is: the class of a causal LM with steered logits, over shared weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+
+from svd_lightning.decoding.scoring import SteeringFunction, check_logits
+from svd_lightning.errors import InputError
+from svd_lightning.models.hidden import check_adapter
+
+
+class SteeredModel:
+    """Mixin before the class of a causal LM; `generate` and `forward` keep the class's own signatures.
+
+    A subclass says how the logits of both models come about (`_both_logits`). `outputs.past_key_values`
+    holds both models' states and continues only this kind of model; hidden states and attentions, if
+    asked for, are the tuned model's.
+    """
+
+    _peft_model: PeftModel
+    _base_model: PreTrainedModel
+    _steering: SteeringFunction
+    _adapter: str
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The class's own `generate` on steered logits; refuses what `check_adapter` refuses."""
+        self._check_adapter()
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
+
+    def _check_adapter(self) -> None:
+        check_adapter(self._peft_model)
+        active = self._peft_model.active_adapters[0]
+        if active != self._adapter:
+            raise InputError(
+                f"peft_model: expected the active adapter {self._adapter!r} of this steered model's making, "
+                f"got {active!r}; call steer_model again"
+            )
+
+    def _steered_forward(self, inputs: dict[str, Any]) -> Any:
+        """The class's `forward` with every argument by name: both passes, then one set of steered logits."""
+        labels, return_dict = inputs.pop("labels", None), inputs.pop("return_dict", None)
+        outputs, tuned_logits, base_logits = self._both_logits(inputs)
+        outputs.logits = self._steering(tuned_logits, base_logits)
+        check_logits("steered logits", outputs.logits)
+        if labels is not None:
+            vocabulary = self._base_model.config.get_text_config().vocab_size
+            outputs.loss = self._base_model.loss_function(
+                logits=outputs.logits, labels=labels, vocab_size=vocabulary
+            )
+        return outputs.to_tuple() if return_dict is False else outputs
+
+    def _both_logits(self, inputs: dict[str, Any]) -> tuple[ModelOutput, Tensor, Tensor]:
+        """Outputs of the tuned model, its logits and the base model's, [B, K, V] each."""
+        raise NotImplementedError
+
+    def get_compiled_call(self, compile_config: Any) -> Any:
+        """The compiled step that `generate` uses with a static cache; logits are checked outside the graph."""
+        compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            outputs = compiled(*args, **kwargs)
+            check_logits("steered logits", outputs.logits)
+            return outputs
+
+        return call
+
+
+def model_inputs(inputs: Mapping[str, Any]) -> Tensor:
+    """The tokens of a forward: inputs_embeds [B, T, H], or else input_ids [B, T]."""
+    for name in ("inputs_embeds", "input_ids"):
+        if isinstance(value := inputs.get(name), torch.Tensor):
+            return value
+    raise InputError("input_ids: expected a tensor [B, T] (or inputs_embeds [B, T, H]), got neither")

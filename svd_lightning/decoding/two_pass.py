@@ -1,0 +1,73 @@
+"""Both models one after the other, for adapters that have no paired forward."""
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.modeling_outputs import ModelOutput
+
+from svd_lightning.decoding.steered import SteeredModel
+from svd_lightning.errors import InputError
+from svd_lightning.models.hidden import layers_off
+
+
+class PairCache(Cache):
+    """A tuned and a base cache as one object: whatever reorders or crops it does so to the layers of both."""
+
+    is_compileable = False
+
+    def __init__(self, tuned: Cache, base: Cache) -> None:
+        self.tuned, self.base = tuned, base
+        self.layer_class_to_replicate = None
+        self.offloading = False
+
+    @property
+    def layers(self) -> list[Any]:
+        """Layers of both caches, the tuned first; dynamic caches grow theirs during the first pass."""
+        return [*self.tuned.layers, *self.base.layers]
+
+
+class TwoPassModel(SteeredModel):
+    """Steered model for any adapter that can be switched off: two passes, two caches."""
+
+    _adapter_layers: list[nn.Module]
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict, mode: Any, batch_size: int, max_cache_length: int
+    ) -> None:
+        super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, mode, batch_size, max_cache_length
+        )
+        if (cache := model_kwargs.get("past_key_values")) is not None:
+            model_kwargs["past_key_values"] = pair_cache(cache)
+
+    def _reorder_cache(self, past_key_values: Cache, beam_idx: Tensor) -> Cache:
+        past_key_values.reorder_cache(beam_idx)
+        return past_key_values
+
+    def _both_logits(self, inputs: dict[str, Any]) -> tuple[ModelOutput, Tensor, Tensor]:
+        cache = inputs.pop("past_key_values", None)
+        pair = None if cache is None else pair_cache(cache)
+        outputs = self._base_model.forward(**inputs, past_key_values=pair and pair.tuned, return_dict=True)
+        with layers_off(self._adapter_layers):
+            base = self._base_model.forward(**inputs, past_key_values=pair and pair.base, return_dict=True)
+        if outputs.get("past_key_values") is not None:
+            outputs.past_key_values = PairCache(outputs.past_key_values, base.past_key_values)
+        return outputs, outputs.logits, base.logits
+
+
+def pair_cache(cache: Cache) -> PairCache:
+    """A pair of caches from an empty one; a pair is returned as it is.
+
+    Raises:
+        InputError: for a filled cache of another kind, which holds states of one distribution only.
+    """
+    if isinstance(cache, PairCache):
+        return cache
+    if int(cache.get_seq_length()):
+        raise InputError(
+            f"past_key_values: expected an empty cache or the past_key_values of this steered model's outputs, "
+            f"got a filled {type(cache).__name__}; this adapter decodes in two passes, each with its own states"
+        )
+    return PairCache(cache, copy.deepcopy(cache))

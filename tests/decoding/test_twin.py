@@ -1,0 +1,315 @@
+"""The steered model against the slow reference: tokens identical, logits within 1e-5, for everything it serves."""
+
+import copy
+
+import pytest
+import torch
+from transformers import DynamicCache
+
+from svd_lightning.decoding import steer_model
+from svd_lightning.decoding.one_pass import OnePassModel
+from svd_lightning.decoding.two_pass import TwoPassModel
+from svd_lightning.errors import InputError
+from svd_lightning.steering import KLGradient, NaturalGradient, Steering
+from tests.decoding import zoo
+from tests.decoding.reference import ReferenceModel
+
+STEERING = Steering(rules=[KLGradient(), NaturalGradient()], strengths=[1.2, 0.3], alpha=0.1, penalty=-4.0)
+SLIDING = ("mistral", "gemma3")
+
+STRATEGIES = {
+    "greedy": {"do_sample": False},
+    "sampling": {"do_sample": True},
+    "top_k": {"do_sample": True, "top_k": 5},
+    "top_p": {"do_sample": True, "top_p": 0.6, "top_k": 0},
+    "several_samples": {"do_sample": True, "num_return_sequences": 3},
+    "beams": {"do_sample": False, "num_beams": 4},
+    "several_beams": {"do_sample": False, "num_beams": 4, "num_return_sequences": 3},
+    "sampled_beams": {"do_sample": True, "num_beams": 4, "temperature": 1.5},
+    "repetition_penalty": {"do_sample": False, "repetition_penalty": 1.7},
+}
+
+QUICK = [("llama", a, s) for a in zoo.ADAPTERS for s in ("greedy", "several_beams")]
+QUICK += [(m, "lora", "several_beams") for m in zoo.ARCHITECTURES]
+QUICK += [(m, "prompt", "greedy") for m in ("mistral", "gemma3", "gpt2", "opt")]
+QUICK += [("llama", "lora", s) for s in STRATEGIES]
+
+
+def prompts_for(model_type, adapter):
+    """Ragged prompts; of one length where a padded prefix would leave the sliding window."""
+    ragged = not (adapter == "prefix" and model_type in SLIDING)
+    return zoo.prompts((7, 4, 9) if ragged else (8, 8, 8))
+
+
+def generate(model, ids, mask, **options):
+    torch.manual_seed(11)
+    return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, **options)
+
+
+def check(model_type, adapter, options, reference_options=None, *, steering=STEERING, inputs=None):
+    """Generate with the steered model and with the reference; the tokens must be the same."""
+    ids, mask = inputs or prompts_for(model_type, adapter)
+    model = steer_model(zoo.tuned_model(model_type, adapter), steering)
+    found = generate(model, ids, mask, **options)
+    slow = ReferenceModel(model_type, adapter, steering)
+    expected = generate(
+        slow, ids, mask, use_cache=False, **(options if reference_options is None else reference_options)
+    )
+    assert torch.equal(found, expected)
+    return found
+
+
+@pytest.mark.parametrize(("model_type", "adapter", "strategy"), dict.fromkeys(QUICK))
+def test_tokens_equal_the_reference(model_type, adapter, strategy):
+    check(model_type, adapter, STRATEGIES[strategy])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("adapter", zoo.ADAPTERS)
+@pytest.mark.parametrize("model_type", zoo.ARCHITECTURES)
+def test_tokens_equal_the_reference_everywhere(model_type, adapter, strategy):
+    if not zoo.supported(model_type, adapter):
+        pytest.skip("peft has no such adapter for these layers")
+    check(model_type, adapter, STRATEGIES[strategy])
+
+
+@pytest.mark.parametrize("adapter", zoo.ADAPTERS)
+def test_logits_equal_the_reference(adapter):
+    for steering in (STEERING, lambda tuned, base: tuned, lambda tuned, base: base):
+        ids, mask = zoo.prompts()
+        options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
+        model = steer_model(zoo.tuned_model("llama", adapter), steering)
+        found = generate(model, ids, mask, **options)
+        expected = generate(ReferenceModel("llama", adapter, steering), ids, mask, use_cache=False, **options)
+        for one, other in zip(found.logits, expected.logits, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "prompt", "prefix", "dora"])
+def test_forbidden_tokens_are_never_sampled(adapter):
+    check("llama", adapter, STRATEGIES["several_samples"], steering=STEERING.with_penalty(float("-inf")))
+
+
+SPECIAL = {
+    "prompt_lookup": {"prompt_lookup_num_tokens": 3},
+    "static_cache": {"cache_implementation": "static"},
+    "chunked_prefill": {"prefill_chunk_size": 3},
+    "static_chunked": {"prefill_chunk_size": 3, "cache_implementation": "static"},
+}
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("adapter", ["lora", "lora_saved_head", "ia3", "prompt", "prefix", "dora"])
+def test_ways_to_run_the_same_greedy_search(adapter, special):
+    inputs = zoo.prompts((9,)) if special == "prompt_lookup" else None
+    if inputs is not None:
+        inputs[0][0, 4:8] = inputs[0][0, :4]
+    check("llama", adapter, {"do_sample": False, **SPECIAL[special]}, {"do_sample": False}, inputs=inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("special", SPECIAL)
+@pytest.mark.parametrize("adapter", zoo.ADAPTERS)
+@pytest.mark.parametrize("model_type", zoo.ARCHITECTURES)
+def test_ways_to_run_the_same_greedy_search_everywhere(model_type, adapter, special):
+    if not zoo.supported(model_type, adapter):
+        pytest.skip("peft has no such adapter for these layers")
+    inputs = zoo.prompts((9,)) if special == "prompt_lookup" else None
+    check(model_type, adapter, {"do_sample": False, **SPECIAL[special]}, {"do_sample": False}, inputs=inputs)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ia3", "prompt", "prefix", "dora"])
+@pytest.mark.parametrize("lengths", [(7, 4, 9), (8, 8, 8)])
+@pytest.mark.parametrize("full_ids", [True, False])
+def test_continuing_from_a_cache(adapter, lengths, full_ids):
+    ids, mask = zoo.prompts(lengths)
+    model = steer_model(zoo.tuned_model("llama", adapter), STEERING)
+    first = generate(model, ids, mask, do_sample=False, return_dict_in_generate=True)
+    more = torch.randint(3, zoo.VOCAB, (3, 4), generator=torch.Generator().manual_seed(5))
+    full = torch.cat([first.sequences, more], dim=1)
+    full_mask = torch.cat([mask, torch.ones(3, full.shape[1] - mask.shape[1], dtype=mask.dtype)], dim=1)
+    # The last new token has not been through the model yet.
+    fed = full if full_ids else full[:, first.sequences.shape[1] - 1 :]
+    found = generate(model, fed, full_mask, do_sample=False, past_key_values=first.past_key_values)
+    expected = generate(
+        ReferenceModel("llama", adapter, STEERING), full, full_mask, do_sample=False, use_cache=False
+    )
+    assert torch.equal(found[:, -6:], expected[:, -6:])
+
+
+def test_stop_strings_and_streamer(tokenizer):
+    class Collector(list):
+        def put(self, tokens):
+            self.append(tokens.clone().reshape(-1))
+
+        def end(self):
+            self.append("end")
+
+    ids, mask = zoo.prompts((8,))
+    options = {"do_sample": False, "tokenizer": tokenizer}
+    model = steer_model(zoo.tuned_model(), STEERING)
+    stop = tokenizer.decode(generate(model, ids, mask, do_sample=False)[0, 10])
+    collector = Collector()
+    found = generate(model, ids, mask, stop_strings=[stop], streamer=collector, **options)
+    expected = generate(
+        ReferenceModel("llama", "lora", STEERING), ids, mask, use_cache=False, stop_strings=[stop], **options
+    )
+    assert torch.equal(found, expected)
+    assert found.shape[1] == 11
+    assert torch.equal(torch.cat(collector[:-1]), found[0])
+
+
+@pytest.mark.parametrize("adapter", zoo.ADAPTERS)
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_forward_is_steered_like_generate(adapter, side):
+    ids, mask = zoo.prompts((9, 9) if side == "left" else (9, 6))
+    if side == "right":
+        ids, mask = ids.flip(1), mask.flip(1)
+    model = steer_model(zoo.tuned_model("llama", adapter), STEERING)
+    outputs = model(ids, mask, labels=ids)
+    reference = ReferenceModel("llama", adapter, STEERING)
+    for row in range(2):
+        keep = mask[row].bool()
+        expected = reference.row_logits(ids[row, keep])
+        torch.testing.assert_close(outputs.logits[row, keep], expected, atol=1e-5, rtol=1e-5)
+    assert outputs.loss.isfinite()
+    assert isinstance(model(input_ids=ids, return_dict=False), tuple)
+    kept = model(input_ids=ids, attention_mask=mask, logits_to_keep=2).logits
+    torch.testing.assert_close(kept, outputs.logits[:, -2:])
+
+
+@pytest.mark.parametrize("adapter", ["lora", "prompt", "prefix", "dora"])
+@torch.no_grad()
+def test_forward_with_a_cache_continues(adapter):
+    ids, _ = zoo.prompts((9, 9))
+    model = steer_model(zoo.tuned_model("llama", adapter), STEERING)
+    cache = DynamicCache(config=model.config)
+    first = model(input_ids=ids[:, :5], past_key_values=cache, use_cache=True)
+    second = model(input_ids=ids[:, 5:], past_key_values=first.past_key_values)
+    whole = model(input_ids=ids).logits
+    torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "lora_saved_head", "ia3", "prompt", "prefix", "dora"])
+def test_the_peft_model_is_left_alone(adapter):
+    ids, mask = zoo.prompts((6, 6))
+    model, fresh = zoo.tuned_model("llama", adapter), zoo.tuned_model("llama", adapter)
+    before = {name: dict(module.__dict__) for name, module in model.named_modules()}
+    engines = [steer_model(model, s) for s in (STEERING, lambda t, b: b, lambda t, b: t)]
+    expected = generate(steer_model(fresh, STEERING), ids, mask, do_sample=False)
+    for engine in engines:
+        generate(engine, ids, mask, do_sample=False)
+    assert torch.equal(generate(engines[0], ids, mask, do_sample=False), expected)
+    for name, module in model.named_modules():
+        assert before[name].keys() == module.__dict__.keys(), name
+    assert [*model.state_dict()] == [*fresh.state_dict()]
+    assert sum(p.numel() for p in engines[0].parameters()) == sum(
+        p.numel() for p in model.get_base_model().parameters()
+    )
+    with torch.no_grad():
+        assert torch.equal(model(ids, mask).logits, fresh(ids, mask).logits)
+        assert torch.equal(copy.deepcopy(model)(ids, mask).logits, fresh(ids, mask).logits)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "lora_saved_head", "ia3", "dora"])
+def test_an_exception_leaves_no_trace(adapter):
+    ids, mask = zoo.prompts((6, 6))
+    model = zoo.tuned_model("llama", adapter)
+    expected = model(ids, mask).logits
+    engine = steer_model(model, STEERING)
+
+    def fail(*args):
+        raise RuntimeError("in the middle of a pass")
+
+    hook = model.get_base_model().model.layers[1].register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        generate(engine, ids, mask)
+    hook.remove()
+    assert torch.equal(model(ids, mask).logits, expected)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "prompt", "dora"])
+def test_training_goes_on_beside_an_engine(adapter, tmp_path):
+    ids, mask = zoo.prompts((6, 6))
+    model, fresh = zoo.tuned_model("llama", adapter), zoo.tuned_model("llama", adapter)
+    engine = steer_model(model, STEERING)
+    for trained in (model, fresh):
+        trained.train()
+        optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], lr=1.0)
+        trained(ids, mask, labels=ids).loss.backward()
+        optimizer.step()
+        trained.eval()
+    model.save_pretrained(tmp_path)
+    found = generate(engine, ids, mask, do_sample=False)
+    assert torch.equal(found, generate(steer_model(fresh, STEERING), ids, mask, do_sample=False))
+
+
+def test_half_precision_adapts_like_peft():
+    ids, mask = zoo.prompts()
+    model = zoo.tuned_model().to(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    engine = steer_model(model, lambda tuned, base: tuned)
+    with torch.no_grad():
+        paired = {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
+        assert torch.equal(engine(**inputs).logits, model(**paired).logits[:3])
+
+
+def test_refusals_come_at_every_call():
+    ids, mask = zoo.prompts()
+    model = zoo.tuned_model()
+    engine = steer_model(model, STEERING)
+    model.train()
+    for call in (lambda: steer_model(model, STEERING), lambda: generate(engine, ids, mask), lambda: engine(ids)):
+        with pytest.raises(InputError, match="training mode"):
+            call()
+    model.eval().merge_adapter()
+    with pytest.raises(InputError, match="merged"):
+        generate(engine, ids, mask)
+    model.unmerge_adapter()
+    model.add_adapter("other", zoo.lora("llama"))
+    model.set_adapter("other")
+    with pytest.raises(InputError, match="steer_model again"):
+        generate(engine, ids, mask)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("half", ["tuned", "base"])
+def test_damaged_logits_are_refused(adapter, value, half):
+    ids, mask = zoo.prompts()
+    model = zoo.tuned_model("llama", adapter)
+    head = model.get_base_model().lm_head
+
+    def damage(module, args, output):
+        rows = len(output) // 2 if adapter == "lora" else None
+        damaged = output.clone()
+        damaged[slice(rows) if half == "tuned" else slice(rows, None), :, 5] = value
+        return damaged
+
+    head.register_forward_hook(damage)
+    with pytest.raises(InputError, match="NaN"):
+        generate(steer_model(model, STEERING), ids, mask)
+
+
+def test_a_foreign_cache_is_refused():
+    ids, mask = zoo.prompts((6, 6))
+    for adapter in ("lora", "dora", "prefix"):
+        model = zoo.tuned_model("llama", adapter)
+        plain = zoo.base_model("llama").generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=2, return_dict_in_generate=True
+        )
+        with pytest.raises(InputError, match="past_key_values"):
+            steer_model(model, STEERING).generate(
+                input_ids=plain.sequences, past_key_values=plain.past_key_values, max_new_tokens=2
+            )
+
+
+@pytest.mark.parametrize("adapter", zoo.ADAPTERS)
+def test_one_pass_where_the_layers_allow_it(adapter):
+    kind = OnePassModel if adapter in zoo.ONE_PASS else TwoPassModel
+    assert isinstance(steer_model(zoo.tuned_model("llama", adapter), STEERING), kind)
