@@ -141,7 +141,7 @@ def test_the_digest_follows_what_the_model_reads(letters):
 @pytest.mark.parametrize(("pad_token", "filled_with"), [("h", 11), (None, 2)])
 def test_padding_falls_back_to_eos(letters, word_tokenizer, pad_token, filled_with):
     word_tokenizer.pad_token = pad_token
-    data = letters()
+    data = letters(test=8)
     for loader in (data.train_dataloader(), data.predict_dataloader()):
         padding = [batch["input_ids"][batch["attention_mask"] == 0] for batch in loader]
         assert set(torch.cat(padding).tolist()) == {filled_with}
