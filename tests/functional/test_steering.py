@@ -144,6 +144,20 @@ def test_steer_returns_wide_logits_and_takes_tensor_strengths(dtype):
     assert steered.tolist() == [[1.0] * 3, [-2.0] * 3]
 
 
+@pytest.mark.parametrize("alpha", [0.5, 0.1, 1e-3])
+def test_mask_is_sharp_at_its_threshold(alpha):
+    near = math.log(alpha) + torch.tensor([1e-4, -1e-4])
+    for dtype in (torch.float32, torch.float64):
+        assert confidence_mask(torch.cat([torch.zeros(1), near]).to(dtype), alpha).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_mask_of_narrow_logits_is_the_mask_of_their_exact_values(dtype):
+    logits = 3.0 * torch.randn(200, 257, generator=torch.Generator().manual_seed(3)).to(dtype)
+    for alpha in (0.5, 0.1, 0.01):
+        assert torch.equal(confidence_mask(logits, alpha), confidence_mask(logits.double(), alpha))
+
+
 @given(st.one_of(st.floats(max_value=0.0), st.floats(min_value=1.0, exclude_min=True), st.just(math.nan)))
 @examples
 def test_mask_refuses_alpha_outside_its_range(alpha):
