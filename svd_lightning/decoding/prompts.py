@@ -75,7 +75,9 @@ class PromptModel(OnePassModel):
         paired["attention_mask"] = full_mask = self._paired_mask(mask, cache)
         if "position_ids" in inspect.signature(self._base_model.forward).parameters:
             columns = model_inputs(paired).shape[1]
-            paired["position_ids"] = (full_mask.long().cumsum(dim=-1) - 1).clamp_min(0)[:, -columns:]
+            positions = (full_mask.long().cumsum(dim=-1) - 1).clamp_min(0)[:, -columns:]
+            # A view's strides grow with the mask, and a compiled step would be compiled anew for each.
+            paired["position_ids"] = positions.clone(memory_format=torch.contiguous_format)
         return paired
 
     def _paired_mask(self, mask: Tensor, cache: Cache) -> Tensor:

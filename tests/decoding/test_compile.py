@@ -1,0 +1,75 @@
+"""Static cache with a compiled step: one graph, no break, nothing compiled anew on the second call."""
+
+import pytest
+import torch
+import torch._dynamo
+from transformers import CompileConfig
+
+from svd_lightning.decoding import steer_model
+from svd_lightning.errors import InputError
+from svd_lightning.steering import Steering
+from tests.decoding import zoo
+
+STEERING = Steering(strengths=[1.5])
+
+
+def compile_config(backend):
+    config = CompileConfig(fullgraph=True, dynamic=False, mode="default", backend=backend)
+    config._compile_all_devices = True
+    return config
+
+
+def check_one_graph(adapter, backend):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    ids, mask = zoo.prompts()
+    model = steer_model(zoo.tuned_model("llama", adapter), STEERING)
+    options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
+    expected = model.generate(**options)
+    for _ in range(2):
+        found = model.generate(**options, cache_implementation="static", compile_config=compile_config(backend))
+        assert torch.equal(found, expected)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+    assert not counters["recompiles"]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "prompt"])
+def test_a_static_cache_takes_one_graph(adapter):
+    check_one_graph(adapter, "eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("adapter", zoo.ONE_PASS)
+def test_a_static_cache_takes_one_graph_everywhere(adapter, backend):
+    check_one_graph(adapter, backend)
+
+
+def test_logits_are_checked_outside_the_graph():
+    ids, mask = zoo.prompts()
+    damage = {"on": False}
+
+    def steering(tuned, base):
+        return tuned + (float("nan") if damage["on"] else 0.0)
+
+    model = steer_model(zoo.tuned_model(), steering)
+    options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 4, "do_sample": False}
+    compiled = model.get_compiled_call(compile_config("eager"))
+    inputs = model.prepare_inputs_for_generation(ids, attention_mask=mask)
+    compiled(**inputs)
+    damage["on"] = True
+    with pytest.raises(InputError, match="NaN"):
+        compiled(**inputs)
+    with pytest.raises(InputError, match="NaN"):
+        model.generate(**options, cache_implementation="static", compile_config=compile_config("eager"))
+
+
+def test_compiling_the_model_itself_is_refused():
+    ids, _ = zoo.prompts()
+    model = steer_model(zoo.tuned_model(), STEERING)
+    with pytest.raises(
+        (InputError, torch._dynamo.exc.TorchDynamoException), match="cache_implementation='static'"
+    ):
+        torch.compile(model, backend="eager", fullgraph=True)(input_ids=ids)
