@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import lightning as L
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+from tests import chain
 
 SHARED = Path(__file__).parents[2] / "shared"
 WORDS = ("<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "d", "e", "f", "g", "h", "user", "assistant")
@@ -27,3 +31,23 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Models this small are slower on several threads."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def diaries(tmp_path_factory) -> Path:
+    """Small diaries, a file per split."""
+    return chain.write_diaries(tmp_path_factory.mktemp("diaries"))
+
+
+@pytest.fixture(scope="session")
+def fitted(diaries, tmp_path_factory) -> Path:
+    """The folder of a finished run of one epoch; its checkpoint is checkpoints/last.ckpt."""
+    L.seed_everything(0, verbose=False)
+    trainer = chain.fit(tmp_path_factory.mktemp("fitted"), chain.diary_model(), chain.diary_data(diaries))
+    return Path(trainer.log_dir)

@@ -1,0 +1,153 @@
+"""The whole chain on the embedded base and small diaries: what the tests of module, callbacks and CLI run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from peft import LoraConfig
+
+from svd_lightning import SteeredLanguageModel, SteeringCalibration
+from svd_lightning.data import JSONLData
+from svd_lightning.demo.run import BASE_FOLDER
+from svd_lightning.demo.task import TASK
+from svd_lightning.models import Backbone
+from svd_lightning.trainer import SteeringTrainer
+
+ROOT = Path(__file__).parents[1]
+SPLITS = {"train": 48, "calibration": 24, "validation": 8, "test": 12, "predict": 6}
+
+
+def write_jsonl(path: Path, rows: Sequence[Any]) -> Path:
+    """One row per line; strings are written as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_diaries(folder: Path, **counts: int) -> Path:
+    """One file per split, `train.jsonl` and so on."""
+    for seed, (split, count) in enumerate({**SPLITS, **counts}.items()):
+        write_jsonl(folder / f"{split}.jsonl", TASK.sample(count, seed=seed, prefix=split))
+    return folder
+
+
+def diary_data(folder: Path, **options: Any) -> JSONLData:
+    """The data module over the files of `write_diaries`."""
+    paths = {f"{split}_path": str(folder / f"{split}.jsonl") for split in SPLITS if split != "train"}
+    given = {"batch_size": 8, "eval_batch_size": 8, "max_length": 64, **paths, **options}
+    return JSONLData(str(folder / "train.jsonl"), **given)
+
+
+def small_lora(**options: Any) -> LoraConfig:
+    return LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], **options})
+
+
+def diary_model(adapter: Any = None, *, learning_rate: float = 1e-2, **options: Any) -> SteeredLanguageModel:
+    """The embedded base with LoRA, or with another adapter."""
+    backbone = options.pop("backbone", Backbone(name_or_path=str(BASE_FOLDER)))
+    return SteeredLanguageModel(
+        backbone,
+        small_lora() if adapter is None else adapter,
+        **{
+            "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=learning_rate),
+            "generation": {"max_new_tokens": 16},
+            **options,
+        },
+    )
+
+
+def quiet_trainer(folder: Path, *callbacks: Callback, **options: Any) -> SteeringTrainer:
+    """On the CPU, writing checkpoints and TensorBoard logs to `folder`."""
+    given: dict[str, Any] = {
+        "max_epochs": 1,
+        "logger": TensorBoardLogger(folder, name="run", version=options.pop("version", None)),
+        "accelerator": "cpu",
+        "log_every_n_steps": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return SteeringTrainer(callbacks=list(callbacks), **{**given, **options})
+
+
+def fit(folder: Path, module: SteeredLanguageModel, data: JSONLData, *callbacks: Callback, **options: Any):
+    """A fit with calibration and a checkpoint of every epoch; returns the trainer."""
+    ckpt_path = options.pop("ckpt_path", None)
+    if not any(isinstance(callback, SteeringCalibration) for callback in callbacks):
+        callbacks = (SteeringCalibration(show_table=False), *callbacks)
+    if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+        callbacks = (*callbacks, ModelCheckpoint(filename="{epoch}", save_last=True, save_top_k=-1))
+    trainer = quiet_trainer(folder, *callbacks, **options)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+    return trainer
+
+
+class Losses(Callback):
+    """Remembers the training loss of every batch."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.values.append(outputs["loss"].item())
+
+
+def other_base(folder: Path) -> str:
+    """A folder with the embedded base, one embedding changed: a model of the same shape."""
+    backbone = Backbone(name_or_path=str(BASE_FOLDER))
+    model = backbone.load_model()
+    model.get_input_embeddings().weight.data[5] += 0.5
+    model.save_pretrained(folder)
+    backbone.load_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def environment() -> dict[str, str]:
+    """One thread, no network, no terminal width of the caller's."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`svd-lightning …` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "svd_lightning", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        **options,
+    )
+
+
+def interrupted_command(until: Iterator[bool], sign: signal.Signals, *arguments: str, log: Path) -> int:
+    """The same, sent a signal as soon as `until` yields true; its exit status."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "svd_lightning", *arguments], env=environment(), stdout=output, stderr=output
+        )
+        try:
+            for _ in range(2000):
+                if next(until) or process.poll() is not None:
+                    break
+                time.sleep(0.02)
+            assert process.poll() is None, log.read_text()
+            process.send_signal(sign)
+            return process.wait(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
