@@ -31,15 +31,26 @@ def check_calibration_split(data: CompletionDataModule) -> None:
 def check_checkpointing(trainer: L.Trainer) -> None:
     """Refuse checkpoints that would be written before their epoch's calibration, without its strength.
 
+    Checkpoints by steps or minutes serve resuming; beside them there must be one of each epoch.
+
     Raises:
         InputError: for such a ModelCheckpoint.
     """
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and not callback._should_save_on_train_epoch_end(trainer):
-            raise InputError(
-                "trainer.callbacks: ModelCheckpoint would save before the epoch's calibration; expected "
-                "save_on_train_epoch_end: true on it (and leave every_n_train_steps out)"
-            )
+    found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    by_epoch = [callback for callback in found if callback.every_n_epochs]
+    if len(by_epoch) < bool(found) or not all(_saves_at_epoch_end(callback, trainer) for callback in by_epoch):
+        raise InputError(
+            "trainer.callbacks: ModelCheckpoint would save before the epoch's calibration; expected one that saves "
+            "by epochs (without every_n_train_steps), with save_on_train_epoch_end: true"
+        )
+
+
+def _saves_at_epoch_end(callback: ModelCheckpoint, trainer: L.Trainer) -> bool:
+    """Lightning's own rule, which it can apply only once it knows how many validation batches there are."""
+    if callback._save_on_train_epoch_end is not None:
+        return callback._save_on_train_epoch_end
+    validates = trainer.limit_val_batches and as_completion_data(trainer).split_ids("validation")
+    return not validates or (trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1)
 
 
 def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:
