@@ -68,10 +68,10 @@ class SteeringCalibration(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show every candidate on the test split, with the strengths from the calibration split."""
-        record = as_steered(pl_module).test_record
+        record, folder = as_steered(pl_module).test_record, trainer.log_dir  # all ranks: it is broadcast
         if record is not None and trainer.is_global_zero:
-            if trainer.log_dir is not None:
-                write_json(Path(trainer.log_dir) / "test.json", record)
+            if folder is not None:
+                write_json(Path(folder) / "test.json", record)
             if self.show_table:
                 console().print(
                     comparison_table("Test split, with the strengths of the calibration split", record)
@@ -108,6 +108,7 @@ class SteeringCalibration(L.Callback):
     def _report(
         self, trainer: L.Trainer, module: SteeredLanguageModel, table: TokenTable, record: dict[str, Any]
     ) -> None:
+        folder = trainer.log_dir  # all ranks: it is broadcast
         if not trainer.is_global_zero:
             return
         if record["warning"]:
@@ -122,8 +123,8 @@ class SteeringCalibration(L.Callback):
                 log_figures(
                     logger, table, module.steering.with_strengths(record["strengths"]), step=trainer.global_step
                 )
-        if trainer.log_dir is not None:
-            write_json(Path(trainer.log_dir) / "calibration.json", record)
+        if folder is not None:
+            write_json(Path(folder) / "calibration.json", record)
         if self.show_table:
             console().print(comparison_table("Calibration split", record))
 
