@@ -1,6 +1,7 @@
 """One streaming pass over the calibration split, kept as a torchmetrics Metric."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from svd_lightning.functional import confidence_mask, expectation, log_probabili
 from svd_lightning.steering import SteeringRule, rule_name
 
 _STATES = ENTRY_FIELDS + TOKEN_FIELDS
+_DTYPES = dict.fromkeys(("size", "slot", "example", "position"), torch.int64)
 
 
 class CalibrationTable(Metric):
@@ -73,16 +75,28 @@ class CalibrationTable(Metric):
         for name, value in new.items():
             getattr(self, name).append(value.detach())
 
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Reduce over processes; one without tokens takes part with empty states of the right type and shape."""
+        self._fill()
+        super().sync(*args, **kwargs)
+
+    def _fill(self) -> None:
+        # torchmetrics would send a flat float tensor for any empty list, and the gather would fail or hang
+        for name in _STATES:
+            if isinstance(state := getattr(self, name), list) and not state:
+                shape = (0, len(self.rules)) if name == "centres" else (0,)
+                state.append(torch.zeros(shape, dtype=_DTYPES.get(name, torch.float32), device=self.device))
+
     def compute(self) -> TokenTable:
         """The table on the CPU, ordered and without repetitions.
 
         Raises:
             InputError: if nothing was added.
         """
-        states = {name: getattr(self, name) for name in _STATES}
-        if any(isinstance(state, list) and not state for state in states.values()):
+        self._fill()
+        tensors = {name: dim_zero_cat(getattr(self, name)).cpu() for name in _STATES}
+        if not tensors["size"].numel():
             raise InputError("calibration split: expected at least one completion token, got none")
-        tensors = {name: dim_zero_cat(state).cpu() for name, state in states.items()}
         return _ordered(tensors, alpha=self.alpha, rule_names=tuple(map(rule_name, self.rules)))
 
 
