@@ -28,7 +28,7 @@ from svd_lightning.models import (
     fingerprint,
     read_adapter_config,
 )
-from svd_lightning.steering import Steering
+from svd_lightning.steering import Steering, rule_name
 from svd_lightning.strength import describe, known_rules, rescore
 
 Batch = dict[str, Any]
@@ -74,8 +74,8 @@ class SteeredLanguageModel(L.LightningModule):
             backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
         if not 0.0 <= warmup_ratio <= 1.0:
             raise InputError(f"model.warmup_ratio: expected a share in [0, 1], got {warmup_ratio}")
-        self.backbone, self.steering = backbone, steering
-        self.strengths_given = steering.calibrated
+        self.backbone = backbone
+        self.recipe = self.steering = steering  # as configured, and as in force once calibrated
         self.optimizer, self.lr_schedule, self.warmup_ratio = optimizer, lr_schedule, warmup_ratio
         self.gradient_checkpointing = gradient_checkpointing
         self.generation = generation_config(generation or {})
@@ -84,7 +84,7 @@ class SteeredLanguageModel(L.LightningModule):
         self.model: PeftModel | None = None
         self.base_fingerprint: str | None = None
         self.calibration: dict[str, Any] | None = None
-        self.compare = False
+        self.compare = self.recalibrating = False
         self.predicted: set[int] = set()
         # plain dictionaries: FSDP casts the float64 sums of registered metrics
         self.nll = {name: MeanNLL() for name in ("base", "tuned", "steered")}
@@ -159,7 +159,7 @@ class SteeredLanguageModel(L.LightningModule):
     def on_test_start(self) -> None:
         """Begin a table of the test tokens: every candidate of the calibration is scored on it."""
         if self.steering.alpha is not None:
-            self.tables["test"] = new_table(self.steering).to(self.device)
+            self.tables["test"] = new_table(self.recipe).to(self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Tabulate the batch; without a mask there is no table, and it is scored as in validation."""
@@ -185,7 +185,7 @@ class SteeredLanguageModel(L.LightningModule):
         neutral = self.steering.with_strengths([0.0] * len(self.steering.rules))
         record = describe(table, self.steering if self.steering.calibrated else neutral)
         found = self.calibration or {"estimator": None, "candidates": []}
-        rules = known_rules(self.steering.rules)
+        rules = known_rules(self.recipe.rules)
         again = rescore(table, found["candidates"], rules, penalty=self.steering.penalty)
         return {**record, "estimator": found["estimator"], "candidates": again}
 
@@ -237,11 +237,14 @@ class SteeredLanguageModel(L.LightningModule):
             InputError: if it was made for other rules.
         """
         self.calibration = dict(calibration)
-        if self.strengths_given:
+        if self.recipe.calibrated:
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return
-        check_steering(self.steering, calibration)
-        self.steering = self.steering.with_strengths(calibration["strengths"])
+        check_steering(self.recipe, calibration)
+        by_name = {rule_name(rule): rule for rule in known_rules(self.recipe.rules)}
+        used = calibration["used"]
+        rules = [by_name[name] for name in used["rules"]]
+        self.steering = replace(self.recipe, rules=rules, strengths=tuple(used["strengths"]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights, the calibration, and what identifies the base."""
@@ -261,7 +264,7 @@ class SteeredLanguageModel(L.LightningModule):
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         check_keys(checkpoint["state_dict"], {k: v for k, v in self.state_dict().items() if k in trainable})
         calibration = checkpoint.get("calibration")
-        if calibration is None:
+        if calibration is None or self.recalibrating:
             return
         if calibration["global_step"] != checkpoint["global_step"]:
             _log.warning(

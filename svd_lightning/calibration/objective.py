@@ -12,6 +12,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.functional import (
     ObjectiveTerms,
     StrengthTerms,
+    kl_divergence,
     log_probabilities,
     objective_terms,
     strength_terms,
@@ -40,6 +41,10 @@ class Objective(Protocol):
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """K, gradient and Hessian at μ, float64 [k]."""
+        ...
+
+    def divergence(self, strengths: Tensor) -> float:
+        """How far the steering moves the distribution: mean KL(p_μ ‖ p_0) in nats."""
         ...
 
     def terms(self) -> StrengthTerms:
@@ -107,6 +112,14 @@ class MaskedObjective:
         n = self.num_tokens
         return Evaluation(nll.item() / n, gradient / n, hessian / n)
 
+    def divergence(self, strengths: Tensor) -> float:
+        """Mean KL(p_μ ‖ p_0) = E_{p_μ}[μ·d] − (log-normaliser at μ − log-normaliser at 0), in nats."""
+        steered, normaliser, rows = self._normalise(strengths)
+        _, before, _ = self._normalise(torch.zeros_like(strengths))
+        shift = steered - self._log_p
+        moved = ((steered - normaliser[rows]).exp() * shift).sum() - (normaliser - before).sum()
+        return moved.item() / self.num_tokens
+
     def terms(self) -> StrengthTerms:
         """The paper's per-token terms: masked entries of d are 0, labels outside the mask count as 0."""
         table = self._whole
@@ -164,6 +177,16 @@ class StreamedObjective:
             total = ObjectiveTerms(*(whole + new.cpu() for whole, new in zip(total, part, strict=True)))
             n += labels.numel()
         return Evaluation(total.nll.item() / n, total.gradient / n, total.hessian / n)
+
+    def divergence(self, strengths: Tensor) -> float:
+        """Mean KL(p_μ ‖ p_0), in nats."""
+        total, n = 0.0, 0
+        for tuned_logits, base_logits, labels in self._chunks():
+            log_p, directions = self._directions(tuned_logits, base_logits)
+            steered = log_p.double() + torch.einsum("k,knv->nv", strengths.double().to(log_p.device), directions)
+            total += kl_divergence(steered, log_p.double()).sum().item()
+            n += labels.numel()
+        return total / n
 
     def terms(self) -> StrengthTerms:
         """Per-token slope and curvatures of the single rule."""

@@ -1,5 +1,6 @@
 """The compact table of calibration tokens: exactly what the masked objective needs, and nothing else."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -100,6 +101,43 @@ class TokenTable:
         kept = {name: getattr(self, name)[entries] for name in ENTRY_FIELDS}
         kept |= {name: getattr(self, name)[keep] for name in TOKEN_FIELDS}
         return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names)
+
+    def narrow(self, alpha: float) -> "TokenTable":
+        """The table at a larger α: tables nest, so it needs no model.
+
+        Raises:
+            InputError: if alpha is smaller than the table's own, or above 1.
+        """
+        if not self.alpha <= alpha <= 1.0:
+            raise InputError(
+                f"alpha: this table holds α from {self.alpha:g} to 1, got {alpha:g}; calibrate at {alpha:g}"
+            )
+        if alpha == self.alpha:
+            return self
+        rows, log_p = self.rows(), self.log_p
+        peak = torch.full((self.num_tokens,), -torch.inf, dtype=log_p.dtype)
+        peak = peak.scatter_reduce_(0, rows, log_p, "amax")
+        keep = log_p >= peak[rows] + math.log(alpha)
+        lost = torch.where(keep, 0.0, log_p.double().exp())
+        rest = self.rest.double().exp().index_add_(0, rows, lost).log()
+        before = keep.long().cumsum(0) - keep.long()
+        first = self.size.cumsum(0) - self.size
+        entry = (first + self.slot).clamp_min(0)
+        inside = self.covered & keep[entry]
+        slot = torch.where(inside, before[entry] - before[first], -1)
+        size = torch.zeros_like(self.size).index_add_(0, rows, keep.long())
+        changed = {
+            "log_p": log_p[keep],
+            "log_q": self.log_q[keep],
+            "size": size,
+            "slot": slot,
+            "rest": rest.float(),
+        }
+        return TokenTable({**self.tensors(), **changed}, alpha=alpha, rule_names=self.rule_names)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every field by name."""
+        return {name: getattr(self, name) for name in ENTRY_FIELDS + TOKEN_FIELDS}
 
     def directions(self, rules: Sequence[SteeringRule]) -> Tensor:
         """Each rule's direction on the confident entries, float64 [k, M].

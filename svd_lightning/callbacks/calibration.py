@@ -1,7 +1,7 @@
 """The callback that measures how far to steer."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from svd_lightning.callbacks.guards import (
     check_calibration_split,
     check_checkpointing,
 )
-from svd_lightning.callbacks.tables import comparison_table, console
+from svd_lightning.callbacks.tables import comparison_table, console, sweep_table
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.strength import LineSearch, StrengthEstimator, calibrate
+from svd_lightning.strength import PAPER_ALPHAS, LineSearch, StrengthEstimator, calibrate
 
 _log = logging.getLogger(__name__)
 _SCALARS = ("kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "mask_size", "coverage")
@@ -38,6 +38,10 @@ class SteeringCalibration(L.Callback):
 
     Args:
         estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
+        guard: use the strengths only where their held-out gain, over the tuned model and over sharpening, is
+            sure; else fall back to sharpening, or to the tuned model.
+        folds: of the cross-fit behind the gains; examples are never split.
+        alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         show_table: print base, tuned, the sharpening control and every estimator side by side.
 
     Raises:
@@ -45,15 +49,26 @@ class SteeringCalibration(L.Callback):
             checkpoints would be written before the calibration of their epoch.
     """
 
-    def __init__(self, *, estimator: StrengthEstimator = LineSearch(), show_table: bool = True) -> None:  # noqa: B008
-        self.estimator, self.show_table = estimator, show_table
+    def __init__(
+        self,
+        *,
+        estimator: StrengthEstimator = LineSearch(),  # noqa: B008  has no state
+        guard: bool = True,
+        folds: int = 4,
+        alphas: Sequence[float] = PAPER_ALPHAS,
+        show_table: bool = True,
+    ) -> None:
+        self.estimator, self.guard, self.folds = estimator, guard, folds
+        self.alphas, self.show_table = tuple(alphas), show_table
         self.on_validate = False
-        self._snapshot = ReferenceSnapshot()
+        self._snapshot, self._snapshot_of = ReferenceSnapshot(), ""
+        self._calibrated_step: int | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse what would waste or falsify the run."""
+        self._calibrated_step = None  # the module may come from another run with as many steps
         check_calibration_split(as_completion_data(trainer))
-        new_table(as_steered(pl_module).steering)  # refuses a steering without a mask
+        new_table(as_steered(pl_module).recipe)  # refuses a steering without a mask
         check_checkpointing(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -78,20 +93,25 @@ class SteeringCalibration(L.Callback):
                 )
 
     def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
-        known = module.calibration is not None and module.calibration["global_step"] == trainer.global_step
-        if known and not self.on_validate:
+        if self._calibrated_step == trainer.global_step and not self.on_validate:
             return
-        check_calibration_split(as_completion_data(trainer))
+        data = as_completion_data(trainer)
+        check_calibration_split(data)
+        reference = f"{module.base_fingerprint} {module.peft_model.dtype} {data.digest('calibration')}"
+        if reference != self._snapshot_of:
+            self._snapshot, self._snapshot_of = ReferenceSnapshot(), reference
         table = self._tabulate(trainer, module)
-        record = calibrate(table, module.steering, self.estimator)
+        record = calibrate(
+            table, module.recipe, self.estimator, guard=self.guard, folds=self.folds, alphas=self.alphas
+        )
         record |= {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
-        record["strengths_used"] = list(module.steering.strengths or ()) if module.strengths_given else None
         module.adopt(record)
+        self._calibrated_step = trainer.global_step
         self._report(trainer, module, table, record)
 
     def _tabulate(self, trainer: L.Trainer, module: SteeredLanguageModel) -> TokenTable:
         """One pass over the calibration split, gathered from all processes."""
-        table = new_table(module.steering).to(module.device)
+        table = new_table(module.recipe, alphas=self.alphas).to(module.device)
         loader = as_completion_data(trainer).calibration_dataloader()
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         training = module.training
@@ -111,8 +131,9 @@ class SteeringCalibration(L.Callback):
         folder = trainer.log_dir  # all ranks: it is broadcast
         if not trainer.is_global_zero:
             return
-        if record["warning"]:
-            _log.warning("calibration: %s", record["warning"])
+        for text in (record["warning"], None if record["verdict"] == "steer" else record["message"]):
+            if text:
+                _log.warning("calibration: %s", text)
         scalars = {f"steer/{name}": record[name] for name in _SCALARS}
         names = [f"steer/strength/{rule}" for rule in record["rules"]]
         names = ["steer/strength"] if len(names) == 1 else names
@@ -121,12 +142,15 @@ class SteeringCalibration(L.Callback):
             logger.log_metrics(scalars, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
                 log_figures(
-                    logger, table, module.steering.with_strengths(record["strengths"]), step=trainer.global_step
+                    logger, table, module.recipe.with_strengths(record["strengths"]), step=trainer.global_step
                 )
         if folder is not None:
             write_json(Path(folder) / "calibration.json", record)
         if self.show_table:
             console().print(comparison_table("Calibration split", record))
+            if record["sweep"]:
+                console().print(sweep_table(record))
+            console().print(record["message"])
 
 
 def _progress(trainer: L.Trainer, loader: DataLoader) -> Iterator[dict[str, Any]]:

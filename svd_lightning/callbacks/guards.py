@@ -40,8 +40,8 @@ def check_checkpointing(trainer: L.Trainer) -> None:
     by_epoch = [callback for callback in found if callback.every_n_epochs]
     if len(by_epoch) < bool(found) or not all(_saves_at_epoch_end(callback, trainer) for callback in by_epoch):
         raise InputError(
-            "trainer.callbacks: ModelCheckpoint would save before the epoch's calibration; expected one that saves "
-            "by epochs (without every_n_train_steps), with save_on_train_epoch_end: true"
+            "trainer.callbacks: ModelCheckpoint would save before the epoch's calibration; expected one that "
+            "saves by epochs (without every_n_train_steps), with save_on_train_epoch_end: true"
         )
 
 

@@ -13,6 +13,7 @@ from svd_lightning.callbacks.guards import as_completion_data, as_steered
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.steering import rule_name
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -122,7 +123,7 @@ def _settings(trainer: L.Trainer, module: SteeredLanguageModel) -> str:
     parts = (
         module.base_fingerprint,
         weights,
-        module.hparams["steering"]["rules"],
+        [rule_name(rule) for rule in module.steering.rules],
         module.steering.strengths,
         module.steering.alpha,
         module.steering.penalty,

@@ -1,5 +1,6 @@
 """Results as tables in the terminal."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,41 +14,75 @@ def console() -> Console:
     return terminal if terminal.is_terminal else Console(width=120)
 
 
-def comparison_table(title: str, record: Mapping[str, Any]) -> Table:
-    """Base, tuned, the control and every candidate, one row each.
+def comparison_table(title: str, record: Mapping[str, Any], *, gains: bool = True) -> Table:
+    """Base, tuned, the control and every candidate, one row each; the recipe in use is bold.
 
     Args:
         title: what the tokens are.
         record: a calibration record as `svd_lightning.strength.calibrate` returns it.
+        gains: show the held-out gain over the tuned model with its interval.
     """
-    table = Table(title=title, title_justify="left", caption=_caption(record), caption_justify="left")
+    table = Table(title=title, title_justify="left", caption=_caption(record, gains), caption_justify="left")
     for name in ("distribution", "estimator"):
         table.add_column(name)
-    for name in ("strength μ", "NLL", "NLL as decoded", "accuracy"):
-        table.add_column(name, justify="right")
-    table.add_row("base", "", "", f"{record['nll_base']:.4f}", "", "")
+    for name in ("strength μ", "NLL", "as decoded", "accuracy", *(["gain, 95 % interval"] * gains)):
+        table.add_column(name, justify="right", no_wrap="gain" in name)
+    table.add_row("base", "", "", f"{record['nll_base']:.4f}")
     table.add_row("tuned", "", "0", *_numbers(record, "nll_tuned", "nll_decoded_tuned", "accuracy_tuned"))
+    used = record.get("used", record)
     for candidate in record["candidates"]:
-        chosen = candidate["rules"] == list(record["rules"]) and candidate["estimator"] == record["estimator"]
+        in_use = candidate["rules"] == used["rules"] and candidate["strengths"] == used["strengths"]
         table.add_row(
-            "sharpened (control)" if candidate["rules"] == ["Temperature"] else " + ".join(candidate["rules"]),
+            _name(candidate["rules"]),
             candidate["estimator"],
             ", ".join(f"{strength:.3g}" for strength in candidate["strengths"]),
             *_numbers(candidate, "nll", "nll_decoded", "accuracy"),
-            style="bold" if chosen else None,
+            *([gain_text(candidate["gain"])] * gains),
+            style="bold" if in_use else None,
         )
     return table
+
+
+def sweep_table(record: Mapping[str, Any]) -> Table:
+    """The masks that were compared, one row each."""
+    table = Table(title="Masks, with the penalty fitted for each", title_justify="left")
+    for name in ("alpha", "coverage", "mask size", "penalty λ", "strength μ", "gain, 95 % interval"):
+        table.add_column(name, justify="right")
+    for choice in record["sweep"]:
+        table.add_row(
+            f"{choice['alpha']:g}",
+            f"{choice['coverage']:.1%}",
+            f"{choice['mask_size']:.1f}",
+            f"{choice['penalty']:.3g}",
+            ", ".join(f"{strength:.3g}" for strength in choice["strengths"]),
+            gain_text(choice["gain"]),
+        )
+    best = record["recommended"]
+    table.caption = f"Largest gain: alpha {best['alpha']:g}, penalty {best['penalty']:.3g}; {best['reason']}."
+    table.caption_justify = "left"
+    return table
+
+
+def gain_text(gain: Mapping[str, float]) -> str:
+    """A gain in nats per token with its interval."""
+    if not math.isfinite(gain["low"]):
+        return "not known"
+    return f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+
+
+def _name(rules: list[str]) -> str:
+    return "sharpened (control)" if rules == ["Temperature"] else " + ".join(rules)
 
 
 def _numbers(record: Mapping[str, Any], nll: str, decoded: str, accuracy: str) -> tuple[str, str, str]:
     return f"{record[nll]:.4f}", f"{record[decoded]:.4f}", f"{record[accuracy]:.1%}"
 
 
-def _caption(record: Mapping[str, Any]) -> str:
+def _caption(record: Mapping[str, Any], gains: bool) -> str:
     penalty = record["penalty"]
-    tokens = f"{record['tokens']} tokens of {record['examples']} examples"
     covered = f", on the {record['coverage']:.1%} of them whose label lies inside the mask"
     return (
-        f"{tokens}; nats per token; accuracy: label ranked first. NLL: the mask (α = {record['alpha']:g}) only "
-        f"silences the steering. NLL as decoded: λ = {penalty:g}{covered * (penalty == float('-inf'))}."
+        f"{record['tokens']} tokens of {record['examples']} examples; nats per token; accuracy: label ranked first. "
+        f"NLL: the mask (α = {record['alpha']:g}) only silences the steering. As decoded: λ = {penalty:g}"
+        f"{covered * (penalty == -math.inf)}." + " Gain: held-out, over the tuned model, as decoded." * gains
     )

@@ -1,5 +1,6 @@
 """From batches to the calibration table: both models' logits of the completion tokens, a chunk at a time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from peft import PeftModel
@@ -8,12 +9,12 @@ from svd_lightning.calibration import CalibrationTable, ReferenceSnapshot
 from svd_lightning.decoding.scoring import completion_states, completion_tokens, logit_chunks
 from svd_lightning.errors import InputError
 from svd_lightning.models.hidden import base_hidden_states
-from svd_lightning.steering import Steering
+from svd_lightning.steering import ConfidentSet, Steering
 from svd_lightning.strength import known_rules
 
 
-def new_table(steering: Steering) -> CalibrationTable:
-    """An empty table for the steering's rules and the built-in ones, under its mask.
+def new_table(steering: Steering, *, alphas: Sequence[float] = ()) -> CalibrationTable:
+    """An empty table for the steering's rules and the built-in ones, at its α or the smallest of some others.
 
     Raises:
         InputError: if the steering has no mask: the table holds confident tokens only.
@@ -23,7 +24,8 @@ def new_table(steering: Steering) -> CalibrationTable:
             "steering.alpha: the calibration table needs a mask, got null; set alpha (the paper's is 0.1; 0.001 "
             "comes close to none), or give steering.strengths and leave the calibration out"
         )
-    return CalibrationTable(known_rules(steering.rules), alpha=steering.alpha)
+    rules = {type(rule): rule for rule in (*known_rules(steering.rules), ConfidentSet())}
+    return CalibrationTable(tuple(rules.values()), alpha=min(steering.alpha, *alphas, 1.0))
 
 
 def tabulate(

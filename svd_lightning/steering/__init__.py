@@ -1,9 +1,20 @@
 """How to steer: rules (directions in logit space) and the recipe that combines them."""
 
+from svd_lightning.steering.confident_set import ConfidentSet
 from svd_lightning.steering.kl_gradient import KLGradient
 from svd_lightning.steering.natural_gradient import NaturalGradient
 from svd_lightning.steering.rule import SteeringRule, rule_name
 from svd_lightning.steering.steering import Steering
+from svd_lightning.steering.task_aware import TaskAware
 from svd_lightning.steering.temperature import Temperature
 
-__all__ = ["KLGradient", "NaturalGradient", "Steering", "SteeringRule", "Temperature", "rule_name"]
+__all__ = [
+    "ConfidentSet",
+    "KLGradient",
+    "NaturalGradient",
+    "Steering",
+    "SteeringRule",
+    "TaskAware",
+    "Temperature",
+    "rule_name",
+]

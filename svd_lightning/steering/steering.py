@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.functional import confidence_mask, log_probabilities, steer
+from svd_lightning.functional import confidence_mask, log_probabilities
 from svd_lightning.steering.kl_gradient import KLGradient
 from svd_lightning.steering.rule import SteeringRule, rule_name
 
@@ -81,8 +82,17 @@ class Steering:
                 "callback, `svd-lightning calibrate`, or give the strengths yourself"
             )
         log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
-        offset = tuned_logits.new_zeros((), dtype=log_p.dtype)
+        unsteered = tuned_logits.to(log_p.dtype)
+        steered = unsteered
         for rule, strength in zip(self.rules, self.strengths, strict=True):
-            offset = offset + strength * rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1))
-        mask = None if self.alpha is None else confidence_mask(tuned_logits, self.alpha)
-        return steer(tuned_logits, offset, mask, strength=1.0, penalty=self.penalty)
+            direction = rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1))
+            steered = torch.add(steered, direction, alpha=strength)
+        if self.alpha is None:
+            return steered
+        return torch.where(confidence_mask(unsteered, self.alpha), steered, self._penalised(unsteered))
+
+    def _penalised(self, logits: Tensor) -> Tensor | float:
+        """z + λ, without a pass over the vocabulary where λ leaves nothing of z or all of it."""
+        if self.penalty == 0.0:
+            return logits
+        return self.penalty if math.isinf(self.penalty) else logits + self.penalty

@@ -1,6 +1,7 @@
 """How far to steer: estimators of the strength, pure functions of the calibration objective."""
 
-from svd_lightning.strength.calibrate import calibrate, describe, known_rules, rescore
+from svd_lightning.strength.calibrate import calibrate, describe
+from svd_lightning.strength.candidates import known_rules, rescore
 from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
 from svd_lightning.strength.fixed import Fixed
 from svd_lightning.strength.line_search import LineSearch
@@ -8,9 +9,11 @@ from svd_lightning.strength.mean import Mean
 from svd_lightning.strength.median import Median
 from svd_lightning.strength.newton import Newton
 from svd_lightning.strength.sequence import Sequence
+from svd_lightning.strength.sweep import PAPER_ALPHAS
 from svd_lightning.strength.trimmed_mean import TrimmedMean
 
 __all__ = [
+    "PAPER_ALPHAS",
     "Estimate",
     "Fixed",
     "LineSearch",

@@ -1,60 +1,104 @@
-"""From a calibration table to strengths: the chosen estimator, and all the others beside it."""
+"""From a calibration table to the strengths that will be used, and everything a user should know about them."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from svd_lightning.calibration import MaskedObjective, Score, TokenTable, base_nll, score, tuned_nll
-from svd_lightning.steering import KLGradient, NaturalGradient, Steering, SteeringRule, Temperature, rule_name
-from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
-from svd_lightning.strength.line_search import LineSearch
-from svd_lightning.strength.mean import Mean
-from svd_lightning.strength.median import Median
-from svd_lightning.strength.newton import Newton
-from svd_lightning.strength.sequence import Sequence as SequenceEstimator
-from svd_lightning.strength.trimmed_mean import TrimmedMean
+import torch
+
+from svd_lightning.calibration import TokenTable, base_nll, score, tuned_nll
+from svd_lightning.errors import InputError
+from svd_lightning.steering import Steering, rule_name
+from svd_lightning.strength.candidates import CONTROL, Recipe, evaluate, recipes
+from svd_lightning.strength.estimate import StrengthEstimator
+from svd_lightning.strength.guard import Gain, label_log_probs, paired_gain
+from svd_lightning.strength.sweep import recommend, sweep
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """Rules with the strengths that one estimator finds for them."""
-
-    rules: tuple[str, ...]
-    estimator: str
-    strengths: tuple[float, ...]
-    nll: float
-    nll_decoded: float
-    accuracy: float
-    warning: str | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**asdict(self), "rules": list(self.rules), "strengths": list(self.strengths)}
-
-
-def calibrate(table: TokenTable, steering: Steering, estimator: StrengthEstimator) -> dict[str, Any]:
-    """Solve for the strengths and describe the result in plain numbers and strings.
+def calibrate(
+    table: TokenTable,
+    steering: Steering,
+    estimator: StrengthEstimator,
+    *,
+    guard: bool = True,
+    folds: int = 4,
+    alphas: Sequence[float] = (),
+) -> dict[str, Any]:
+    """Solve for the strengths, put intervals on their gain, and describe the result in plain numbers.
 
     Args:
-        table: the calibration tokens, built with the steering's rules and `Temperature`.
+        table: the calibration tokens, built at the smallest α in question with the steering's rules and the
+            built-in ones.
         steering: rules, mask and penalty; its strengths are ignored.
-        estimator: chooses the strengths that will be used.
+        estimator: chooses the strengths.
+        guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
+        folds: of the cross-fit behind every gain; examples are never split.
+        alphas: masks to compare; none leaves the comparison out.
 
     Returns:
-        What a checkpoint and `calibration.json` hold: the strengths, how they were found, NLL in nats per
-        token for base, tuned and steered, the coverage of the mask, and every other candidate.
+        What a checkpoint and `calibration.json` hold: the strengths found and those `used`, NLL in nats per
+        token, coverage, every candidate with the interval of its gain, the verdict, and the α sweep.
 
     Raises:
-        InputError: if the estimator takes a single rule and there are several.
+        InputError: for fewer than two calibration examples, or several rules with an estimator for one.
     """
-    estimate = estimator(MaskedObjective(table, steering.rules, penalty=steering.penalty))
-    return {
-        "estimator": estimator_name(estimator),
-        "warning": estimate.warning,
-        "skipped_tokens": estimate.skipped,
-        **describe(table, steering.with_strengths(estimate.strengths)),
-        "candidates": [candidate.plain() for candidate in candidates(table, steering)],
+    folds = min(folds, table.num_examples)
+    if folds < 2:
+        raise InputError(
+            f"data.calibration: expected at least 2 examples, for an interval on the gain, got {table.num_examples}"
+        )
+    masked = table.narrow(steering.alpha) if steering.alpha is not None else table
+    zeros = torch.zeros(len(steering.rules), dtype=torch.float64)
+    tuned = label_log_probs(masked, steering.rules, zeros, penalty=steering.penalty)
+    chosen = Recipe(tuple(steering.rules), estimator)
+    found = {
+        recipe.key: evaluate(masked, recipe, penalty=steering.penalty, tuned=tuned, folds=folds)
+        for recipe in recipes(steering, estimator)
     }
+    best, held_out = found[chosen.key]
+    control, held_out_control = found[CONTROL.key]
+    over_control = paired_gain(held_out, held_out_control, masked.example)
+    verdict = judge(best.gain, over_control, control.gain, is_control=chosen.key == CONTROL.key)
+    used = {"steer": best, "control": control, "tuned": None}[verdict if guard else "steer"]
+    choices = sweep(table, steering.rules, alphas, folds=folds) if alphas else []
+    return {
+        "estimator": best.estimator,
+        "warning": best.warning,
+        **describe(masked, steering.with_strengths(best.strengths)),
+        "gain_over_tuned": asdict(best.gain),
+        "gain_over_control": asdict(over_control),
+        "verdict": verdict,
+        "message": explain(verdict, guard=guard),
+        "guard": guard,
+        "used": {
+            "rules": list(used.rules) if used else [rule_name(rule) for rule in steering.rules],
+            "strengths": list(used.strengths) if used else [0.0] * len(steering.rules),
+            "gain": asdict(used.gain) if used else asdict(Gain(0.0, 0.0, 0.0)),
+        },
+        "candidates": [candidate.plain() for candidate, _ in found.values()],
+        "sweep": [asdict(choice) for choice in choices],
+        "recommended": recommend(choices) if choices else None,
+    }
+
+
+def judge(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: bool) -> str:
+    """`steer`, `control` or `tuned`: the furthest step whose held-out gain is sure."""
+    if over_tuned.sure and (over_control.sure or is_control):
+        return "steer"
+    return "control" if control.sure else "tuned"
+
+
+def explain(verdict: str, *, guard: bool) -> str:
+    """The verdict in words."""
+    told = {
+        "steer": "steering helps: the held-out gain over the tuned model and over sharpening is above zero",
+        "control": "steering does not help here beyond sharpening: its gain over the control may be zero",
+        "tuned": "steering does not help here: its held-out gain over the tuned model may be zero",
+    }[verdict]
+    done = {"steer": "", "control": "; the control is used", "tuned": "; the tuned model is used as it is"}[
+        verdict
+    ]
+    return told + (done if guard else "; guard is off, so the strengths found are used all the same" * bool(done))
 
 
 def describe(table: TokenTable, steering: Steering) -> dict[str, Any]:
@@ -80,59 +124,3 @@ def describe(table: TokenTable, steering: Steering) -> dict[str, Any]:
         "accuracy_tuned": tuned.accuracy,
         "accuracy_steered": steered.accuracy,
     }
-
-
-def candidates(table: TokenTable, steering: Steering) -> Iterator[Candidate]:
-    """Sharpening alone (the control), each rule with each estimator, other rules, and all rules together."""
-    rules, penalty = tuple(steering.rules), steering.penalty
-    everything = known_rules(rules)
-    yield _candidate(table, (Temperature(),), LineSearch(), penalty)
-    for rule in everything:
-        if rule in rules and not isinstance(rule, Temperature):
-            for estimator in (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton()):
-                yield _candidate(table, (rule,), estimator, penalty)
-        if not isinstance(rule, Temperature):
-            yield _candidate(table, (rule,), LineSearch(), penalty)
-    if 1 < len(rules) < len(everything):
-        yield _candidate(table, rules, LineSearch(), penalty)
-    yield _candidate(table, everything, LineSearch(), penalty)
-
-
-def known_rules(rules: Sequence[SteeringRule]) -> tuple[SteeringRule, ...]:
-    """The given rules and the built-in ones that are not among them: what a table is built for."""
-    given = {type(rule): rule for rule in rules}
-    return (
-        *rules,
-        *(rule for rule in (KLGradient(), NaturalGradient(), Temperature()) if type(rule) not in given),
-    )
-
-
-def rescore(
-    table: TokenTable, found: Sequence[dict[str, Any]], rules: Sequence[SteeringRule], *, penalty: float
-) -> list[dict[str, Any]]:
-    """The same candidates with the same strengths, scored on another table (held-out tokens).
-
-    Args:
-        table: the other tokens.
-        found: candidates as `calibrate` describes them.
-        rules: the rules that they name.
-        penalty: λ of decoding.
-    """
-    by_name = {rule_name(rule): rule for rule in rules}
-    again = []
-    for candidate in found:
-        chosen = [by_name[name] for name in candidate["rules"]]
-        result = score(table, chosen, candidate["strengths"], penalty=penalty)
-        again.append({**candidate, **asdict(result)})
-    return again
-
-
-def _candidate(
-    table: TokenTable, rules: tuple[SteeringRule, ...], estimator: StrengthEstimator, penalty: float
-) -> Candidate:
-    estimate: Estimate = estimator(MaskedObjective(table, rules, penalty=penalty))
-    result: Score = score(table, rules, estimate.strengths, penalty=penalty)
-    names = tuple(map(rule_name, rules))
-    return Candidate(
-        names, estimator_name(estimator), estimate.strengths, **asdict(result), warning=estimate.warning
-    )

@@ -5,35 +5,53 @@ import math
 from svd_lightning.calibration import Objective
 from svd_lightning.errors import InputError
 from svd_lightning.strength.estimate import Estimate
-from svd_lightning.strength.solver import minimise
+from svd_lightning.strength.solver import Solution, minimise, within_budget
+
+_SEPARABLE_NLL = 1e-4
+"""Below this K the labels are all but certain, and larger strengths would only make them more so."""
 
 
 class LineSearch:
-    """argmin_μ K(μ) within |μ_k| ≤ bound: the global optimum, because K is convex in μ.
+    """argmin_μ K(μ) for any number of rules at once: the global optimum, because K is convex in μ ∈ R^k.
+
+    The search stays in a trust region, |μ_k| ≤ bound and mean KL(p_μ ‖ p_0) ≤ kl_budget, and says so when the
+    result lies on its border: the calibration labels are then separable along a direction, or too few.
 
     Args:
-        bound: largest |μ_k|; a result that ends on it carries a warning, because K was still falling there
-            (the calibration data are separable along the direction, or the bound is too small).
+        bound: largest |μ_k|.
+        kl_budget: largest mean divergence of the steered from the unsteered distribution, in nats; beyond it
+            the strengths are shortened along their own ray.
         tolerance: largest absolute slope dK/dμ at the result, in nats per token and unit of μ.
 
     Source: README, "The method".
     """
 
-    def __init__(self, *, bound: float = 100.0, tolerance: float = 1e-6) -> None:
-        for name, value in (("bound", bound), ("tolerance", tolerance)):
+    def __init__(self, *, bound: float = 1000.0, kl_budget: float = 5.0, tolerance: float = 1e-6) -> None:
+        for name, value in (("bound", bound), ("kl_budget", kl_budget), ("tolerance", tolerance)):
             if not (value > 0.0 and math.isfinite(value)):
                 raise InputError(f"{name}: expected a finite number above 0, got {value}")
-        self.bound, self.tolerance = bound, tolerance
+        self.bound, self.kl_budget, self.tolerance = bound, kl_budget, tolerance
 
     def __call__(self, objective: Objective) -> Estimate:
         """Minimise K."""
         found = minimise(objective, bound=self.bound, tolerance=self.tolerance)
-        warning = None
+        strengths = within_budget(objective, found.strengths, budget=self.kl_budget)
+        shortened = not strengths.equal(found.strengths)
+        return Estimate(tuple(strengths.tolist()), warning=self._warning(found, shortened))
+
+    def _warning(self, found: Solution, shortened: bool) -> str | None:
         if found.on_bound:
-            warning = (
+            return (
                 f"the line search ended on its bound |μ| ≤ {self.bound:g} with the NLL still falling: use more "
                 "calibration data, a longer warm start, or raise the bound"
             )
-        elif not found.converged:
-            warning = f"the line search stopped at a slope of {found.gradient_norm:.1e}, above {self.tolerance:g}"
-        return Estimate(tuple(found.strengths.tolist()), warning=warning)
+        if shortened:
+            return (
+                f"the optimum moves the distribution by more than {self.kl_budget:g} nats (KL): the strengths "
+                "were shortened to that; use more calibration data, or raise kl_budget"
+            )
+        if found.nll < _SEPARABLE_NLL:
+            return "the calibration labels are separable (NLL 0): any larger strength does as well; use more data"
+        if not found.converged:
+            return f"the line search stopped at a slope of {found.gradient_norm:.1e}, above {self.tolerance:g}"
+        return None

@@ -49,6 +49,20 @@ def minimise(objective: Objective, *, bound: float, tolerance: float, max_steps:
     return Solution(strengths, now.nll, norm, on_bound, converged=norm < tolerance)
 
 
+def within_budget(objective: Objective, strengths: Tensor, *, budget: float) -> Tensor:
+    """The furthest point on the ray from 0 through μ whose mean KL(p_μ ‖ p_0) stays within the budget.
+
+    The divergence grows along the ray (its derivative is t · Var), so bisection finds it.
+    """
+    if objective.divergence(strengths) <= budget:
+        return strengths
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if objective.divergence(middle * strengths) <= budget else (low, middle)
+    return low * strengths
+
+
 def _held(strengths: Tensor, gradient: Tensor, bound: float) -> Tensor:
     """Directions on the bound that K pushes further out, bool [k]."""
     return (strengths.abs() >= bound) & (strengths * gradient < 0)

@@ -1,0 +1,129 @@
+"""Every recipe that one table can tell about: rules, estimators, strengths, and what they are worth."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from svd_lightning.calibration import MaskedObjective, TokenTable, score
+from svd_lightning.steering import (
+    KLGradient,
+    NaturalGradient,
+    Steering,
+    SteeringRule,
+    TaskAware,
+    Temperature,
+    rule_name,
+)
+from svd_lightning.strength.estimate import StrengthEstimator, estimator_name
+from svd_lightning.strength.guard import Gain, cross_fit, paired_gain
+from svd_lightning.strength.line_search import LineSearch
+from svd_lightning.strength.mean import Mean
+from svd_lightning.strength.median import Median
+from svd_lightning.strength.newton import Newton
+from svd_lightning.strength.sequence import Sequence as SequenceEstimator
+from svd_lightning.strength.trimmed_mean import TrimmedMean
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Rules and the estimator that finds their strengths."""
+
+    rules: tuple[SteeringRule, ...]
+    estimator: StrengthEstimator
+
+    @property
+    def key(self) -> tuple[tuple[str, ...], str]:
+        """Two recipes with the same key are the same."""
+        return tuple(map(rule_name, self.rules)), estimator_name(self.estimator)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A recipe on a table of tokens."""
+
+    rules: tuple[str, ...]
+    estimator: str
+    strengths: tuple[float, ...]
+    nll: float
+    nll_decoded: float
+    accuracy: float
+    gain: Gain
+    """Held-out gain over the tuned model (cross-fitted), in nats per token as decoded."""
+    warning: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**asdict(self), "rules": list(self.rules), "strengths": list(self.strengths)}
+
+
+def known_rules(rules: Sequence[SteeringRule]) -> tuple[SteeringRule, ...]:
+    """The given rules, and the built-in ones that are not among them."""
+    given = {type(rule) for rule in rules}
+    built_in = (KLGradient(), NaturalGradient(), TaskAware(), Temperature())
+    return (*rules, *(rule for rule in built_in if type(rule) not in given))
+
+
+CONTROL = Recipe((Temperature(),), LineSearch())
+"""Sharpening alone, which every comparison carries."""
+
+
+def recipes(steering: Steering, estimator: StrengthEstimator) -> Iterator[Recipe]:
+    """The control, the chosen recipe, its rules with every estimator, the other rules, and all rules together."""
+    rules, everything = tuple(steering.rules), known_rules(steering.rules)
+    wanted = [CONTROL, Recipe(rules, estimator)]
+    for rule in everything:
+        if rule in rules and not isinstance(rule, Temperature):
+            closed = (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton())
+            wanted += [Recipe((rule,), one) for one in closed]
+        wanted.append(Recipe((rule,), LineSearch()))
+    wanted += [Recipe(rules, LineSearch()), Recipe(everything, LineSearch())]
+    yield from {recipe.key: recipe for recipe in wanted}.values()
+
+
+def evaluate(
+    table: TokenTable, recipe: Recipe, *, penalty: float, tuned: Tensor, folds: int
+) -> tuple[Candidate, Tensor]:
+    """A recipe's strengths and scores on the table, and its cross-fitted log-probability of every label, [N].
+
+    Args:
+        table: the calibration tokens.
+        recipe: what to fit.
+        penalty: λ of decoding.
+        tuned: the tuned model's log-probability of every label, [N].
+        folds: of the cross-fit.
+    """
+    estimate = recipe.estimator(MaskedObjective(table, recipe.rules, penalty=penalty))
+    held_out = cross_fit(table, recipe.rules, recipe.estimator, penalty=penalty, folds=folds)
+    result = score(table, recipe.rules, estimate.strengths, penalty=penalty)
+    names, estimator = recipe.key
+    candidate = Candidate(
+        rules=names,
+        estimator=estimator,
+        strengths=estimate.strengths,
+        **asdict(result),
+        gain=paired_gain(held_out, tuned, table.example),
+        warning=estimate.warning,
+    )
+    return candidate, held_out
+
+
+def rescore(
+    table: TokenTable, found: Sequence[dict[str, Any]], rules: Sequence[SteeringRule], *, penalty: float
+) -> list[dict[str, Any]]:
+    """The same candidates with the same strengths, scored on another table (held-out tokens).
+
+    Args:
+        table: the other tokens.
+        found: candidates as a calibration record holds them.
+        rules: the rules that they name.
+        penalty: λ of decoding.
+    """
+    by_name = {rule_name(rule): rule for rule in rules}
+    again = []
+    for candidate in found:
+        chosen = [by_name[name] for name in candidate["rules"]]
+        result = score(table, chosen, candidate["strengths"], penalty=penalty)
+        again.append({**candidate, **asdict(result)})
+    return again

@@ -1,0 +1,108 @@
+"""Does steering help at all, by how much beyond sharpening, and with what certainty."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from svd_lightning.calibration import MaskedObjective, TokenTable
+from svd_lightning.errors import InputError
+from svd_lightning.steering import SteeringRule
+from svd_lightning.strength.estimate import StrengthEstimator
+
+_CHUNK = 2**24
+"""Numbers drawn at once in the bootstrap: 128 MiB."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A gain in nats per token, positive when better, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval lies above zero."""
+        return self.low > 0.0
+
+
+def cross_fit(
+    table: TokenTable,
+    rules: Sequence[SteeringRule],
+    estimator: StrengthEstimator,
+    *,
+    penalty: float,
+    folds: int,
+    seed: int = 0,
+) -> Tensor:
+    """Held-out log-probability of every label: strengths from the other folds, float64 [N].
+
+    Folds are cut by example, so that no example helps to steer itself. With λ = −∞ tokens whose label lies
+    outside the mask have log-probability −∞ whatever the strength.
+
+    Raises:
+        InputError: for fewer examples than folds.
+    """
+    fold = _folds(table.example, folds, seed=seed)
+    found = torch.full((table.num_tokens,), -math.inf, dtype=torch.float64)
+    for number in range(folds):
+        held_out = fold == number
+        fitted = estimator(MaskedObjective(table.select(~held_out), rules, penalty=penalty))
+        strengths = torch.tensor(fitted.strengths, dtype=torch.float64)
+        found[held_out] = label_log_probs(table.select(held_out), rules, strengths, penalty=penalty)
+    return found
+
+
+def label_log_probs(
+    table: TokenTable, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
+) -> Tensor:
+    """Steered log-probability of each token's label, float64 [N]; −∞ where λ = −∞ forbids it."""
+    possible = table.covered if penalty == -math.inf else torch.ones_like(table.covered)
+    found = torch.full((table.num_tokens,), -math.inf, dtype=torch.float64)
+    if possible.any():
+        objective = MaskedObjective(table, rules, penalty=penalty)
+        found[possible] = objective.label_log_probs(strengths)
+    return found
+
+
+def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: int = 1000, seed: int = 0) -> Gain:
+    """Mean of better − worse per token, with a paired bootstrap interval over examples.
+
+    Args:
+        better, worse: log-probabilities of the same labels, [N]; −∞ in both leaves a token out.
+        example: the example of each token, int64 [N]; tokens of one example are drawn together.
+        resamples: bootstrap draws.
+        seed: of the draws.
+    """
+    possible = better.isfinite() & worse.isfinite()
+    _, number = example[possible].unique(return_inverse=True)
+    examples = int(number.max()) + 1 if number.numel() else 0
+    if examples < 2:
+        return Gain(0.0, -math.inf, math.inf)
+    gain = torch.zeros(examples, dtype=torch.float64).index_add_(0, number, (better - worse)[possible])
+    tokens = torch.bincount(number, minlength=examples).double()
+    generator = torch.Generator().manual_seed(seed)
+    means, left = [], resamples
+    while left:
+        now = min(left, max(1, _CHUNK // examples))
+        drawn = torch.randint(examples, (now, examples), generator=generator)
+        means.append(gain[drawn].sum(dim=1) / tokens[drawn].sum(dim=1))
+        left -= now
+    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Gain((gain.sum() / tokens.sum()).item(), low, high)
+
+
+def _folds(example: Tensor, folds: int, *, seed: int) -> Tensor:
+    """A fold number for each token; all tokens of an example share one."""
+    names, number = example.unique(return_inverse=True)
+    if len(names) < folds:
+        raise InputError(
+            f"guard: expected at least {folds} calibration examples, one per fold, got {len(names)}; "
+            "give a larger calibration split, or fewer folds"
+        )
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
+    return (order % folds)[number]
