@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.functional import kl_divergence, label_nll
+from svd_lightning.functional import expectation, label_nll, log_probabilities
 from svd_lightning.models.hidden import base_head, base_hidden_states, tuned_head, tuned_hidden_states
 from svd_lightning.steering import Steering
 
@@ -188,8 +188,17 @@ def check_logits(name: str, logits: Tensor) -> None:
 def _score_chunk(chunk: LogitChunk, steering: SteeringFunction) -> tuple[Tensor, ...]:
     tuned, base, labels = chunk
     steered = -label_nll(steering(tuned, base), labels)
+    log_p, log_q = log_probabilities(tuned), log_probabilities(base)
+    divergence = expectation(log_p, log_p - log_q)
     agreement = tuned.argmax(dim=-1) == base.argmax(dim=-1)
-    return -label_nll(base, labels), -label_nll(tuned, labels), steered, kl_divergence(tuned, base), agreement
+    return _at_labels(log_q, base, labels), _at_labels(log_p, tuned, labels), steered, divergence, agreement
+
+
+def _at_labels(log_probability: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Log-probabilities of the labels without the floor that keeps ratios finite: [n, V] → [n]."""
+    index = labels.unsqueeze(-1)
+    forbidden = logits.gather(-1, index).isneginf()
+    return log_probability.gather(-1, index).masked_fill(forbidden, -math.inf).squeeze(-1)
 
 
 def _check_batch(batch: Mapping[str, Tensor]) -> None:

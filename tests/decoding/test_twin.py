@@ -35,9 +35,10 @@ QUICK += [(m, "prompt", "greedy") for m in ("mistral", "gemma3", "gpt2", "opt")]
 QUICK += [("llama", "lora", s) for s in STRATEGIES]
 
 
-def prompts_for(model_type, adapter):
-    """Ragged prompts; of one length where a padded prefix would leave the sliding window."""
-    ragged = not (adapter == "prefix" and model_type in SLIDING)
+def prompts_for(model_type, adapter, chunked=False):
+    """Ragged prompts; of one length where padding would push virtual tokens out of the sliding window."""
+    apart = adapter == "prefix" or (chunked and adapter in ("prompt", "p_tuning_mlp", "p_tuning_lstm"))
+    ragged = not (apart and model_type in SLIDING)
     return zoo.prompts((7, 4, 9) if ragged else (8, 8, 8))
 
 
@@ -115,7 +116,8 @@ def test_ways_to_run_the_same_greedy_search(adapter, special):
 def test_ways_to_run_the_same_greedy_search_everywhere(model_type, adapter, special):
     if not zoo.supported(model_type, adapter):
         pytest.skip("peft has no such adapter for these layers")
-    inputs = zoo.prompts((9,)) if special == "prompt_lookup" else None
+    chunked = "prefill_chunk_size" in SPECIAL[special]
+    inputs = zoo.prompts((9,)) if special == "prompt_lookup" else prompts_for(model_type, adapter, chunked)
     check(model_type, adapter, {"do_sample": False, **SPECIAL[special]}, {"do_sample": False}, inputs=inputs)
 
 

@@ -1,0 +1,125 @@
+"""Memory and time of scoring: chunks through the head against the full logits of both models; and prompt reuse.
+
+python benchmarks/scoring.py --vocabulary 152000 --hidden 512 --batch 4 --length 512
+"""
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from timing import interleaved, peak_memory, print_table
+from torch import Tensor
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+
+from svd_lightning.decoding.scoring import score_tokens
+from svd_lightning.functional import kl_divergence, label_nll
+from svd_lightning.models.hidden import adapter_off, base_hidden_states, tuned_hidden_states
+from svd_lightning.steering import Steering
+
+CHUNKED, FULL = "chunks", "full logits of both models"
+
+
+def build(arguments: argparse.Namespace) -> PeftModel:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=arguments.vocabulary,
+        hidden_size=arguments.hidden,
+        intermediate_size=4 * arguments.hidden,
+        num_hidden_layers=arguments.layers,
+        num_attention_heads=8,
+        tie_word_embeddings=True,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config).to(getattr(torch, arguments.dtype)).to(arguments.device)
+    return get_peft_model(
+        model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    ).eval()
+
+
+@torch.no_grad()
+def full_logits(model: PeftModel, batch: dict[str, Tensor], steering: Steering) -> list[Tensor]:
+    """The obvious way: [B, T, V] of both models, then everything at once."""
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    tuned = model(**inputs).logits[:, :-1]
+    with adapter_off(model) as base_model:
+        base = base_model(**inputs).logits[:, :-1]
+    labels = batch["labels"][:, 1:].clamp_min(0)
+    found = [label_nll(logits, labels) for logits in (base, tuned, steering(tuned, base))]
+    return [*found, kl_divergence(tuned, base)]
+
+
+@torch.no_grad()
+def separate_options(model: PeftModel, prompt: Tensor, options: Tensor) -> None:
+    """Both models over every option with its prompt: [K, P + C]."""
+    ids = torch.cat([prompt.expand(len(options), -1), options], dim=1)
+    mask = torch.ones_like(ids)
+    tuned_hidden_states(model, ids, mask)
+    base_hidden_states(model, ids, mask)
+
+
+@torch.no_grad()
+def shared_prompt(model: PeftModel, prompt: Tensor, options: Tensor) -> None:
+    """Both models over the prompt once, its cache repeated for the options."""
+
+    def run(decoder: Callable) -> None:
+        cache = DynamicCache()
+        decoder(input_ids=prompt, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(options))
+        decoder(input_ids=options, past_key_values=cache, use_cache=True)
+
+    run(model.get_base_model().get_decoder())
+    with adapter_off(model) as base_model:
+        run(base_model.get_decoder())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--vocabulary", type=int, default=152_000)
+    parser.add_argument("--hidden", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument(
+        "--chunk", type=int, default=None, help="tokens per chunk; the library's default if left out"
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--full", action="store_true", help="also the full logits: 11 GiB at the default shape")
+    parser.add_argument("--options", type=int, default=0, help="K > 0: time a prompt shared by K options instead")
+    parser.add_argument("--option-length", type=int, default=12)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = build(arguments)
+    shape, device = (arguments.batch, arguments.length), arguments.device
+    ids = torch.randint(3, arguments.vocabulary, shape, device=device)
+    if arguments.options:
+        options = torch.randint(
+            3, arguments.vocabulary, (arguments.options, arguments.option_length), device=device
+        )
+        reuse = {
+            "every option with its prompt": lambda: separate_options(model, ids[:1], options),
+            "prompt once, cache repeated": lambda: shared_prompt(model, ids[:1], options),
+        }
+        timing = interleaved(reuse, arguments.rounds, device)
+        print_table(timing, "every option with its prompt", unit="question", memory={})
+        return
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    steering = Steering(strengths=[1.0], penalty=0.0)
+
+    @torch.no_grad()
+    def chunked() -> object:
+        return score_tokens(model, batch, steering, chunk_size=arguments.chunk)
+
+    runs: dict[str, Callable[[], object]] = {CHUNKED: chunked}
+    if arguments.full:
+        runs[FULL] = lambda: full_logits(model, batch, steering)
+    timing = interleaved(runs, arguments.rounds, device)
+    memory = {name: peak_memory(run, device) for name, run in runs.items()}
+    print_table(timing, CHUNKED, unit="batch", memory=memory)
+
+
+if __name__ == "__main__":
+    main()
