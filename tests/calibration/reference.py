@@ -8,7 +8,8 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
 from svd_lightning.calibration import CalibrationTable, TokenTable
-from svd_lightning.steering import KLGradient, NaturalGradient, Steering, Temperature
+from svd_lightning.functional import confidence_mask, log_probabilities
+from svd_lightning.steering import KLGradient, NaturalGradient, Temperature
 
 RULES = (KLGradient(), NaturalGradient(), Temperature())
 FLOOR = -1.0e4
@@ -94,10 +95,19 @@ def covered(data: Tokens, alpha: float) -> Tensor:
     return p.gather(-1, data.labels[:, None]).squeeze(-1) >= alpha * p.amax(-1)
 
 
+def steered_logits(strengths: Tensor, data: Tokens, rules, *, alpha, penalty) -> Tensor:
+    """What `Steering` gives at these strengths, [N, V], differentiable in them (which `Steering` is not)."""
+    log_p, log_q = log_probabilities(data.tuned), log_probabilities(data.base)
+    steered = log_p
+    for rule, strength in zip(rules, strengths, strict=True):
+        steered = steered + strength * rule.direction(log_p, log_q, rule.centre(log_p, log_q)[:, None])
+    mask = torch.ones_like(log_p, dtype=torch.bool) if alpha is None else confidence_mask(data.tuned, alpha)
+    return torch.where(mask, steered, log_p + penalty)
+
+
 def label_log_probs(strengths: Tensor, data: Tokens, rules, *, alpha, penalty) -> Tensor:
-    """Steered log-probability of each label from the whole vocabulary, differentiable in the strengths."""
-    steering = Steering(rules, tuple(strengths.unbind()), alpha=alpha, penalty=penalty)
-    steered = steering(data.tuned, data.base)
+    """Steered log-probability of each label from the whole vocabulary."""
+    steered = steered_logits(strengths, data, rules, alpha=alpha, penalty=penalty)
     return -torch.nn.functional.cross_entropy(steered, data.labels, reduction="none")
 
 
