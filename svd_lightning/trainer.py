@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import lightning as L
 
 from svd_lightning.callbacks import SteeringCalibration
+from svd_lightning.callbacks.guards import as_steered
 from svd_lightning.errors import InputError
 
 
@@ -37,9 +38,10 @@ class SteeringTrainer(L.Trainer):
             raise InputError(
                 "trainer.callbacks: calibrate needs a SteeringCalibration callback, got none; add one"
             )
-        callbacks[0].on_validate = True
+        steered = as_steered(model)
+        callbacks[0].on_validate = steered.recalibrating = True  # a checkpoint's old strengths do not matter
         try:
             metrics = self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path)
         finally:
-            callbacks[0].on_validate = False
+            callbacks[0].on_validate = steered.recalibrating = False
         return metrics[0] if metrics else {}

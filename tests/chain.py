@@ -84,11 +84,16 @@ def quiet_trainer(folder: Path, *callbacks: Callback, **options: Any) -> Steerin
     return SteeringTrainer(callbacks=list(callbacks), **{**given, **options})
 
 
+def plain_calibration(**options: Any) -> SteeringCalibration:
+    """The callback without a table, without the comparison of masks, using what it finds."""
+    return SteeringCalibration(**{"guard": False, "alphas": (), "show_table": False, **options})
+
+
 def fit(folder: Path, module: SteeredLanguageModel, data: JSONLData, *callbacks: Callback, **options: Any):
     """A fit with calibration and a checkpoint of every epoch; returns the trainer."""
     ckpt_path = options.pop("ckpt_path", None)
     if not any(isinstance(callback, SteeringCalibration) for callback in callbacks):
-        callbacks = (SteeringCalibration(show_table=False), *callbacks)
+        callbacks = (plain_calibration(), *callbacks)
     if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
         callbacks = (*callbacks, ModelCheckpoint(filename="{epoch}", save_last=True, save_top_k=-1))
     trainer = quiet_trainer(folder, *callbacks, **options)
@@ -151,3 +156,43 @@ def interrupted_command(until: Iterator[bool], sign: signal.Signals, *arguments:
         finally:
             process.kill()
             process.wait()
+
+
+def write_config(path: Path, diaries: Path, runs: Path, **changes: dict[str, Any]) -> Path:
+    """What a user would write into a YAML file: the embedded base, LoRA, the files, a quick quiet run."""
+    splits = {f"{split}_path": str(diaries / f"{split}.jsonl") for split in SPLITS if split != "train"}
+    content = {
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "log_every_n_steps": 1,
+            "enable_model_summary": False,
+            "logger": {
+                "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+                "init_args": {"save_dir": str(runs), "name": "run"},
+            },
+            **changes.get("trainer", {}),
+        },
+        "model": {
+            "backbone": {"name_or_path": str(BASE_FOLDER)},
+            "adapter": {
+                "class_path": "peft.LoraConfig",
+                "init_args": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+            },
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}},
+            "generation": {"max_new_tokens": 16},
+            **changes.get("model", {}),
+        },
+        "data": {
+            "class_path": "svd_lightning.data.JSONLData",
+            "init_args": {
+                "path": str(diaries / "train.jsonl"),
+                "batch_size": 8,
+                "max_length": 64,
+                **splits,
+                **changes.get("data", {}),
+            },
+        },
+    }
+    path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
+    return path

@@ -50,7 +50,6 @@ def test_load_from_checkpoint_restores_weights_and_strength(checkpoint, content,
     assert all(torch.equal(state[name], weight) for name, weight in content["state_dict"].items())
     assert list(module.steering.strengths) == content["calibration"]["strengths"]
     assert module.calibration == content["calibration"]
-    assert not module.strengths_given
     assert module.generation.max_new_tokens == 16
 
 

@@ -259,7 +259,6 @@ def test_given_strengths_win_over_calibrated_ones(diaries, tmp_path, caplog):
         trainer = fit(tmp_path, module, diary_data(diaries))
     assert module.steering.strengths == [0.25]
     assert module.calibration["strengths"] != [0.25]
-    assert module.calibration["strengths_used"] == [0.25]
     assert "reported, not used" in caplog.text
     again = SteeredLanguageModel.load_from_checkpoint(trainer.checkpoint_callback.last_model_path)
     assert list(again.steering.strengths) == [0.25]

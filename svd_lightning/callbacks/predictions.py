@@ -82,17 +82,18 @@ class PredictionWriter(BasePredictionWriter):
     def _start_part(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
         """Refuse the parts of a run with other settings; begin this process's own, or end its broken line."""
         settings = _settings(trainer, module)
+        own = self._part(trainer.global_rank)
         for part in self._parts():
-            with part.open(encoding="utf-8") as file:
-                if file.readline().strip() != settings:
-                    raise InputError(
-                        f"predict.output: {str(part)!r} was left by an interrupted run with another model, other "
-                        "data or options; choose another output, or delete the parts"
-                    )
-        part = self._part(trainer.global_rank)
-        line = "\n" if part.exists() else f"{settings}\n"
-        with part.open("a", encoding="utf-8") as file:
-            file.write(line)
+            if _lines(part)[0] not in (None, settings):
+                raise InputError(
+                    f"predict.output: {str(part)!r} was left by an interrupted run with another model, other "
+                    "data or options; choose another output, or delete the parts"
+                )
+        if own.exists() and _lines(own)[0] is not None:
+            with own.open("a", encoding="utf-8") as file:
+                file.write("\n")
+        else:
+            own.write_text(f"{settings}\n", encoding="utf-8")
 
     def _target(self, trainer: L.Trainer) -> Path:
         if self.output is not None:
@@ -110,11 +111,20 @@ class PredictionWriter(BasePredictionWriter):
     def _records(self) -> Iterator[dict[str, Any]]:
         """What the parts hold; the last line of a killed process may be cut short and is left out."""
         for part in self._parts():
-            for line in part.read_text(encoding="utf-8").splitlines()[1:]:
+            for line in _lines(part)[1:]:
                 try:
-                    yield json.loads(line)
+                    yield json.loads(line or "")
                 except json.JSONDecodeError:  # an empty line, or one cut short
                     continue
+
+
+def _lines(part: Path) -> list[str | None]:
+    """The settings, None where a process has not finished writing them, and the records.
+
+    Not `splitlines`: it also ends lines at U+2028 and the like, which JSON leaves inside a record.
+    """
+    first, *rest = part.read_bytes().decode("utf-8", errors="replace").split("\n")
+    return [first, *rest] if rest else [None]
 
 
 def _settings(trainer: L.Trainer, module: SteeredLanguageModel) -> str:

@@ -82,5 +82,5 @@ def test_other_modules_and_data():
         as_steered(L.LightningModule())
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.datamodule = None
-    with pytest.raises(InputError, match="datamodule: expected a svd_lightning.data.CompletionDataModule"):
+    with pytest.raises(InputError, match=r"datamodule: expected a svd_lightning\.data\.CompletionDataModule"):
         as_completion_data(trainer)

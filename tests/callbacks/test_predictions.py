@@ -1,0 +1,200 @@
+"""predictions.jsonl: complete, in order, once, whatever happens on the way."""
+
+import json
+import shutil
+import signal
+
+import pytest
+
+from svd_lightning.callbacks import PredictionWriter
+from svd_lightning.errors import InputError
+from svd_lightning.steering import Steering
+from tests.chain import (
+    command,
+    diary_data,
+    diary_model,
+    interrupted_command,
+    quiet_trainer,
+    read_jsonl,
+    write_config,
+    write_diaries,
+)
+
+
+def predict(folder, fitted, data, writer, module=None, **options):
+    module = module or diary_model()
+    quiet_trainer(folder, writer, **options).predict(
+        module, datamodule=data, ckpt_path=fitted / "checkpoints/last.ckpt", return_predictions=False
+    )
+
+
+def test_complete_and_in_order_and_where_it_is_said(fitted, diaries, tmp_path):
+    target = tmp_path / "new" / "out.jsonl"
+    predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=4), PredictionWriter(output=str(target)))
+    rows, prompts = read_jsonl(target), read_jsonl(diaries / "predict.jsonl")
+    assert [row["id"] for row in rows] == [row["id"] for row in prompts]
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in prompts]
+    assert [row["reference"] for row in rows] == [row["completion"] for row in prompts]
+    assert {frozenset(row) for row in rows} == {frozenset(["id", "prompt", "reference", "completion"])}
+    assert all(row["completion"] for row in rows)
+    assert [path.name for path in target.parent.iterdir()] == ["out.jsonl"], "no parts are left"
+
+
+def test_compare_adds_base_and_tuned(fitted, diaries, tmp_path):
+    predict(tmp_path, fitted, diary_data(diaries), PredictionWriter(compare=True))
+    rows = read_jsonl(tmp_path / "run/version_0/predictions.jsonl")
+    assert all(set(row) == {"id", "prompt", "reference", "completion", "base", "tuned"} for row in rows)
+    found = []
+    for steering in (Steering(strengths=[0.0], penalty=0.0), Steering(strengths=[0.0])):
+        target = tmp_path / f"{steering.penalty}.jsonl"
+        predict(
+            tmp_path,
+            fitted,
+            diary_data(diaries),
+            PredictionWriter(output=str(target)),
+            diary_model(steering=steering),
+        )
+        found.append([row["completion"] for row in read_jsonl(target)])
+    assert found[0] == found[1] == [row["tuned"] for row in rows], "greedy: the mask changes no choice"
+
+
+def test_an_existing_file_is_never_overwritten(fitted, diaries, tmp_path):
+    target = tmp_path / "out.jsonl"
+    target.write_text("mine\n")
+    with pytest.raises(InputError, match=r"predict\.output: expected a new file, got .* which exists"):
+        predict(tmp_path, fitted, diary_data(diaries), PredictionWriter(output=str(target)))
+    assert target.read_text() == "mine\n"
+
+
+class StopAfter(PredictionWriter):
+    """Breaks off after a number of batches, as a lost process would."""
+
+    batches = 2
+
+    def write_on_batch_end(self, *arguments):
+        super().write_on_batch_end(*arguments)
+        self.batches -= 1
+        if not self.batches:
+            raise ConnectionError("lost")
+
+
+@pytest.fixture
+def interrupted(fitted, diaries, tmp_path):
+    """The target of a run that broke off after two of three batches, and its part file."""
+    target = tmp_path / "out.jsonl"
+    with pytest.raises(ConnectionError):
+        predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=2), StopAfter(output=str(target)))
+    assert not target.exists()
+    return target, tmp_path / "out.jsonl.part0"
+
+
+class Decoded(PredictionWriter):
+    """Counts the rows that were decoded anew."""
+
+    rows = 0
+
+    def write_on_batch_end(self, trainer, pl_module, prediction, *rest):
+        self.rows += len(prediction)
+        super().write_on_batch_end(trainer, pl_module, prediction, *rest)
+
+
+@pytest.mark.parametrize(
+    ("keep", "more", "missing"),
+    [(None, b"", 2), (-7, b"", 3), (-1, b"", 2), (None, '{"index": 4, "text": "☃'.encode()[:-1], 2)],
+    ids=["whole", "half-a-line", "no-newline", "half-a-letter"],
+)
+def test_the_same_command_goes_on_where_it_broke_off(keep, more, missing, interrupted, fitted, diaries, tmp_path):
+    target, part = interrupted
+    part.write_bytes(part.read_bytes()[:keep] + more)
+    writer = Decoded(output=str(target))
+    predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=2), writer)
+    assert writer.rows == missing
+    whole = tmp_path / "whole.jsonl"
+    predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=2), PredictionWriter(output=str(whole)))
+    assert target.read_bytes() == whole.read_bytes()
+    assert not part.exists()
+
+
+def test_a_part_without_its_first_line_is_begun_anew(fitted, diaries, tmp_path):
+    target = tmp_path / "out.jsonl"
+    (tmp_path / "out.jsonl.part0").touch()
+    (tmp_path / "out.jsonl.part1").write_text("3fc9")
+    predict(tmp_path, fitted, diary_data(diaries), PredictionWriter(output=str(target)))
+    assert len(read_jsonl(target)) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "data"),
+    [
+        ({"generation": {"max_new_tokens": 3}}, {}),
+        ({"steering": Steering(strengths=[9.0])}, {}),
+        ({"steering": Steering(strengths=[9.0], alpha=None)}, {}),
+        ({}, {"predict_path": "test.jsonl"}),
+    ],
+    ids=["generation", "strength", "mask", "data"],
+)
+def test_the_parts_of_other_settings_are_refused(options, data, interrupted, fitted, diaries, tmp_path):
+    target, part = interrupted
+    before = part.read_bytes()
+    data = {name: str(diaries / value) for name, value in data.items()}
+    with pytest.raises(InputError, match="left by an interrupted run with another model, other data or options"):
+        predict(
+            tmp_path,
+            fitted,
+            diary_data(diaries, **data),
+            PredictionWriter(output=str(target)),
+            diary_model(**options),
+        )
+    assert part.read_bytes() == before
+
+
+def test_text_of_every_kind_stays_one_line_each(fitted, diaries, tmp_path):
+    prompts = [{"prompt": "winter\non the\u2028coast \u0085 snow \x1e ☃", "id": "a/ä"}]
+    path = tmp_path / "odd.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    target = tmp_path / "out.jsonl"
+    predict(tmp_path, fitted, diary_data(diaries, predict_path=str(path)), PredictionWriter(output=str(target)))
+    [row] = [json.loads(line) for line in target.read_text(encoding="utf-8").split("\n") if line]
+    assert (row["id"], row["prompt"]) == ("a/ä", prompts[0]["prompt"])
+
+
+def test_several_sequences_are_a_list(fitted, diaries, tmp_path):
+    module = diary_model(generation={"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 4})
+    target = tmp_path / "out.jsonl"
+    predict(tmp_path, fitted, diary_data(diaries), PredictionWriter(output=str(target)), module)
+    assert all(len(row["completion"]) == 2 for row in read_jsonl(target))
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_process_is_resumed_by_the_same_command(sign, fitted, tmp_path):
+    folder = write_diaries(tmp_path / "data", predict=80)
+    config = write_config(tmp_path / "config.yaml", folder, tmp_path, data={"eval_batch_size": 1})
+    arguments = [
+        *["predict", "--config", str(config)],
+        *["--ckpt_path", str(shutil.copy(fitted / "checkpoints/last.ckpt", tmp_path))],
+    ]
+
+    def written(path):
+        while True:
+            yield path.exists() and path.read_bytes().count(b"\n") > 5
+
+    target = tmp_path / "out.jsonl"
+    rc = interrupted_command(
+        written(tmp_path / "out.jsonl.part0"),
+        sign,
+        *arguments,
+        "--predict.output",
+        str(target),
+        log=tmp_path / "log",
+    )
+    assert rc != 0
+    assert not target.exists()
+    assert 5 < (tmp_path / "out.jsonl.part0").read_bytes().count(b"\n") < 80
+    again = command(*arguments, "--predict.output", str(target))
+    assert again.returncode == 0, again.stderr
+    if sign is signal.SIGINT:
+        return  # both end in the same way; one unbroken run to compare with is enough
+    whole = command(*arguments, "--predict.output", str(tmp_path / "whole.jsonl"))
+    assert whole.returncode == 0, whole.stderr
+    assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert len(read_jsonl(target)) == 80
