@@ -21,9 +21,11 @@ class OnePassModel(SteeredModel):
     _paired_forwards: list[tuple[nn.Module, PairedForward]]
     _virtual_tokens: int
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
-        """The class's own preparation on paired rows."""
-        paired = self._pair({"input_ids": input_ids, **kwargs})
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """The class's own preparation on paired rows; generate() looks for `inputs_embeds` by name."""
+        paired = self._pair({"input_ids": input_ids, "inputs_embeds": inputs_embeds, **kwargs})
         return {**super().prepare_inputs_for_generation(**paired), PAIRED: True}  # type: ignore[misc]
 
     def get_compiled_call(self, compile_config: Any) -> Any:

@@ -18,15 +18,17 @@ class PromptModel(OnePassModel):
     def prepare_inputs_for_generation(
         self,
         input_ids: Tensor,
+        *,
         next_sequence_length: int | None = None,
         past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """The class's own preparation on paired rows with virtual columns."""
         if past_key_values is None:
             raise InputError("use_cache: prompt learning decodes with a cache only, got use_cache=False")
-        if kwargs.get("inputs_embeds") is not None:
+        if inputs_embeds is not None:
             raise InputError("inputs_embeds: prompt learning decodes from input_ids only; pass input_ids")
         past = _cached_columns(past_key_values)
         if next_sequence_length is not None:

@@ -248,6 +248,16 @@ def test_training_goes_on_beside_an_engine(adapter, tmp_path):
     assert torch.equal(found, generate(steer_model(fresh, STEERING), ids, mask, do_sample=False))
 
 
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_embedded_inputs(adapter):
+    ids, mask = zoo.prompts()
+    peft_model = zoo.tuned_model("llama", adapter)
+    model, options = steer_model(peft_model, STEERING), {"max_new_tokens": 6, "num_beams": 3, "do_sample": False}
+    embeds = peft_model.get_input_embeddings()(ids)
+    found = model.generate(inputs_embeds=embeds, attention_mask=mask, **options)
+    assert torch.equal(found, model.generate(ids, attention_mask=mask, **options)[:, ids.shape[1] :])
+
+
 def test_half_precision_adapts_like_peft():
     ids, mask = zoo.prompts()
     model = zoo.tuned_model().to(torch.bfloat16)
