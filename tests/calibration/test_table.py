@@ -108,6 +108,23 @@ def test_selection_equals_a_table_of_those_tokens():
     assert_same(reference.table(data).select(keep), reference.table(data[keep]))
 
 
+@pytest.mark.parametrize("alpha", [0.02, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("spread", [0.5, 2.0, 20.0])
+def test_tables_nest(alpha, spread):
+    """A table at a small α holds every larger one."""
+    data = reference.tokens(spread=spread)
+    wide, expected = reference.table(data, alpha=0.02).narrow(alpha), reference.table(data, alpha=alpha)
+    for name, value in expected.tensors().items():
+        torch.testing.assert_close(getattr(wide, name), value, check_dtype=False, rtol=1e-6, atol=1e-7)
+    assert (wide.alpha, wide.rule_names) == (expected.alpha, expected.rule_names)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1.1, math.nan])
+def test_tables_do_not_grow(alpha):
+    with pytest.raises(InputError, match=r"holds α from 0\.1 to 1"):
+        reference.table(reference.tokens(), alpha=0.1).narrow(alpha)
+
+
 def test_computing_twice_and_going_on():
     data, metric = reference.tokens(), CalibrationTable(RULES)
     data[:10].update(metric)
