@@ -27,6 +27,7 @@ from svd_lightning.models import (
     context_length,
     fingerprint,
     read_adapter_config,
+    weights_digest,
 )
 from svd_lightning.steering import Steering, rule_name
 from svd_lightning.strength import describe, known_rules, rescore
@@ -83,6 +84,7 @@ class SteeredLanguageModel(L.LightningModule):
         self.tokenizer = backbone.load_tokenizer()
         self.model: PeftModel | None = None
         self.base_fingerprint: str | None = None
+        self.base_digest: str | None = None
         self.calibration: dict[str, Any] | None = None
         self.compare = self.recalibrating = False
         self.predicted: set[int] = set()
@@ -102,7 +104,7 @@ class SteeredLanguageModel(L.LightningModule):
         if self.model is not None:
             return
         base = self.backbone.load_model()
-        self.base_fingerprint = fingerprint(base)
+        self.base_fingerprint, self.base_digest = fingerprint(base), weights_digest(base)
         if self.gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
-from svd_lightning.calibration import ReferenceSnapshot, TokenTable
+from svd_lightning.calibration import TokenTable
 from svd_lightning.callbacks.figures import log_figures
 from svd_lightning.callbacks.guards import (
     as_completion_data,
@@ -19,6 +19,7 @@ from svd_lightning.callbacks.guards import (
     check_calibration_split,
     check_checkpointing,
 )
+from svd_lightning.callbacks.reference import Reference
 from svd_lightning.callbacks.tables import comparison_table, console, sweep_table
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.files import write_json
@@ -43,10 +44,13 @@ class SteeringCalibration(L.Callback):
         folds: of the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         show_table: print base, tuned, the sharpening control and every estimator side by side.
+        snapshot: folder where the base's hidden states on the split are kept and found again; what it holds of
+            another base or other data is refused. Null for `snapshot` in the run folder, remade as needed.
 
     Raises:
         InputError: at the start of fit, if there is no calibration split, it overlaps the training split, or
-            checkpoints would be written before the calibration of their epoch.
+            checkpoints would be written before the calibration of their epoch, or the snapshot folder holds
+            another base's or other data's.
     """
 
     def __init__(
@@ -57,11 +61,12 @@ class SteeringCalibration(L.Callback):
         folds: int = 4,
         alphas: Sequence[float] = PAPER_ALPHAS,
         show_table: bool = True,
+        snapshot: str | None = None,
     ) -> None:
         self.estimator, self.guard, self.folds = estimator, guard, folds
         self.alphas, self.show_table = tuple(alphas), show_table
         self.on_validate = False
-        self._snapshot, self._snapshot_of = ReferenceSnapshot(), ""
+        self._reference = Reference(snapshot)
         self._calibrated_step: int | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -70,6 +75,7 @@ class SteeringCalibration(L.Callback):
         check_calibration_split(as_completion_data(trainer))
         new_table(as_steered(pl_module).recipe)  # refuses a steering without a mask
         check_checkpointing(trainer)
+        self._reference.open(trainer, as_steered(pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate before the validation that ends an epoch, so that it can report the steered NLL."""
@@ -95,11 +101,7 @@ class SteeringCalibration(L.Callback):
     def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
         if self._calibrated_step == trainer.global_step and not self.on_validate:
             return
-        data = as_completion_data(trainer)
-        check_calibration_split(data)
-        reference = f"{module.base_fingerprint} {module.peft_model.dtype} {data.digest('calibration')}"
-        if reference != self._snapshot_of:
-            self._snapshot, self._snapshot_of = ReferenceSnapshot(), reference
+        check_calibration_split(as_completion_data(trainer))
         table = self._tabulate(trainer, module)
         record = calibrate(
             table, module.recipe, self.estimator, guard=self.guard, folds=self.folds, alphas=self.alphas
@@ -113,6 +115,7 @@ class SteeringCalibration(L.Callback):
         """One pass over the calibration split, gathered from all processes."""
         table = new_table(module.recipe, alphas=self.alphas).to(module.device)
         loader = as_completion_data(trainer).calibration_dataloader()
+        snapshot = self._reference.open(trainer, module)
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         training = module.training
         module.eval()
@@ -120,7 +123,8 @@ class SteeringCalibration(L.Callback):
             with torch.no_grad(), trainer.precision_plugin.val_step_context():
                 for batch in _progress(trainer, loader):
                     on_device = trainer.strategy.batch_to_device(batch, module.device)
-                    tabulate(module.peft_model, on_device, table, snapshot=self._snapshot)
+                    tabulate(module.peft_model, on_device, table, snapshot=snapshot)
+            self._reference.keep()
         finally:
             module.train(training)
         return table.compute()

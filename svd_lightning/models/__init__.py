@@ -1,7 +1,7 @@
 """Base models, tokenizers and adapters."""
 
 from svd_lightning.models.adapter import attach_new, attach_trained, read_adapter_config
-from svd_lightning.models.backbone import Backbone, context_length, fingerprint
+from svd_lightning.models.backbone import Backbone, context_length, fingerprint, weights_digest
 
 __all__ = [
     "Backbone",
@@ -10,4 +10,5 @@ __all__ = [
     "context_length",
     "fingerprint",
     "read_adapter_config",
+    "weights_digest",
 ]

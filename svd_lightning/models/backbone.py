@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,6 +19,9 @@ from transformers import (
 )
 
 from svd_lightning.errors import InputError
+
+_SAMPLED = 64
+"""How many values of a weight tensor its digest covers, about."""
 
 
 @dataclass(frozen=True)
@@ -148,4 +152,19 @@ def fingerprint(model: PreTrainedModel) -> str:
     weight = model.get_input_embeddings().weight.detach().to("cpu", torch.bfloat16).contiguous()
     digest = hashlib.sha256(shape.encode())
     digest.update(weight.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A digest of a sample of every weight tensor as it was loaded, in its dtype and quantisation.
+
+    `fingerprint` cannot tell apart bases that share their embeddings, one of them with an adapter merged into
+    it, say; this can. Of sharded weights it covers this process's part.
+    """
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        flat = getattr(parameter, "ds_tensor", parameter).detach().reshape(-1)  # ZeRO-3 keeps its part there
+        stride = max(1, len(flat) // _SAMPLED)
+        digest.update(f"{parameter.dtype} {len(flat)}".encode())
+        digest.update(flat[::stride].contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
