@@ -14,8 +14,9 @@ from svd_lightning.calibration.state_file import Range, StateFile
 from svd_lightning.errors import InputError
 from svd_lightning.files import replacing
 
-FORMAT = "svd_lightning reference snapshot 1"
-"""Part of every file's key; changes when the meaning of the states does."""
+_KIND = "svd_lightning reference snapshot"
+FORMAT = f"{_KIND} 1"
+"""Part of every file's key; the number changes when the meaning of the states does."""
 
 MAX_MEMORY = 2**31
 """Default size, in bytes, up to which the states are kept in CPU memory: 2 GiB."""
@@ -61,7 +62,7 @@ class ReferenceSnapshot:
         An example that is known already stays as it is; one without tokens (a filler) is known from then on.
 
         Raises:
-            InputError: for new examples of a snapshot in a file that has been saved.
+            InputError: for new examples of a snapshot in a file that has been saved, or no room for the file.
         """
         places = {example: row for row, example in enumerate(examples) if example not in self._ranges}
         if not places:
@@ -73,11 +74,8 @@ class ReferenceSnapshot:
             place = (self._rows, self._rows + len(chunk))
             self._ranges[example], self._rows = place, place[1]
             self._memory[place] = chunk
-        if self._file is None and self._rows * states.shape[-1] * states.itemsize > self.max_memory:
-            self._file = self._new_file()
-        if self._file is not None:
-            self._file.append(self._memory.values())
-            self._memory.clear()
+        if self._file is not None or self._rows * states.shape[-1] * states.itemsize > self.max_memory:
+            self._spill()
 
     def get(self, examples: Sequence[int]) -> Tensor:
         """The states of these examples one after the other, [N, H], on the CPU.
@@ -140,6 +138,18 @@ class ReferenceSnapshot:
         metadata = {**key, "format": FORMAT}
         file.finish(torch.tensor(list(self._ranges)), torch.tensor(counts), metadata)
 
+    def _spill(self) -> None:
+        """Move what is in memory behind what is in the file."""
+        try:
+            self._file = self._file or self._new_file()
+            self._file.append(self._memory.values())
+        except OSError as error:
+            where = self._folder or tempfile.gettempdir()
+            raise InputError(
+                f"reference snapshot: cannot write to {where}: {error}; make room there, or give another folder"
+            ) from error
+        self._memory.clear()
+
     def _new_file(self) -> StateFile:
         """An empty file that goes with this object, unless it is saved before."""
         if self._folder is not None:
@@ -152,7 +162,7 @@ class ReferenceSnapshot:
 
 def _check_key(path: Path, found: Mapping[str, str], key: Mapping[str, str]) -> None:
     expected = {**key, "format": FORMAT}
-    if "format" not in found:
+    if not found.get("format", "").startswith(_KIND):
         raise InputError(f"{path}: expected a reference snapshot, got another or an unfinished file; delete it")
     differing = [name for name, value in expected.items() if found.get(name) != value]
     if differing:

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from transformers import PreTrainedTokenizerBase
@@ -12,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from svd_lightning.calibration import ReferenceSnapshot
 from svd_lightning.callbacks.guards import as_completion_data
 from svd_lightning.data import CompletionDataModule
-from svd_lightning.data.sampler import EvenShare
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 
@@ -34,6 +34,7 @@ class Reference:
     def __init__(self, folder: str | None = None) -> None:
         self._given = None if folder is None else Path(folder).expanduser()
         self._key: dict[str, str] | None = None
+        self._saved = False
         self._path: Path | None = None
         self._snapshot = ReferenceSnapshot()
 
@@ -61,22 +62,23 @@ class Reference:
         self._saved = True
         try:
             self._snapshot.save(self._path, self._key)
-        except OSError as error:
+        except (OSError, InputError) as error:
             _log.warning("calibration: cannot keep the reference snapshot for later runs: %s", error)
 
     def _find(self, trainer: L.Trainer, paths: list[Path], key: Mapping[str, str]) -> ReferenceSnapshot | None:
         """The first snapshot that every rank can use: on one rank alone a base forward would wait for ever."""
+        problems = []
         for path in paths:
             snapshot, problem = _load(path, key)
             if trainer.strategy.reduce_boolean_decision(snapshot is not None, all=True):
                 _log.info("calibration: the base's hidden states are those in %s", path)
                 return snapshot
-            if trainer.strategy.reduce_boolean_decision(problem is None, all=True):
-                continue
-            problem = problem or f"{path}: the reference snapshot of another process cannot be used"
-            if self._given is not None:
-                raise InputError(f"calibration.snapshot: {problem}")
-            _log.warning("calibration: %s; taking the snapshot anew", problem)
+            if not trainer.strategy.reduce_boolean_decision(problem is None, all=True):
+                problems.append(problem or f"{path}: another process cannot use its part of the snapshot")
+        if problems and self._given is not None:
+            raise InputError(f"calibration.snapshot: {problems[0]}")
+        for problem in problems:
+            _log.warning("calibration: %s; it is taken anew", problem)
         return None
 
 
@@ -107,8 +109,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _tokens(data: CompletionDataModule) -> str:
     """Number and digest of the completion tokens of this process: (example, first position, end) each."""
-    share = data.calibration_dataloader().dataset
-    assert isinstance(share, EvenShare)
+    share: Any = data.calibration_dataloader().dataset
     rows = [share[place] for place in range(len(share))]
     spans = [
         (row.index, max(1, len(row.prompt_ids)), len(row.prompt_ids) + len(row.completion_ids)) for row in rows
