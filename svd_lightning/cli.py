@@ -4,10 +4,15 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+from zipfile import is_zipfile
 
+import lightning as L
 from jsonargparse import set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
@@ -18,6 +23,13 @@ from svd_lightning.trainer import SteeringTrainer
 
 _DESCRIPTION = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its
 direction, and decode with it. `svd-lightning demo` runs the whole chain on an embedded model in a few minutes."""
+
+
+_TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
+"""Set in the environment, it makes bad input end in a traceback."""
+
+_CHECKPOINT_NAMES = ("best", "last", "hpc", "registry")
+"""What Lightning's ckpt_path takes besides paths."""
 
 
 class SteeringParser(LightningArgumentParser):
@@ -33,6 +45,29 @@ class SteeringParser(LightningArgumentParser):
     ) -> list[str]:
         """A verb's own options without a group of the verb's name."""
         return super().add_method_arguments(class_type, method_name, nested_key, as_group=False, skip=skip)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """One line, as for every other bad input; `--help` shows what a usage message would."""
+        if not self.exit_on_error or os.environ.get(_TRACEBACK):
+            super().error(message, ex)
+        program = getattr(ex, "subcommand_parser", self).prog.replace(" [options]", "")
+        self.exit(2, f"error: {' '.join(message.split())}; see {program} --help\n")
+
+
+class NewRunFolder(SaveConfigCallback):
+    """Saves the run's configuration, and refuses a folder that holds another run's."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Lightning's check, as one line."""
+        try:
+            super().setup(trainer, pl_module, stage)
+        except RuntimeError as error:
+            if "to NOT exist" not in str(error):
+                raise
+            raise InputError(
+                f"trainer.logger: expected a new run folder, got {trainer.log_dir!r}, which holds another run's "
+                f"{self.config_filename}; choose another name or version"
+            ) from error
 
 
 class SteeringCLI(LightningCLI):
@@ -59,6 +94,20 @@ class SteeringCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's options replace those given; here a difference is an error."""
+        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+        if path is not None and path not in _CHECKPOINT_NAMES and "://" not in path and not Path(path).exists():
+            raise InputError(f"ckpt_path: expected a checkpoint, got {path!r}, and no such file exists")
+        if path is not None and Path(path).is_file() and not is_zipfile(path):
+            raise InputError(f"ckpt_path: cannot read {path!r}: it is cut short, or no checkpoint")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Lightning names the argument that it cannot use; its error becomes one line."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except InputError:
+            raise
+        except (ValueError, MisconfigurationException) as error:
+            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _run(arguments)
     except InputError as error:
-        if os.environ.get("SVD_LIGHTNING_TRACEBACK"):
+        if os.environ.get(_TRACEBACK):
             raise
         sys.exit(f"error: {error}")
 
@@ -81,7 +130,7 @@ def _run(arguments: list[str] | None) -> None:
 
         auto_cli(demo, args=given[1:], prog="svd-lightning demo")
         return
-    set_parsing_settings(subclasses_enabled=[PeftConfig])
+    set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
     SteeringCLI(
         SteeredLanguageModel,
         CompletionDataModule,
@@ -90,7 +139,7 @@ def _run(arguments: list[str] | None) -> None:
         trainer_defaults={
             "callbacks": [RichProgressBar(), ModelCheckpoint(filename="{epoch}-{step}", save_last=True)],
         },
-        save_config_callback=SaveConfigCallback,
+        save_config_callback=NewRunFolder,
         seed_everything_default=42,
         parser_class=SteeringParser,
         parser_kwargs={"prog": "svd-lightning", "description": _DESCRIPTION},
@@ -105,6 +154,8 @@ def _quiet_libraries() -> None:
         ".*loftq_config.*",
         ".*LeafSpec.*",
         ".*isinstance.treespec.*",
+        ".*is_gradient_checkpointing.*",
+        ".*Found keys that are in the model state dict.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("svd_lightning").setLevel(logging.INFO)

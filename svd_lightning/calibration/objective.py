@@ -1,5 +1,6 @@
 """The calibration objective K(μ): mean NLL of the labels under the steered distribution, convex in μ."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
@@ -39,6 +40,11 @@ class Objective(Protocol):
         """k."""
         ...
 
+    @property
+    def start(self) -> Tensor:
+        """Strengths from which a search may begin, float64 [k]: a matter of time, not of the result."""
+        ...
+
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """K, gradient and Hessian at μ, float64 [k]."""
         ...
@@ -69,56 +75,72 @@ class MaskedObjective:
     """
 
     def __init__(self, table: TokenTable, rules: Sequence[SteeringRule], *, penalty: float = -math.inf) -> None:
-        self._whole, self._rules = table, tuple(rules)
-        if penalty == -math.inf:
-            table = table.select(table.covered)
-            if not table.num_tokens:
-                raise InputError(
-                    f"steering.alpha: no calibration label lies inside the mask at alpha {table.alpha}, so a "
-                    "penalty of -inf forbids them all; lower alpha, or set steering.penalty to a finite number"
-                )
-        self._directions = table.directions(rules)
-        self._rows = table.rows()
-        self._log_p = table.log_p.double()
-        self._rest = table.rest.double() + penalty
-        inside = table.covered
-        self._label_entry = (table.size.cumsum(0) - table.size + table.slot)[inside]
-        self._inside = inside
-        self._label_outside = table.label_log_p.double()[~inside] + penalty
-        self.num_tokens = table.num_tokens
+        self._rules = tuple(rules)
+        self.table = table.select(table.covered) if penalty == -math.inf else table
+        if not self.table.num_tokens:
+            raise InputError(
+                f"steering.alpha: no calibration label lies inside the mask at alpha {table.alpha}, so a "
+                "penalty of -inf forbids them all; lower alpha, or set steering.penalty to a finite number"
+            )
+        self._whole = table
+        self._directions = self.table.directions(self._rules)
+        self._log_p = self.table.log_p.double()
+        self._rest = self.table.rest.double() + penalty
+        self._labels = _Labels(self.table, penalty)
+        self._keep: Tensor | None = None
+        self._keep_whole: Tensor | None = None
+        self._start = torch.zeros(len(self._rules), dtype=torch.float64)
+
+    def only(self, examples: Tensor, *, start: Tensor) -> "MaskedObjective":
+        """The objective of some examples alone (int64 numbers), sharing everything else; for folds.
+
+        Args:
+            examples: numbers of the examples that count.
+            start: where a search may begin, float64 [k].
+        """
+        part = copy.copy(self)
+        part._keep = torch.isin(self.table.example, examples)
+        part._keep_whole = torch.isin(self._whole.example, examples)
+        part._start = start
+        return part
 
     @property
     def num_directions(self) -> int:
         """How many strengths the objective has: k."""
         return len(self._rules)
 
+    @property
+    def start(self) -> Tensor:
+        """Strengths from which a search may begin, float64 [k]."""
+        return self._start
+
     def label_log_probs(self, strengths: Tensor) -> Tensor:
-        """Steered log-probability of each token's label at μ, float64 [N]."""
-        steered, normaliser, _ = self._normalise(strengths)
-        at_label = torch.empty(self.num_tokens, dtype=torch.float64)
-        at_label[self._inside] = steered[self._label_entry]
-        at_label[~self._inside] = self._label_outside
-        return at_label - normaliser
+        """Steered log-probability of the label of each token of `table`, float64 [N]."""
+        steered, normaliser = self._normalise(strengths)
+        return self._labels.values(steered) - normaliser
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """K(μ), its gradient and its Hessian, means over tokens."""
-        steered, normaliser, rows = self._normalise(strengths)
+        steered, normaliser = self._normalise(strengths)
+        rows, counted = self.table.rows(), self._counted()
         weight = (steered - normaliser[rows]).exp()
         weighted = weight * self._directions
-        mean = torch.zeros(self.num_directions, self.num_tokens, dtype=torch.float64).index_add_(1, rows, weighted)
-        nll = normaliser.sum() - steered[self._label_entry].sum() - self._label_outside.sum()
-        gradient = mean.sum(dim=1) - self._directions[:, self._label_entry].sum(dim=1)
-        hessian = weighted @ self._directions.T - mean @ mean.T
-        n = self.num_tokens
-        return Evaluation(nll.item() / n, gradient / n, hessian / n)
+        mean = torch.zeros(self.num_directions, self.table.num_tokens, dtype=torch.float64)
+        mean.index_add_(1, rows, weighted)
+        nll = (counted * (normaliser - self._labels.values(steered))).sum()
+        gradient = ((mean - self._labels.at(self._directions)) * counted).sum(dim=1)
+        hessian = (weighted * counted[rows]) @ self._directions.T - (mean * counted) @ mean.T
+        n = counted.sum()
+        return Evaluation((nll / n).item(), gradient / n, hessian / n)
 
     def divergence(self, strengths: Tensor) -> float:
         """Mean KL(p_μ ‖ p_0) = E_{p_μ}[μ·d] − (log-normaliser at μ − log-normaliser at 0), in nats."""
-        steered, normaliser, rows = self._normalise(strengths)
-        _, before, _ = self._normalise(torch.zeros_like(strengths))
-        shift = steered - self._log_p
-        moved = ((steered - normaliser[rows]).exp() * shift).sum() - (normaliser - before).sum()
-        return moved.item() / self.num_tokens
+        steered, normaliser = self._normalise(strengths)
+        _, before = self._normalise(torch.zeros_like(strengths))
+        rows, counted = self.table.rows(), self._counted()
+        shift = (steered - normaliser[rows]).exp() * (steered - self._log_p)
+        moved = (counted[rows] * shift).sum() - (counted * (normaliser - before)).sum()
+        return (moved / counted.sum()).item()
 
     def terms(self) -> StrengthTerms:
         """The paper's per-token terms: masked entries of d are 0, labels outside the mask count as 0."""
@@ -133,17 +155,39 @@ class MaskedObjective:
         mean, sq_norm = total(p * direction), total(direction.square())
         outside = 1.0 - total(p)
         variance = total(p * (direction - mean[rows]).square()) + outside.clamp_min(0.0) * mean.square()
-        at_label = torch.zeros(n, dtype=torch.float64)
-        entry = table.size.cumsum(0) - table.size + table.slot
-        at_label[table.covered] = direction[entry[table.covered]]
-        return StrengthTerms(at_label - mean, sq_norm, variance)
+        at_label = _Labels(table, 0.0).at(direction.unsqueeze(0)).squeeze(0)
+        found = StrengthTerms(at_label - mean, sq_norm, variance)
+        return found if self._keep_whole is None else StrengthTerms(*(field[self._keep_whole] for field in found))
 
-    def _normalise(self, strengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Steered entries [M], log-normaliser per token [N], and the token of each entry [M]."""
+    def _counted(self) -> Tensor:
+        """1 for the tokens that count, 0 for the others, float64 [N]."""
+        n = self.table.num_tokens
+        return torch.ones(n, dtype=torch.float64) if self._keep is None else self._keep.double()
+
+    def _normalise(self, strengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Steered entries [M] and log-normaliser of each token [N]."""
+        rows = self.table.rows()
         steered = self._log_p + strengths.double() @ self._directions
-        peak = self._rest.clone().scatter_reduce_(0, self._rows, steered, "amax")
-        mass = (self._rest - peak).exp().index_add_(0, self._rows, (steered - peak[self._rows]).exp())
-        return steered, peak + mass.log(), self._rows
+        peak = self._rest.clone().scatter_reduce_(0, rows, steered, "amax")
+        mass = (self._rest - peak).exp().index_add_(0, rows, (steered - peak[rows]).exp())
+        return steered, peak + mass.log()
+
+
+class _Labels:
+    """Where the labels of a table lie, and what to read there."""
+
+    def __init__(self, table: TokenTable, penalty: float) -> None:
+        self._inside = table.covered
+        self._entry = (table.size.cumsum(0) - table.size + table.slot).clamp_min(0)
+        self._outside = table.label_log_p.double() + penalty
+
+    def values(self, steered: Tensor) -> Tensor:
+        """The label's steered logit, [M] → [N]."""
+        return torch.where(self._inside, steered[self._entry], self._outside)
+
+    def at(self, directions: Tensor) -> Tensor:
+        """The label's entry of each direction, [k, M] → [k, N]; 0 outside the mask."""
+        return directions[:, self._entry] * self._inside
 
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
@@ -160,6 +204,11 @@ class StreamedObjective:
 
     def __init__(self, chunks: Chunks, rules: Sequence[SteeringRule]) -> None:
         self._chunks, self._rules = chunks, tuple(rules)
+
+    @property
+    def start(self) -> Tensor:
+        """Zeros."""
+        return torch.zeros(self.num_directions, dtype=torch.float64)
 
     @property
     def num_directions(self) -> int:

@@ -10,8 +10,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from svd_lightning.calibration.tokens import ENTRY_FIELDS, TOKEN_FIELDS, TokenTable
 from svd_lightning.errors import InputError
-from svd_lightning.functional import confidence_mask, expectation, log_probabilities
-from svd_lightning.steering import SteeringRule, rule_name
+from svd_lightning.functional import confidence_mask, log_probabilities
+from svd_lightning.steering import KLGradient, SteeringRule, rule_name
 
 _STATES = ENTRY_FIELDS + TOKEN_FIELDS
 _DTYPES = dict.fromkeys(("size", "slot", "example", "position"), torch.int64)
@@ -48,32 +48,39 @@ class CalibrationTable(Metric):
             InputError: if the logits are not finite (−∞ apart).
         """
         log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
-        for name, log_probs in (("tuned", log_p), ("base", log_q)):
-            if log_probs.isnan().any():
-                raise InputError(
-                    f"{name} logits: expected finite numbers, got NaN or +inf during calibration; the "
-                    "adapter may have diverged (lower the learning rate) or the dtype overflowed (use bfloat16)"
-                )
-        mask = confidence_mask(tuned_logits, self.alpha)
         at_label = labels.unsqueeze(-1)
-        inside = mask.gather(-1, at_label).squeeze(-1)
-        rank = mask.cumsum(dim=-1).gather(-1, at_label).squeeze(-1) - 1
-        centres = [rule.centre(log_p, log_q) for rule in self.rules]
+        label_log_p, label_log_q = (log_probs.gather(-1, at_label).squeeze(-1) for log_probs in (log_p, log_q))
+        _check("tuned", label_log_p)
+        _check("base", label_log_q)
+        mask = confidence_mask(tuned_logits, self.alpha)
+        rows, entries = mask.nonzero(as_tuple=True)
+        size = torch.bincount(rows, minlength=len(labels))
+        kl, centres = self._centres(log_p, log_q)
         new = {
-            "log_p": log_p[mask],
-            "log_q": log_q[mask],
-            "rest": torch.logsumexp(log_p.masked_fill(mask, -torch.inf), dim=-1),
-            "label_log_p": log_p.gather(-1, at_label).squeeze(-1),
-            "label_log_q": log_q.gather(-1, at_label).squeeze(-1),
-            "kl": expectation(log_p, log_p - log_q),
-            "centres": torch.stack(centres, dim=-1) if centres else log_p.new_zeros(len(log_p), 0),
-            "size": mask.sum(dim=-1),
-            "slot": rank.where(inside, -1),
+            "log_p": log_p[rows, entries],
+            "log_q": log_q[rows, entries],
+            "rest": log_p.exp().masked_fill(mask, 0.0).sum(dim=-1).log(),
+            "label_log_p": label_log_p,
+            "label_log_q": label_log_q,
+            "kl": kl,
+            "centres": centres,
+            "size": size,
+            "slot": _slots(rows, entries == labels[rows], size),
             "example": example,
             "position": position,
         }
         for name, value in new.items():
             getattr(self, name).append(value.detach())
+
+    def _centres(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """KL(p‖q) [N] and what each rule needs from the whole vocabulary [N, R]; shared ones computed once."""
+        known = {KLGradient.centre: KLGradient().centre(log_p, log_q)}
+        for rule in self.rules:
+            if type(rule).centre not in known:
+                known[type(rule).centre] = rule.centre(log_p, log_q)
+        found = [known[type(rule).centre] for rule in self.rules]
+        columns = torch.stack(found, dim=-1) if found else log_p.new_zeros(len(log_p), 0)
+        return known[KLGradient.centre], columns
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Reduce over processes; one without tokens takes part with empty states of the right type and shape."""
@@ -98,6 +105,23 @@ class CalibrationTable(Metric):
         if not tensors["size"].numel():
             raise InputError("calibration split: expected at least one completion token, got none")
         return _ordered(tensors, alpha=self.alpha, rule_names=tuple(map(rule_name, self.rules)))
+
+
+def _check(name: str, label_log_probs: Tensor) -> None:
+    """A NaN or +∞ anywhere in a row of logits makes the whole row of log-probabilities NaN."""
+    if label_log_probs.isnan().any():
+        raise InputError(
+            f"{name} logits: expected finite numbers, got NaN or +inf during calibration; the "
+            "adapter may have diverged (lower the learning rate) or the dtype overflowed (use bfloat16)"
+        )
+
+
+def _slots(rows: Tensor, is_label: Tensor, size: Tensor) -> Tensor:
+    """Place of the label among each token's confident entries, int64 [N]; −1 outside."""
+    slots = torch.full_like(size, -1)
+    found = is_label.nonzero().squeeze(-1)
+    slots[rows[found]] = found - (size.cumsum(0) - size)[rows[found]]
+    return slots
 
 
 def _ordered(tensors: dict[str, Tensor], *, alpha: float, rule_names: tuple[str, ...]) -> TokenTable:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -65,6 +66,7 @@ class TokenTable:
         for name in ENTRY_FIELDS + TOKEN_FIELDS:
             setattr(self, name, tensors[name])
         self.alpha, self.rule_names = alpha, rule_names
+        self._directions: dict[SteeringRule, Tensor] = {}
 
     @property
     def num_tokens(self) -> int:
@@ -93,6 +95,10 @@ class TokenTable:
 
     def rows(self) -> Tensor:
         """The token to which each confident entry belongs, int64 [M]."""
+        return self._rows
+
+    @cached_property
+    def _rows(self) -> Tensor:
         return torch.repeat_interleave(torch.arange(self.num_tokens), self.size)
 
     def select(self, keep: Tensor) -> "TokenTable":
@@ -145,16 +151,17 @@ class TokenTable:
         Raises:
             InputError: if the table was built without one of the rules.
         """
-        rows, log_p, log_q = self.rows(), self.log_p.double(), self.log_q.double()
-        found = []
         for rule in rules:
-            if rule_name(rule) not in self.rule_names:
-                raise InputError(
-                    f"rules: the calibration table knows {', '.join(self.rule_names)}, got {rule_name(rule)}; "
-                    "name it in the table's rules and calibrate again"
-                )
-            centre = self.centres[:, self.rule_names.index(rule_name(rule))].double()[rows]
-            found.append(
-                rule.direction(log_p.unsqueeze(-1), log_q.unsqueeze(-1), centre.unsqueeze(-1)).squeeze(-1)
+            if rule not in self._directions:
+                self._directions[rule] = self._direction(rule)
+        return torch.stack([self._directions[rule] for rule in rules])
+
+    def _direction(self, rule: SteeringRule) -> Tensor:
+        if rule_name(rule) not in self.rule_names:
+            raise InputError(
+                f"rules: the calibration table knows {', '.join(self.rule_names)}, got {rule_name(rule)}; "
+                "name it in the table's rules and calibrate again"
             )
-        return torch.stack(found)
+        column = self.centres[:, self.rule_names.index(rule_name(rule))]
+        log_p, log_q, centre = (t.double().unsqueeze(-1) for t in (self.log_p, self.log_q, column[self.rows()]))
+        return rule.direction(log_p, log_q, centre).squeeze(-1)

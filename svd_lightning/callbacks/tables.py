@@ -82,7 +82,7 @@ def _caption(record: Mapping[str, Any], gains: bool) -> str:
     penalty = record["penalty"]
     covered = f", on the {record['coverage']:.1%} of them whose label lies inside the mask"
     return (
-        f"{record['tokens']} tokens of {record['examples']} examples; nats per token; accuracy: label ranked first. "
-        f"NLL: the mask (α = {record['alpha']:g}) only silences the steering. As decoded: λ = {penalty:g}"
+        f"{record['tokens']} tokens of {record['examples']} examples; nats per token; accuracy: label ranked "
+        f"first. NLL: the mask (α = {record['alpha']:g}) only silences the steering. As decoded: λ = {penalty:g}"
         f"{covered * (penalty == -math.inf)}." + " Gain: held-out, over the tuned model, as decoded." * gains
     )

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from svd_lightning.functional import expectation
+from svd_lightning.steering.kl_gradient import KLGradient
 
 
 class NaturalGradient:
@@ -13,9 +13,7 @@ class NaturalGradient:
     it, and it is the paper's ablation "without projection".
     """
 
-    def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """KL(p‖q)."""
-        return expectation(log_p, log_p - log_q)
+    centre = KLGradient.centre
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
         """The centred log-ratio: log p − log q − KL."""

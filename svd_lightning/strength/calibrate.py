@@ -45,7 +45,7 @@ def calibrate(
     folds = min(folds, table.num_examples)
     if folds < 2:
         raise InputError(
-            f"data.calibration: expected at least 2 examples, for an interval on the gain, got {table.num_examples}"
+            f"data.calibration: expected at least 2 examples (gains get an interval), got {table.num_examples}"
         )
     masked = table.narrow(steering.alpha) if steering.alpha is not None else table
     zeros = torch.zeros(len(steering.rules), dtype=torch.float64)

@@ -47,13 +47,17 @@ def cross_fit(
     Raises:
         InputError: for fewer examples than folds.
     """
-    fold = _folds(table.example, folds, seed=seed)
+    numbers, fold = _folds(table.example, folds, seed=seed)
+    objective = MaskedObjective(table, rules, penalty=penalty)
+    whole = torch.tensor(estimator(objective).strengths, dtype=torch.float64)
     found = torch.full((table.num_tokens,), -math.inf, dtype=torch.float64)
+    possible = table.covered if penalty == -math.inf else torch.ones_like(table.covered)
     for number in range(folds):
-        held_out = fold == number
-        fitted = estimator(MaskedObjective(table.select(~held_out), rules, penalty=penalty))
+        fitted = estimator(objective.only(numbers[fold != number], start=whole))
+        held_out = torch.isin(table.example, numbers[fold == number])
         strengths = torch.tensor(fitted.strengths, dtype=torch.float64)
-        found[held_out] = label_log_probs(table.select(held_out), rules, strengths, penalty=penalty)
+        here = objective.label_log_probs(strengths)
+        found[held_out & possible] = here[held_out[possible]]
     return found
 
 
@@ -96,13 +100,13 @@ def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: in
     return Gain((gain.sum() / tokens.sum()).item(), low, high)
 
 
-def _folds(example: Tensor, folds: int, *, seed: int) -> Tensor:
-    """A fold number for each token; all tokens of an example share one."""
-    names, number = example.unique(return_inverse=True)
-    if len(names) < folds:
+def _folds(example: Tensor, folds: int, *, seed: int) -> tuple[Tensor, Tensor]:
+    """The numbers of the examples, [E], and the fold of each, [E]."""
+    numbers = example.unique()
+    if len(numbers) < folds:
         raise InputError(
-            f"guard: expected at least {folds} calibration examples, one per fold, got {len(names)}; "
+            f"guard: expected at least {folds} calibration examples, one per fold, got {len(numbers)}; "
             "give a larger calibration split, or fewer folds"
         )
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))
-    return (order % folds)[number]
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
+    return numbers, order % folds

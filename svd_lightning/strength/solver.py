@@ -33,7 +33,7 @@ def minimise(objective: Objective, *, bound: float, tolerance: float, max_steps:
     system on the free directions, is cut back to the box, and is halved until K falls enough (Armijo);
     where the model of K is poor it becomes a gradient step.
     """
-    strengths = torch.zeros(objective.num_directions, dtype=torch.float64)
+    strengths = objective.start.clamp(-bound, bound)
     now = objective.evaluate(strengths)
     for _ in range(max_steps):
         held = _held(strengths, now.gradient, bound)

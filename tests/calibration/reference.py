@@ -13,6 +13,8 @@ from svd_lightning.steering import KLGradient, NaturalGradient, Temperature
 
 RULES = (KLGradient(), NaturalGradient(), Temperature())
 FLOOR = -1.0e4
+NOTHING = -700.0
+"""A log-mass of the rest that is as good as −∞: its exponential all but underflows in float64."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def tokens(count=24, size=13, *, seed=0, spread=2.0) -> Tokens:
     base = tuned + torch.randn(count, size, generator=generator, dtype=torch.float64)
     labels = (1.2 * tuned - 0.4 * base).softmax(-1).multinomial(1, generator=generator).squeeze(-1)
     number = torch.arange(count)
-    return Tokens(tuned, base, labels, number // 3, 5 + number % 3)
+    return Tokens(tuned, base, labels, number // 3, number % 3)
 
 
 def table(data: Tokens, *, rules=RULES, alpha=0.1, batch: int | None = None) -> TokenTable:
@@ -59,6 +61,7 @@ def table(data: Tokens, *, rules=RULES, alpha=0.1, batch: int | None = None) -> 
 def contents(found: TokenTable, token: int) -> dict:
     """Every field of one token of a table, its own entries of the ragged fields."""
     row = {name: getattr(found, name)[token].tolist() for name in _PER_TOKEN}
+    row["rest"] = max(row["rest"], NOTHING)
     mine = found.rows() == token
     return row | {"log_p": found.log_p[mine].tolist(), "log_q": found.log_q[mine].tolist()}
 
@@ -77,7 +80,8 @@ def expected_contents(data: Tokens, token: int, alpha: float) -> dict:
     return {
         "size": len(confident),
         "slot": confident.index(label) if label in confident else -1,
-        "rest": logsumexp(log_p[others]) if others else -np.inf,
+        # a mass below float32's range is as good as none
+        "rest": rest if (rest := logsumexp(log_p[others]) if others else -np.inf) > -85 else -np.inf,
         "label_log_p": log_p[label],
         "label_log_q": log_q[label],
         "kl": kl,

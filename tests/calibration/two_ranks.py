@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
+from svd_lightning.calibration import TokenTable
 from svd_lightning.errors import InputError
 from tests.calibration import reference
 
@@ -22,7 +23,7 @@ def start(rank: int, folder: Path) -> None:
     address = f"file://{folder / 'rendezvous'}"
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     data = reference.tokens(COUNT).to(torch.float32)
-    found = {name: vars(reduced(data[list(shares[rank])])) for name, shares in SHARES.items()}
+    found: dict = {name: reduced(data[list(shares[rank])]) for name, shares in SHARES.items()}
     try:
         reduced(data[[]])
         found["nobody"] = "no error"
@@ -32,6 +33,6 @@ def start(rank: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-def reduced(data: reference.Tokens):
+def reduced(data: reference.Tokens) -> TokenTable:
     """The table of both ranks' tokens, this rank's given in batches of five."""
     return reference.table(data, batch=5)
