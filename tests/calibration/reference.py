@@ -81,7 +81,7 @@ def expected_contents(data: Tokens, token: int, alpha: float) -> dict:
         "size": len(confident),
         "slot": confident.index(label) if label in confident else -1,
         # a mass below float32's range is as good as none
-        "rest": rest if (rest := logsumexp(log_p[others]) if others else -np.inf) > -85 else -np.inf,
+        "rest": max(logsumexp(log_p[others]), NOTHING) if others else NOTHING,
         "label_log_p": log_p[label],
         "label_log_q": log_q[label],
         "kl": kl,

@@ -180,6 +180,21 @@ def test_sums_over_tokens_add_up(penalty):
         torch.testing.assert_close(torch.as_tensor(value / count), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_some_examples_alone(penalty):
+    """A fold of the objective is the objective of those examples."""
+    data, strengths, rules = reference.tokens(), double([1.5]), reference.RULES[:1]
+    examples = torch.tensor([0, 3, 4, 7])
+    fold = masked(data, rules, penalty).only(examples, start=double([2.0]))
+    alone = masked(data[torch.isin(data.example, examples)], rules, penalty)
+    for got, wanted in zip(fold.evaluate(strengths), alone.evaluate(strengths), strict=True):
+        torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(wanted), **CLOSE)
+    for got, wanted in zip(fold.terms(), alone.terms(), strict=True):
+        torch.testing.assert_close(got, wanted, **CLOSE)
+    assert fold.divergence(strengths) == pytest.approx(alone.divergence(strengths))
+    assert torch.equal(fold.start, double([2.0]))
+
+
 def test_chunks_of_the_stream_do_not_matter():
     data, strengths = reference.tokens(), double([1.5, 0.4, -0.3])
     for got, wanted in zip(

@@ -116,6 +116,16 @@ def test_stays_within_its_budget_of_divergence(budget, recipe):
     assert nll_of(problem, found.strengths) <= nll_of(problem, [0.0, 0.0])
 
 
+@pytest.mark.parametrize("start", [[0.0, 0.0], [50.0, -3.0], [-1e4, 1e4]])
+def test_where_it_starts_does_not_matter(start):
+    data = reference.tokens(COUNT)
+    problem = masked(data, (KL, TEMPERATURE))
+    begun = problem.only(data.example.unique(), start=torch.tensor(start, dtype=torch.float64))
+    found, expected = LineSearch()(begun), LineSearch()(problem)
+    assert found.warning is None
+    assert found.strengths == pytest.approx(expected.strengths, rel=1e-4)
+
+
 @EVERY_RECIPE
 @pytest.mark.parametrize("rules", [(KL, KL), (NATURAL, TEMPERATURE, NATURAL)])
 def test_collinear_rules_share_one_optimum(rules, recipe):
