@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from rich.progress import track
 from torch.utils.data import DataLoader
 
 from svd_lightning.calibration import TokenTable
@@ -18,6 +19,7 @@ from svd_lightning.callbacks.guards import (
     as_steered,
     check_calibration_split,
     check_checkpointing,
+    check_estimator,
 )
 from svd_lightning.callbacks.reference import Reference
 from svd_lightning.callbacks.tables import comparison_table, console, sweep_table
@@ -73,7 +75,7 @@ class SteeringCalibration(L.Callback):
         """Refuse what would waste or falsify the run."""
         self._calibrated_step = None  # the module may come from another run with as many steps
         check_calibration_split(as_completion_data(trainer))
-        new_table(as_steered(pl_module).recipe)  # refuses a steering without a mask
+        check_estimator(self.estimator, as_steered(pl_module).recipe)
         check_checkpointing(trainer)
         self._reference.open(trainer, as_steered(pl_module))
 
@@ -158,5 +160,8 @@ class SteeringCalibration(L.Callback):
 
 
 def _progress(trainer: L.Trainer, loader: DataLoader) -> Iterator[dict[str, Any]]:
-    """The batches, with a line of progress where the trainer shows any."""
-    yield from loader
+    """The batches, with a bar on the first process where the trainer shows any."""
+    hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
+    shared = getattr(trainer.progress_bar_callback, "progress", None)  # a second live display on one console
+    on = console() if shared is None else shared.console
+    yield from track(loader, "Calibrating", console=on, transient=True, disable=hidden)

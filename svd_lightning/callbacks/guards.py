@@ -1,11 +1,16 @@
 """What the callbacks refuse before any expensive work starts."""
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from svd_lightning.calibration import MaskedObjective
 from svd_lightning.data import CompletionDataModule
+from svd_lightning.decoding.tabulation import new_table
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.steering import Steering
+from svd_lightning.strength import StrengthEstimator
 
 
 def check_calibration_split(data: CompletionDataModule) -> None:
@@ -51,6 +56,19 @@ def _saves_at_epoch_end(callback: ModelCheckpoint, trainer: L.Trainer) -> bool:
         return callback._save_on_train_epoch_end
     validates = trainer.limit_val_batches and as_completion_data(trainer).split_ids("validation")
     return not validates or (trainer.val_check_interval == 1.0 and trainer.check_val_every_n_epoch == 1)
+
+
+def check_estimator(estimator: StrengthEstimator, steering: Steering) -> None:
+    """Try the estimator on two made-up tokens: it may be one for a single rule, or hold too many strengths.
+
+    Raises:
+        InputError: as the estimator; for a steering without a mask.
+    """
+    table = new_table(steering)
+    table.sync_on_compute = False
+    logits = torch.tensor([[1.0, 0.9, 0.8], [1.0, 0.7, 0.9]])
+    table.update(logits, logits.flip(0), torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([0, 0]))
+    estimator(MaskedObjective(table.compute(), steering.rules, penalty=steering.penalty))
 
 
 def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:

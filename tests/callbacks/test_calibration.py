@@ -108,12 +108,6 @@ def test_the_estimator_decides(estimator, diaries, tmp_path):
         assert list(module.steering.strengths) == mean["strengths"]
 
 
-def test_an_estimator_for_one_rule_refuses_two(diaries, tmp_path):
-    module = diary_model(steering=Steering([KLGradient(), NaturalGradient()]))
-    with pytest.raises(InputError, match="defined for a single rule, got 2; use LineSearch"):
-        fit(tmp_path, module, diary_data(diaries), plain_calibration(estimator=Mean()))
-
-
 def test_other_loggers_and_none(diaries, tmp_path):
     fit(tmp_path, module := diary_model(), diary_data(diaries), logger=CSVLogger(tmp_path, name="csv"))
     assert "steer/strength" in (tmp_path / "csv/version_0/metrics.csv").read_text()

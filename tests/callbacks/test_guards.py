@@ -6,8 +6,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from svd_lightning.callbacks.guards import as_completion_data, as_steered
 from svd_lightning.errors import InputError
-from svd_lightning.steering import Steering
-from tests.chain import Losses, diary_data, diary_model, fit
+from svd_lightning.steering import KLGradient, NaturalGradient, Steering
+from svd_lightning.strength import Fixed, Mean
+from tests.chain import Losses, diary_data, diary_model, fit, plain_calibration
 
 
 def refused(folder, data, *callbacks, message, module=None, **options):
@@ -75,6 +76,18 @@ def test_step_checkpoints_may_stand_beside_an_epoch_s(diaries, tmp_path):
 def test_a_steering_without_a_mask(diaries, tmp_path):
     module = diary_model(steering=Steering(alpha=None))
     refused(tmp_path, diary_data(diaries), module=module, message="calibration table needs a mask")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (Mean(), "defined for a single rule, got 2; use LineSearch"),
+        (Fixed([1.0]), r"strengths: expected one per rule \(2\), got 1"),
+    ],
+)
+def test_an_estimator_that_does_not_fit_the_rules(estimator, message, diaries, tmp_path):
+    module = diary_model(steering=Steering([KLGradient(), NaturalGradient()]))
+    refused(tmp_path, diary_data(diaries), plain_calibration(estimator=estimator), module=module, message=message)
 
 
 def test_other_modules_and_data():
