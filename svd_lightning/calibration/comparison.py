@@ -21,7 +21,7 @@ class Score:
     nll_decoded: float
     """Mean NLL in nats under the distribution that decoding uses; with λ = −∞ of the covered tokens."""
     accuracy: float
-    """Share of tokens whose label is the most probable entry."""
+    """Share of tokens whose label ranks first among the confident ones: what greedy decoding with λ = −∞ picks."""
 
 
 def score(

@@ -73,14 +73,14 @@ class CalibrationTable(Metric):
             getattr(self, name).append(value.detach())
 
     def _centres(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        """KL(p‖q) [N] and what each rule needs from the whole vocabulary [N, R]; shared ones computed once."""
-        known = {KLGradient.centre: KLGradient().centre(log_p, log_q)}
+        """KL(p‖q) [N] and what each rule needs from the whole vocabulary [N, R]; most need the KL itself."""
+        kl = KLGradient().centre(log_p, log_q)
+        found = []
         for rule in self.rules:
-            if type(rule).centre not in known:
-                known[type(rule).centre] = rule.centre(log_p, log_q)
-        found = [known[type(rule).centre] for rule in self.rules]
+            shared = type(rule).centre is KLGradient.centre and not vars(rule)
+            found.append(kl if shared else rule.centre(log_p, log_q))
         columns = torch.stack(found, dim=-1) if found else log_p.new_zeros(len(log_p), 0)
-        return known[KLGradient.centre], columns
+        return kl, columns
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Reduce over processes; one without tokens takes part with empty states of the right type and shape."""

@@ -66,7 +66,7 @@ class TokenTable:
         for name in ENTRY_FIELDS + TOKEN_FIELDS:
             setattr(self, name, tensors[name])
         self.alpha, self.rule_names = alpha, rule_names
-        self._directions: dict[SteeringRule, Tensor] = {}
+        self._directions: dict[int, tuple[SteeringRule, Tensor]] = {}  # by identity: a rule need not be hashable
 
     @property
     def num_tokens(self) -> int:
@@ -152,9 +152,9 @@ class TokenTable:
             InputError: if the table was built without one of the rules.
         """
         for rule in rules:
-            if rule not in self._directions:
-                self._directions[rule] = self._direction(rule)
-        return torch.stack([self._directions[rule] for rule in rules])
+            if id(rule) not in self._directions:
+                self._directions[id(rule)] = rule, self._direction(rule)
+        return torch.stack([self._directions[id(rule)][1] for rule in rules])
 
     def _direction(self, rule: SteeringRule) -> Tensor:
         if rule_name(rule) not in self.rule_names:

@@ -31,7 +31,7 @@ _SHOWN = {
     ("KLGradient", "Mean"): "steered, the paper's mean",
     ("KLGradient", "LineSearch"): "steered, line search",
     ("NaturalGradient", "LineSearch"): "natural gradient, line search",
-    ("KLGradient + NaturalGradient + Temperature", "LineSearch"): "all three rules, line search",
+    ("KLGradient + NaturalGradient + TaskAware + Temperature", "LineSearch"): "all rules jointly, line search",
 }
 
 
@@ -152,6 +152,7 @@ def _next_steps(folder: Path) -> str:
     return (
         f"Calibration:  {folder / 'calibration.json'}\n"
         f"Predictions:  {folder / 'predictions.jsonl'}\n"
+        f"Report:       svd-lightning report {folder}\n"
         f"Curves:       tensorboard --logdir {folder}\n"
         "On your model and data:\n"
         "  svd-lightning fit --config configs/adapter/lora.yaml --model.backbone.name_or_path MODEL \\\n"

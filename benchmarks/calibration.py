@@ -1,0 +1,206 @@
+"""What each rule and estimator is worth on held-out data, and what a calibration costs.
+
+    python benchmarks/calibration.py quality --task demo          # or truthfulqa, arc_easy
+    python benchmarks/calibration.py cost
+
+`quality` warm-starts LoRA for 60 steps and for whole epochs, calibrates, and scores every candidate on the test
+split. `cost` compares a calibration with the two bare forwards over the same tokens, in one run.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from jsonargparse import auto_cli
+from lightning.pytorch.utilities import disable_possible_user_warnings
+from peft import LoraConfig
+from rich.console import Console
+from rich.table import Table
+
+from svd_lightning import SteeredLanguageModel, SteeringCalibration
+from svd_lightning.calibration import ReferenceSnapshot
+from svd_lightning.callbacks.tables import gain_text
+from svd_lightning.data import CompletionDataModule, JSONLData, TruthfulQA
+from svd_lightning.decoding.tabulation import new_table, tabulate
+from svd_lightning.demo.run import BASE_FOLDER, diaries
+from svd_lightning.models import Backbone
+from svd_lightning.steering import KLGradient, NaturalGradient, Steering, TaskAware, Temperature
+from svd_lightning.strength import PAPER_ALPHAS, LineSearch, calibrate
+from svd_lightning.trainer import SteeringTrainer
+
+SHARED = Path(__file__).parents[2] / "shared"
+Task = Literal["demo", "truthfulqa", "arc_easy"]
+
+
+def quality(*, task: Task = "demo", epochs: int = 2, seed: int = 0) -> None:
+    """Held-out NLL and accuracy of every candidate, for a short and a long warm start.
+
+    Args:
+        task: which data.
+        epochs: length of the long warm start; the short one is 60 steps.
+        seed: of the adapter and the order of training.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, limits in (("60 steps", {"max_steps": 60}), (f"{epochs} epochs", {"max_epochs": epochs})):
+            L.seed_everything(seed, verbose=False)
+            module, data = _model(task), _data(task, Path(folder) / name)
+            trainer = _trainer(limits)
+            trainer.fit(module, datamodule=data)
+            trainer.test(module, datamodule=data, verbose=False)
+            _show(f"{task}, {name}", module.calibration or {}, module.test_record or {})
+
+
+def cost(*, examples: int = 400, rounds: int = 5) -> None:
+    """A masked joint calibration with guard and α sweep, against the two bare forwards.
+
+    Args:
+        examples: size of the calibration split (TruthfulQA, wiki-tiny).
+        rounds: paired repetitions; medians are printed.
+    """
+    module = _model("truthfulqa", joint=True)
+    module.configure_model()
+    data = TruthfulQA(path=str(SHARED / "data/TruthfulQA.csv"), calibration=examples, test=100, batch_size=8)
+    data.tokenizer = module.tokenizer
+    batches = list(data.calibration_dataloader())
+    model = module.peft_model.eval()
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    snapshot = ReferenceSnapshot()
+    table = _tabulate(module, batches, snapshot)
+    steps: dict[str, Callable[[], Any]] = {
+        "two bare forwards": lambda: _bare(model, batches),
+        "pass, new snapshot": lambda: _tabulate(module, batches, ReferenceSnapshot()),
+        "pass, snapshot reused": lambda: _tabulate(module, batches, snapshot),
+        "solver": lambda: calibrate(table, module.recipe, LineSearch(), alphas=PAPER_ALPHAS),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    bare, solver = medians["two bare forwards"], medians["solver"]
+    print(f"{table.num_tokens} tokens of {table.num_examples} examples, {torch.get_num_threads()} threads")
+    for name, value in medians.items():
+        print(f"{name:24s} {value:7.3f} s  {value / bare:5.2f} × two bare forwards")
+    for name in ("pass, new snapshot", "pass, snapshot reused"):
+        whole = medians[name] + solver
+        print(f"{'whole: ' + name:32s} {whole / bare:5.2f} × two bare forwards, solver {solver / whole:.0%} of it")
+
+
+def _bare(model: Any, batches: list[dict[str, Any]]) -> None:
+    with torch.no_grad():
+        for batch in batches:
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            model(**inputs)
+            with model.disable_adapter():
+                model(**inputs)
+
+
+def _tabulate(module: SteeredLanguageModel, batches: list[dict[str, Any]], snapshot: ReferenceSnapshot) -> Any:
+    table = new_table(module.recipe, alphas=PAPER_ALPHAS)
+    with torch.no_grad():
+        for batch in batches:
+            tabulate(module.peft_model, batch, table, snapshot=snapshot)
+    return table.compute()
+
+
+def _model(task: Task, *, joint: bool = False) -> SteeredLanguageModel:
+    rules = (
+        (KLGradient(), NaturalGradient(), Temperature())
+        if joint
+        else (KLGradient(), NaturalGradient(), TaskAware())
+    )
+    base, rate = (BASE_FOLDER, 5e-4) if task == "demo" else (SHARED / "models/wiki-tiny", 1e-3)
+    return SteeredLanguageModel(
+        Backbone(name_or_path=str(base)),
+        LoraConfig(r=8, lora_alpha=16, lora_dropout=0.1, target_modules=["q_proj", "v_proj"]),
+        # nothing forbidden: every label counts, and all rows are NLLs of the same tokens
+        steering=Steering(rules, alpha=0.1, penalty=0.0),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=rate),
+    )
+
+
+def _data(task: Task, folder: Path) -> CompletionDataModule:
+    if task == "demo":
+        return diaries(folder, examples=1600, seed=0)
+    if task == "truthfulqa":
+        return TruthfulQA(path=str(SHARED / "data/TruthfulQA.csv"), calibration=200, batch_size=8)
+    folder.mkdir(parents=True)
+    paths = {split: _arc(split, folder) for split in ("train", "test")}
+    return JSONLData(
+        path=paths["train"],
+        test_path=paths["test"],
+        calibration=400,
+        validation=None,
+        batch_size=8,
+        max_length=384,
+    )
+
+
+def _arc(split: str, folder: Path) -> str:
+    rows = json.loads((SHARED / f"data/commonsense/ARC-Easy.{split}.json").read_text(encoding="utf-8"))
+    path = folder / f"{split}.jsonl"
+    lines = [{"prompt": row["instruction"] + "\n\n", "completion": row["output"]} for row in rows[:2000]]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def _trainer(limits: dict[str, int]) -> SteeringTrainer:
+    disable_possible_user_warnings()
+    return SteeringTrainer(
+        **limits,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        callbacks=[SteeringCalibration(estimator=LineSearch(), show_table=False)],
+    )
+
+
+def _show(title: str, found: dict[str, Any], test: dict[str, Any]) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in (
+        "distribution",
+        "estimator",
+        "strength μ",
+        "calibration NLL",
+        "gain, 95 %",
+        "test NLL",
+        "test acc.",
+    ):
+        table.add_column(name, no_wrap=name == "gain, 95 %")
+    table.add_row("base", "", "", f"{found['nll_base']:.4f}", "", f"{test['nll_base']:.4f}", "")
+    tuned = (f"{found['nll_tuned']:.4f}", "", f"{test['nll_tuned']:.4f}", f"{test['accuracy_tuned']:.1%}")
+    table.add_row("tuned", "", "0", *tuned)
+    for here, there in zip(found["candidates"], test["candidates"], strict=True):
+        strengths = ", ".join(f"{strength:.3g}" for strength in here["strengths"])
+        numbers = (
+            f"{here['nll']:.4f}",
+            gain_text(here["gain"]),
+            f"{there['nll']:.4f}",
+            f"{there['accuracy']:.1%}",
+        )
+        table.add_row(" + ".join(here["rules"]), here["estimator"], strengths, *numbers)
+    console = Console(width=150)
+    console.print(table)
+    console.print(
+        f"{found['tokens']} calibration tokens, {test['tokens']} test tokens. Guard: {found['message']}."
+    )
+    used = found["used"]
+    told = f"{' + '.join(used['rules'])} at {used['strengths']}"
+    console.print(f"In use: {told}; test NLL {test['nll_steered']:.4f}, tuned {test['nll_tuned']:.4f}\n")
+
+
+if __name__ == "__main__":
+    auto_cli([quality, cost])
