@@ -122,7 +122,7 @@ def _joined(ranges: Sequence[Range]) -> list[Range]:
     for start, stop in ranges[1:]:
         if start == joined[-1][1]:
             joined[-1] = (joined[-1][0], stop)
-        elif start < stop:
+        else:
             joined.append((start, stop))
     return joined
 
