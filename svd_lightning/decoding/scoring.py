@@ -11,7 +11,13 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import expectation, label_nll, log_probabilities
-from svd_lightning.models.hidden import base_head, base_hidden_states, tuned_head, tuned_hidden_states
+from svd_lightning.models.hidden import (
+    base_head,
+    base_hidden_states,
+    right_padded,
+    tuned_head,
+    tuned_hidden_states,
+)
 from svd_lightning.steering import Steering
 
 SteeringFunction = Callable[[Tensor, Tensor], Tensor]
@@ -20,8 +26,8 @@ SteeringFunction = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100
 """Label of the tokens that are not scored."""
 
-_CHUNK_ELEMENTS = 2**23
-"""Default chunk: as many tokens as keep one float32 [n, V] tensor at 32 MiB."""
+_CHUNK_ELEMENTS = 2**22
+"""Default chunk: as many tokens as keep one float32 [n, V] tensor at 16 MiB."""
 
 
 class CompletionTokens(NamedTuple):
@@ -84,6 +90,27 @@ def completion_tokens(batch: Mapping[str, Tensor]) -> CompletionTokens:
     return CompletionTokens(rows, predecessors + 1, labels[rows, predecessors + 1])
 
 
+def shared_columns(batch: Mapping[str, Tensor]) -> int:
+    """How many leading tokens, none of them scored, all rows of a batch have in common.
+
+    Not found out unasked: under a sharded strategy every rank must run the same number of forwards.
+
+    Raises:
+        InputError: where the rows have none in common.
+    """
+    _check_batch(batch)
+    order = right_padded(batch["attention_mask"])
+    ids, mask, labels = (batch[n].gather(1, order) for n in ("input_ids", "attention_mask", "labels"))
+    same = ((ids == ids[:1]) & mask.bool() & (labels == IGNORED)).all(dim=0)
+    count = min(int(same.cumprod(dim=0).sum()), ids.shape[1] - 1)
+    if count < 1:
+        raise InputError(
+            "shared_prompt: expected rows that begin with the same prompt, got rows that differ from the first "
+            "token on; pass the options of one question at a time, or shared_prompt=False"
+        )
+    return count
+
+
 def completion_states(hidden: Tensor, tokens: CompletionTokens) -> Tensor:
     """Hidden states that predict the scored tokens: [B, T, H] → [N, H]."""
     return hidden[tokens.rows, tokens.positions - 1]
@@ -95,30 +122,33 @@ def logit_chunks(
     *,
     chunk_size: int | None = None,
     base_states: Tensor | None = None,
+    shared_prompt: bool = False,
 ) -> Iterator[LogitChunk]:
     """Both models' logits of the scored tokens, a few at a time; only those tokens pass the head.
 
     Args:
         peft_model: any PEFT model around a causal LM, in evaluation mode.
         batch: as in `completion_tokens`, on the model's device.
-        chunk_size: tokens per chunk; None keeps one float32 [n, V] tensor at 32 MiB.
+        chunk_size: tokens per chunk; None keeps one float32 [n, V] tensor at 16 MiB.
         base_states: hidden states of the base model at the scored tokens, [N, H] on any device (a reference
             snapshot: `completion_states` of `base_hidden_states`); they replace the base forward.
+        shared_prompt: the rows are options of one question; their common prompt is computed once.
 
     Raises:
         InputError: as `check_adapter` and `completion_tokens`; for base states of another number of tokens;
-            for logits that hold NaN or +∞.
+            for rows without a common prompt; for logits that hold NaN or +∞.
     """
     tokens = completion_tokens(batch)
     ids, mask = batch["input_ids"], batch["attention_mask"]
+    shared = shared_columns(batch) if shared_prompt else 0
     if base_states is None:
-        base_states = completion_states(base_hidden_states(peft_model, ids, mask), tokens)
+        base_states = completion_states(base_hidden_states(peft_model, ids, mask, shared_columns=shared), tokens)
     elif len(base_states) != len(tokens.labels):
         raise InputError(
             f"base_states: expected one hidden state per scored token ({len(tokens.labels)}), got "
             f"{len(base_states)}; take the snapshot again from the same batches in the same order"
         )
-    tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask), tokens)
+    tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask, shared_columns=shared), tokens)
     size = chunk_size or max(1, _CHUNK_ELEMENTS // peft_model.get_base_model().config.get_text_config().vocab_size)
     heads = tuned_head(peft_model), base_head(peft_model)
     for tuned, base, labels in zip(
@@ -137,6 +167,7 @@ def score_tokens(
     *,
     chunk_size: int | None = None,
     base_states: Tensor | None = None,
+    shared_prompt: bool = False,
 ) -> TokenScores:
     """Log-probabilities of the labels under base, tuned and steered distributions.
 
@@ -144,7 +175,7 @@ def score_tokens(
     scored with penalty 0 instead (`finite_penalty`), so that the mask only silences the steering.
 
     Args:
-        peft_model, batch, chunk_size, base_states: as in `logit_chunks`.
+        peft_model, batch, chunk_size, base_states, shared_prompt: as in `logit_chunks`.
         steering: maps (tuned logits, base logits) to steered logits.
 
     Returns:
@@ -157,7 +188,9 @@ def score_tokens(
     steer = finite_penalty(steering)
     parts = [
         _score_chunk(chunk, steer)
-        for chunk in logit_chunks(peft_model, batch, chunk_size=chunk_size, base_states=base_states)
+        for chunk in logit_chunks(
+            peft_model, batch, chunk_size=chunk_size, base_states=base_states, shared_prompt=shared_prompt
+        )
     ]
     base, tuned, steered, divergence, agreement = map(torch.cat, zip(*parts, strict=True))
     return TokenScores(tokens.rows, tokens.positions, base, tuned, steered, divergence, agreement)

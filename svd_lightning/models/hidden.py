@@ -105,13 +105,17 @@ def layers_off(layers: list[nn.Module]) -> Iterator[None]:
             layer._disable_adapters = was_off
 
 
-def tuned_hidden_states(peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def tuned_hidden_states(
+    peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared_columns: int = 0
+) -> Tensor:
     """Final hidden states of the tuned model, columns of virtual tokens dropped.
 
     Args:
         peft_model: any PEFT model around a causal LM of transformers, in evaluation mode.
         input_ids: int64 [B, T], padded on either side.
         attention_mask: [B, T], 0 on padding.
+        shared_columns: leading tokens that all rows have in common (`right_padded` rows); they are computed
+            once and their cache repeated. 0 computes every row whole.
 
     Returns:
         The LM head's input in the model's dtype, [B, T, H]; undefined on padding.
@@ -120,13 +124,15 @@ def tuned_hidden_states(peft_model: PeftModel, input_ids: Tensor, attention_mask
         InputError: as `check_adapter`.
     """
     check_adapter(peft_model)
-    return _hidden_states(peft_model, peft_model.get_base_model(), input_ids, attention_mask)
+    return _hidden_states(peft_model, peft_model.get_base_model(), input_ids, attention_mask, shared_columns)
 
 
-def base_hidden_states(peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+def base_hidden_states(
+    peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared_columns: int = 0
+) -> Tensor:
     """Final hidden states of the base model, adapter and virtual tokens out; else as `tuned_hidden_states`."""
     with adapter_off(peft_model) as base_model:
-        return _hidden_states(base_model, base_model, input_ids, attention_mask)
+        return _hidden_states(base_model, base_model, input_ids, attention_mask, shared_columns)
 
 
 def tuned_head(peft_model: PeftModel) -> Head:
@@ -156,28 +162,67 @@ def shallow_copy(module: ModuleT, cls: type[ModuleT] | None = None) -> ModuleT:
     return clone
 
 
+def right_padded(attention_mask: Tensor) -> Tensor:
+    """Column order that moves each row's tokens to the front: [B, T] → int64 [B, T].
+
+    >>> right_padded(torch.tensor([[0, 1, 1]])).tolist()
+    [[1, 2, 0]]
+    """
+    return attention_mask.bool().int().argsort(dim=1, descending=True, stable=True)
+
+
 def _hidden_states(
-    caller: PeftModel | PreTrainedModel, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor
+    caller: PeftModel | PreTrainedModel,
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    shared_columns: int,
 ) -> Tensor:
-    """What the decoder hands to the head when `caller` is called.
+    """What the decoder hands to the head when `caller` is called: [B, T] → [B, T, H].
 
     Rows go in padded on the right, where position ids need no correction: PEFT drops the ones it is given.
     """
-    order = attention_mask.bool().int().argsort(dim=1, descending=True, stable=True)
+    order = right_padded(attention_mask)
+    ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
+    if shared_columns:
+        hidden = _after_shared_columns(caller, model, ids, mask, shared_columns)
+    else:
+        hidden, _ = _call(caller, model, input_ids=ids, attention_mask=mask, use_cache=False)
+        hidden = hidden[:, -ids.shape[1] :]
+    return torch.zeros_like(hidden).scatter(1, order.unsqueeze(-1).expand_as(hidden), hidden)
+
+
+def _after_shared_columns(
+    caller: PeftModel | PreTrainedModel, model: PreTrainedModel, ids: Tensor, mask: Tensor, shared: int
+) -> Tensor:
+    """One row of shared columns through `caller` (which adds virtual tokens), the rest on its repeated cache."""
+    rows = ids.shape[0]
+    first, cache = _call(
+        caller, model, input_ids=ids[:1, :shared], attention_mask=mask[:1, :shared], use_cache=True
+    )
+    cache.batch_repeat_interleave(rows)
+    seen = mask.new_ones(rows, int(cache.get_seq_length()))
+    rest, _ = _call(
+        model,
+        model,
+        input_ids=ids[:, shared:],
+        attention_mask=torch.cat([seen, mask[:, shared:]], dim=1),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return torch.cat([first[:, -shared:].expand(rows, -1, -1), rest], dim=1)
+
+
+def _call(caller: PeftModel | PreTrainedModel, model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, Any]:
+    """The decoder's last hidden states and the cache of one forward of `caller`."""
     captured: list[Tensor] = []
     hook = _decoder(model)[1].register_forward_hook(lambda module, args, output: captured.append(output[0]))
     keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
     try:
-        caller(
-            input_ids=input_ids.gather(1, order),
-            attention_mask=attention_mask.gather(1, order),
-            use_cache=False,
-            **keep,
-        )
+        outputs = caller(**inputs, **keep)
     finally:
         hook.remove()
-    hidden = captured[-1][:, -input_ids.shape[1] :]
-    return torch.zeros_like(hidden).scatter(1, order.unsqueeze(-1).expand_as(hidden), hidden)
+    return captured[-1], outputs.get("past_key_values")
 
 
 def _decoder(model: PreTrainedModel) -> tuple[list[str], nn.Module]:

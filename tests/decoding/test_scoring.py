@@ -11,6 +11,7 @@ from svd_lightning.decoding.scoring import (
     finite_penalty,
     logit_chunks,
     score_tokens,
+    shared_columns,
 )
 from svd_lightning.errors import InputError
 from svd_lightning.functional import kl_divergence
@@ -79,6 +80,33 @@ def test_a_reference_snapshot_replaces_the_base_forward():
     torch.testing.assert_close(found.base, expected.base)
     with pytest.raises(InputError, match="snapshot"):
         score_tokens(model, batch, STEERING, base_states=snapshot[1:])
+
+
+SHARED = [("llama", a) for a in zoo.ADAPTERS] + [(m, a) for m in zoo.ARCHITECTURES for a in ("lora", "prompt")]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("model_type", "adapter"), dict.fromkeys(SHARED))
+@torch.no_grad()
+def test_a_shared_prompt_changes_nothing(model_type, adapter, side):
+    model, batch = zoo.tuned_model(model_type, adapter), make_batch((9, 9, 9, 9), completion=4)
+    batch["input_ids"][:, :5] = batch["input_ids"][0, :5]
+    for row, length in enumerate((9, 7, 8, 6)):
+        batch["attention_mask"][row, length:] = 0
+        batch["labels"][row, length:] = -100
+    if side == "left":
+        columns = (torch.arange(9) + batch["attention_mask"].sum(dim=1, keepdim=True)) % 9
+        batch = {name: tensor.gather(1, columns) for name, tensor in batch.items()}
+    assert shared_columns(batch) == 5
+    found = score_tokens(model, batch, STEERING, shared_prompt=True)
+    expected = score_tokens(model, batch, STEERING)
+    for name in ("base", "tuned", "steered", "divergence"):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-5, rtol=1e-5)
+
+
+def test_rows_without_a_shared_prompt_are_refused():
+    with pytest.raises(InputError, match="shared_prompt"):
+        score_tokens(zoo.tuned_model(), make_batch(), STEERING, shared_prompt=True)
 
 
 @torch.no_grad()
