@@ -49,8 +49,8 @@ def quality(*, task: Task = "demo", epochs: int = 2, seed: int = 0) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, limits in (("60 steps", {"max_steps": 60}), (f"{epochs} epochs", {"max_epochs": epochs})):
             L.seed_everything(seed, verbose=False)
-            module, data = _model(task), _data(task, Path(folder) / name)
-            trainer = _trainer(limits)
+            module, data = _model(task), _data(task, Path(folder) / f"{name} data")
+            trainer = _trainer(limits, Path(folder) / name)
             trainer.fit(module, datamodule=data)
             trainer.test(module, datamodule=data, verbose=False)
             _show(f"{task}, {name}", module.calibration or {}, module.test_record or {})
@@ -154,11 +154,12 @@ def _arc(split: str, folder: Path) -> str:
     return str(path)
 
 
-def _trainer(limits: dict[str, int]) -> SteeringTrainer:
+def _trainer(limits: dict[str, int], folder: Path) -> SteeringTrainer:
     disable_possible_user_warnings()
     return SteeringTrainer(
         **limits,
         accelerator="cpu",
+        default_root_dir=folder,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

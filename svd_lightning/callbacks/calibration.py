@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,12 +19,14 @@ from svd_lightning.callbacks.guards import (
     check_calibration_split,
     check_checkpointing,
     check_estimator,
+    run_folder,
 )
 from svd_lightning.callbacks.reference import Reference
 from svd_lightning.callbacks.tables import comparison_table, console, sweep_table
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.report import save_calibration
 from svd_lightning.strength import PAPER_ALPHAS, LineSearch, StrengthEstimator, calibrate
 
 _log = logging.getLogger(__name__)
@@ -91,10 +92,10 @@ class SteeringCalibration(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show every candidate on the test split, with the strengths from the calibration split."""
-        record, folder = as_steered(pl_module).test_record, trainer.log_dir  # all ranks: it is broadcast
+        record, folder = as_steered(pl_module).test_record, run_folder(trainer)
         if record is not None and trainer.is_global_zero:
             if folder is not None:
-                write_json(Path(folder) / "test.json", record)
+                write_json(folder / "test.json", record)
             if self.show_table:
                 console().print(
                     comparison_table("Test split, with the strengths of the calibration split", record)
@@ -134,7 +135,7 @@ class SteeringCalibration(L.Callback):
     def _report(
         self, trainer: L.Trainer, module: SteeredLanguageModel, table: TokenTable, record: dict[str, Any]
     ) -> None:
-        folder = trainer.log_dir  # all ranks: it is broadcast
+        folder = run_folder(trainer)
         if not trainer.is_global_zero:
             return
         for text in (record["warning"], None if record["verdict"] == "steer" else record["message"]):
@@ -151,7 +152,7 @@ class SteeringCalibration(L.Callback):
                     logger, table, module.recipe.with_strengths(record["strengths"]), step=trainer.global_step
                 )
         if folder is not None:
-            write_json(Path(folder) / "calibration.json", record)
+            write_json(folder / "calibration.json", record)
         if self.show_table:
             console().print(comparison_table("Calibration split", record))
             if record["sweep"]:

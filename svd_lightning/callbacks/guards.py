@@ -1,5 +1,7 @@
 """What the callbacks refuse before any expensive work starts."""
 
+from pathlib import Path
+
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -87,3 +89,14 @@ def as_steered(pl_module: L.LightningModule) -> SteeredLanguageModel:
     if not isinstance(pl_module, SteeredLanguageModel):
         raise InputError(f"model: expected a SteeredLanguageModel, got {type(pl_module).__name__}")
     return pl_module
+
+
+def run_folder(trainer: L.Trainer) -> Path | None:
+    """Where this run keeps its files, or None. Call it on every rank: the name is broadcast.
+
+    Without a logger and a `default_root_dir` Lightning names the working directory, whose files are not this
+    run's to replace.
+    """
+    folder = trainer.log_dir
+    at_home = not trainer.loggers and Path(trainer.default_root_dir).resolve() == Path.cwd()
+    return None if folder is None or at_home else Path(folder)

@@ -11,7 +11,7 @@ import lightning as L
 from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.calibration import ReferenceSnapshot
-from svd_lightning.callbacks.guards import as_completion_data
+from svd_lightning.callbacks.guards import as_completion_data, run_folder
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
@@ -47,11 +47,13 @@ class Reference:
         key = snapshot_key(trainer, module)
         if key == self._key:
             return self._snapshot
-        folders = _folders(trainer) if self._given is None else [self._given]
+        own = run_folder(trainer)
+        folder = self._given or (None if own is None else own / _FOLDER)
+        folders = _folders(trainer, folder) if self._given is None else [self._given]
         name = f"reference-{trainer.global_rank}-of-{trainer.world_size}.safetensors"
-        self._path = folders[0] / name if folders else None
+        self._path = None if folder is None else folder / name
         found = self._find(trainer, [folder / name for folder in folders], key)
-        self._snapshot = found or ReferenceSnapshot(folder=folders[0] if folders else None)
+        self._snapshot = found or ReferenceSnapshot(folder=folder)
         self._key, self._saved = key, found is not None
         return self._snapshot
 
@@ -118,13 +120,13 @@ def _tokens(data: CompletionDataModule) -> str:
     return f"{number} {hashlib.sha256(json.dumps(spans).encode()).hexdigest()[:32]}"
 
 
-def _folders(trainer: L.Trainer) -> list[Path]:
-    """Snapshot folders of this run and of the run whose checkpoint it starts from."""
-    runs = [] if trainer.log_dir is None else [Path(trainer.log_dir)]
+def _folders(trainer: L.Trainer, own: Path | None) -> list[Path]:
+    """Where to look: in this run's folder, and in that of the run whose checkpoint it starts from."""
+    found = [] if own is None else [own]
     if trainer.ckpt_path is not None:
-        checkpoint = Path(trainer.ckpt_path)
-        runs += [checkpoint.parent.parent, checkpoint.parent]  # RUN/checkpoints/last.ckpt, or beside the snapshot
-    return list(dict.fromkeys(run / _FOLDER for run in runs))
+        checkpoint = Path(trainer.ckpt_path)  # RUN/checkpoints/last.ckpt, or beside the snapshot
+        found += [checkpoint.parent.parent / _FOLDER, checkpoint.parent / _FOLDER]
+    return list(dict.fromkeys(found))
 
 
 def _load(path: Path, key: Mapping[str, str]) -> tuple[ReferenceSnapshot | None, str | None]:
