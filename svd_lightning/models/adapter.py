@@ -9,7 +9,7 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
 from svd_lightning.errors import InputError
-from svd_lightning.models.backbone import existing
+from svd_lightning.models.backbone import UNREADABLE, existing, first_line
 
 
 def read_adapter_config(folder: str) -> PeftConfig:
@@ -26,9 +26,12 @@ def read_adapter_config(folder: str) -> PeftConfig:
             "give the folder that save_pretrained wrote"
         )
     try:
-        return PeftConfig.from_pretrained(source)
+        config = PeftConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"adapter: cannot read the adapter {folder!r}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"adapter: cannot read the adapter {folder!r}: {first_line(error)}") from error
+    if config.peft_type is None:
+        raise InputError(f"adapter: cannot read the adapter {folder!r}: its configuration names no peft_type")
+    return config
 
 
 def attach_new(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
@@ -43,9 +46,7 @@ def attach_new(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
     try:
         return get_peft_model(base, config)
     except (ValueError, TypeError) as error:
-        raise InputError(
-            f"adapter: cannot attach {type(config).__name__}: {str(error).splitlines()[0]}"
-        ) from error
+        raise InputError(f"adapter: cannot attach {type(config).__name__}: {first_line(error)}") from error
 
 
 def attach_trained(base: PreTrainedModel, folder: str, *, base_name: str, trainable: bool) -> PeftModel:
@@ -62,6 +63,8 @@ def attach_trained(base: PreTrainedModel, folder: str, *, base_name: str, traina
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"adapter: {folder!r} does not fit the base {base_name!r}: {reason}") from error
+    except UNREADABLE as error:
+        raise InputError(f"adapter: cannot load the weights of {folder!r}: {first_line(error)}") from error
 
 
 def check_steerable(config: PeftConfig) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -109,6 +110,10 @@ class Backbone:
         )
 
 
+UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
+"""What transformers and peft raise for files that are missing, broken, or of another model."""
+
+
 class _explained:
     """Turn the loaders' long errors into one line that names the argument."""
 
@@ -118,10 +123,13 @@ class _explained:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise InputError(
-                f"{self._argument}: cannot load {self._name!r}: {str(error).strip().splitlines()[0]}"
-            ) from error
+        if isinstance(error, UNREADABLE) and not isinstance(error, InputError):
+            raise InputError(f"{self._argument}: cannot load {self._name!r}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What the loaders' often long messages begin with."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def existing(name: str, argument: str) -> str:

@@ -1,0 +1,126 @@
+"""Generation options, and decoding a batch of prompts into texts."""
+
+import math
+
+import pytest
+import torch
+
+from svd_lightning.decoding.generation import generate, generation_config
+from svd_lightning.errors import InputError
+from svd_lightning.models import Backbone
+from svd_lightning.steering import Steering
+from tests.chain import diary_data, diary_model, small_lora
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_token": 3}, "generation: unknown option max_new_token; expected those of transformers"),
+        ({"foo": 1, "bar": 2}, "generation: unknown option foo, bar"),
+        (
+            {"temperature": 0.0, "do_sample": True},
+            r"generation\.temperature: expected a finite number above 0, got 0",
+        ),
+        (
+            {"temperature": math.nan, "do_sample": True},
+            r"generation\.temperature: expected a finite number above 0",
+        ),
+        ({"num_beams": 1, "num_return_sequences": 2}, "generation: "),
+        ({"max_new_tokens": -1}, "generation: "),
+        ({"top_p": 0.5}, "generation: "),
+    ],
+)
+def test_bad_options_are_one_line(options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        generation_config(options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_new_tokens": 5, "num_beams": 4},
+        {"do_sample": True, "top_k": 5, "top_p": 0.9, "temperature": 0.7},
+        {"stop_strings": [";"], "max_new_tokens": 8},
+        {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3},
+    ],
+)
+def test_good_options(options):
+    config = generation_config(options)
+    assert all(getattr(config, name) == value for name, value in options.items())
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    module = diary_model(small_lora(init_lora_weights=False))
+    module.configure_model()
+    return module.eval()
+
+
+@pytest.fixture(scope="module")
+def batch(diaries, module):
+    data = diary_data(diaries)
+    data.tokenizer = module.tokenizer
+    return next(iter(data.predict_dataloader()))
+
+
+def completions(module, batch, steering, **options):
+    config = generation_config({"max_new_tokens": 12, **options})
+    return generate(module.peft_model, batch, steering, config=config, tokenizer=module.tokenizer)
+
+
+def test_texts_have_no_prompt_and_no_special_tokens(module, batch):
+    found = completions(module, batch, Steering(strengths=[1.0]))
+    assert [len(row) for row in found] == [1] * 6
+    for [text], prompt in zip(found, batch["prompt"], strict=True):
+        assert prompt not in text
+        assert "<" not in text
+        assert text
+
+
+@torch.no_grad()
+def test_greedy_is_the_argmax_of_the_steered_logits_step_by_step(module, batch):
+    steering, model = Steering(strengths=[4.0], alpha=0.05), module.peft_model
+    for row, [text] in zip(range(3), completions(module, batch, steering), strict=False):
+        ids = batch["input_ids"][row][batch["attention_mask"][row].bool()]
+        start = len(ids)
+        for _ in range(12):
+            tuned = model(ids[None]).logits[0, -1]
+            with model.disable_adapter():
+                base = model(ids[None]).logits[0, -1]
+            ids = torch.cat([ids, steering(tuned, base).argmax()[None]])
+            if ids[-1] == module.tokenizer.eos_token_id:
+                break
+        assert text == module.tokenizer.decode(ids[start:], skip_special_tokens=True)
+
+
+def test_several_sequences_belong_to_their_rows(module, batch):
+    found = completions(module, batch, Steering(strengths=[1.0]), num_beams=3, num_return_sequences=3)
+    assert [len(row) for row in found] == [3] * 6
+    best = completions(module, batch, Steering(strengths=[1.0]), num_beams=3)
+    assert [row[0] for row in found] == [row[0] for row in best]
+
+
+def test_stop_strings_stop(shared):
+    module = diary_model(
+        small_lora(init_lora_weights=False), backbone=Backbone(name_or_path=str(shared / "models" / "wiki-tiny"))
+    )
+    module.configure_model()
+    encoded = module.tokenizer(["The city was"], return_tensors="pt")
+    [[whole]] = completions(module.eval(), encoded, Steering(strengths=[1.0]))
+    stop = whole.strip()[3:5]
+    [[text]] = completions(module, encoded, Steering(strengths=[1.0]), stop_strings=[stop])
+    assert stop in text
+    assert whole.startswith(text)
+    assert len(text) < len(whole)
+
+
+def test_a_broken_adapter_is_refused_while_decoding(batch):
+    broken = diary_model(small_lora(init_lora_weights=False))
+    broken.configure_model()
+    with torch.no_grad():
+        next(p for n, p in broken.named_parameters() if "lora_A" in n)[0, 0] = math.nan
+    with pytest.raises(InputError, match="NaN"):
+        completions(broken.eval(), batch, Steering(strengths=[1.0]))
