@@ -1,4 +1,4 @@
-"""The command line: LightningCLI's verbs, `calibrate`, and the demo."""
+"""The command line: LightningCLI's verbs, `calibrate`, the demo and the report."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from zipfile import is_zipfile
 
 import lightning as L
-from jsonargparse import set_parsing_settings
+from jsonargparse import auto_cli, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -19,10 +19,12 @@ from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.report.command import report
 from svd_lightning.trainer import SteeringTrainer
 
 _DESCRIPTION = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its
-direction, and decode with it. `svd-lightning demo` runs the whole chain on an embedded model in a few minutes."""
+direction, and decode with it. `svd-lightning demo` runs the whole chain on an embedded model in a few minutes;
+`svd-lightning report RUN` writes what a run's calibration found as one HTML file."""
 
 
 _TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
@@ -124,17 +126,19 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str] | None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["demo"]:
-        from jsonargparse import auto_cli
-
         from svd_lightning.demo.run import demo  # the demo is a program of its own
 
         auto_cli(demo, args=given[1:], prog="svd-lightning demo")
+        return
+    if given[:1] == ["report"]:
+        auto_cli(report, args=given[1:], prog="svd-lightning report", parser_class=SteeringParser)
         return
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
     SteeringCLI(
         SteeredLanguageModel,
         CompletionDataModule,
         subclass_mode_data=True,
+        auto_configure_optimizers=False,  # model.optimizer is the module's own
         trainer_class=SteeringTrainer,
         trainer_defaults={
             "callbacks": [RichProgressBar(), ModelCheckpoint(filename="{epoch}-{step}", save_last=True)],

@@ -289,6 +289,6 @@ def _adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
     if adapter is None:
         raise InputError(
             "model.adapter: expected a PEFT configuration or an adapter folder, got nothing; "
-            "add --config configs/adapter/lora.yaml"
+            "add --model.adapter configs/adapter/lora.yaml"
         )
     return read_adapter_config(adapter) if isinstance(adapter, str) else adapter

@@ -153,8 +153,9 @@ def _next_steps(folder: Path) -> str:
         f"Calibration:  {folder / 'calibration.json'}\n"
         f"Predictions:  {folder / 'predictions.jsonl'}\n"
         f"Report:       svd-lightning report {folder}\n"
+        f"Report:       svd-lightning report {folder}\n"
         f"Curves:       tensorboard --logdir {folder}\n"
         "On your model and data:\n"
-        "  svd-lightning fit --config configs/adapter/lora.yaml --model.backbone.name_or_path MODEL \\\n"
+        "  svd-lightning fit --model.adapter configs/adapter/lora.yaml --model.backbone.name_or_path MODEL \\\n"
         "    --data JSONLData --data.path TRAIN.jsonl --trainer.max_epochs 1"
     )

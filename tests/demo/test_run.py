@@ -49,7 +49,7 @@ def test_what_it_points_at_is_there(shown):
     tags = EventAccumulator(str(folder)).Reload().Tags()
     assert "steer/strength" in tags["scalars"]
     assert "steer/objective" in tags["images"]
-    assert "svd-lightning fit --config configs/adapter/lora.yaml" in text
+    assert "svd-lightning fit --model.adapter configs/adapter/lora.yaml" in text
 
 
 def test_another_run_makes_another_folder(shown, capsys):
