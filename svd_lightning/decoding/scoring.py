@@ -26,8 +26,9 @@ SteeringFunction = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100
 """Label of the tokens that are not scored."""
 
-_CHUNK_ELEMENTS = 2**22
-"""Default chunk: as many tokens as keep one float32 [n, V] tensor at 16 MiB."""
+_CHUNK_ELEMENTS = 2**23
+"""Default chunk: as few tokens as bring one float32 [n, V] tensor to 32 MiB. Blocks of that size glibc maps and
+returns one by one; smaller ones fragment its heap (2.5 GiB instead of 0.3 at V = 152k)."""
 
 
 class CompletionTokens(NamedTuple):
@@ -129,7 +130,7 @@ def logit_chunks(
     Args:
         peft_model: any PEFT model around a causal LM, in evaluation mode.
         batch: as in `completion_tokens`, on the model's device.
-        chunk_size: tokens per chunk; None keeps one float32 [n, V] tensor at 16 MiB.
+        chunk_size: tokens per chunk; None brings one float32 [n, V] tensor to 32 MiB.
         base_states: hidden states of the base model at the scored tokens, [N, H] on any device (a reference
             snapshot: `completion_states` of `base_hidden_states`); they replace the base forward.
         shared_prompt: the rows are options of one question; their common prompt is computed once.
@@ -149,7 +150,8 @@ def logit_chunks(
             f"{len(base_states)}; take the snapshot again from the same batches in the same order"
         )
     tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask, shared_columns=shared), tokens)
-    size = chunk_size or max(1, _CHUNK_ELEMENTS // peft_model.get_base_model().config.get_text_config().vocab_size)
+    vocabulary = peft_model.get_base_model().config.get_text_config().vocab_size
+    size = chunk_size or math.ceil(_CHUNK_ELEMENTS / vocabulary)
     heads = tuned_head(peft_model), base_head(peft_model)
     for tuned, base, labels in zip(
         tuned_states.split(size), base_states.split(size), tokens.labels.split(size), strict=True
