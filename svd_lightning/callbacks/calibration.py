@@ -148,11 +148,9 @@ class SteeringCalibration(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
-                log_figures(
-                    logger, table, module.recipe.with_strengths(record["strengths"]), step=trainer.global_step
-                )
+                log_figures(logger, table, module.recipe.rules, record, step=trainer.global_step)
         if folder is not None:
-            write_json(folder / "calibration.json", record)
+            save_calibration(folder, record, table)
         if self.show_table:
             console().print(comparison_table("Calibration split", record))
             if record["sweep"]:

@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from svd_lightning.report.words import gain_text, in_use, recipe_name
+
 
 def console() -> Console:
     """The terminal, or 120 columns where there is none."""
@@ -29,16 +31,14 @@ def comparison_table(title: str, record: Mapping[str, Any], *, gains: bool = Tru
         table.add_column(name, justify="right", no_wrap="gain" in name)
     table.add_row("base", "", "", f"{record['nll_base']:.4f}")
     table.add_row("tuned", "", "0", *_numbers(record, "nll_tuned", "nll_decoded_tuned", "accuracy_tuned"))
-    used = record.get("used", record)
     for candidate in record["candidates"]:
-        in_use = candidate["rules"] == used["rules"] and candidate["strengths"] == used["strengths"]
         table.add_row(
-            _name(candidate["rules"]),
+            recipe_name(candidate["rules"]),
             candidate["estimator"],
             ", ".join(f"{strength:.3g}" for strength in candidate["strengths"]),
             *_numbers(candidate, "nll", "nll_decoded", "accuracy"),
             *([gain_text(candidate["gain"])] * gains),
-            style="bold" if in_use else None,
+            style="bold" if in_use(candidate, record) else None,
         )
     return table
 
@@ -61,17 +61,6 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
     table.caption = f"Largest gain: alpha {best['alpha']:g}, penalty {best['penalty']:.3g}; {best['reason']}."
     table.caption_justify = "left"
     return table
-
-
-def gain_text(gain: Mapping[str, float]) -> str:
-    """A gain in nats per token with its interval."""
-    if not math.isfinite(gain["low"]):
-        return "not known"
-    return f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
-
-
-def _name(rules: list[str]) -> str:
-    return "sharpened (control)" if rules == ["Temperature"] else " + ".join(rules)
 
 
 def _numbers(record: Mapping[str, Any], nll: str, decoded: str, accuracy: str) -> tuple[str, str, str]:

@@ -1,0 +1,92 @@
+"""How to read each figure, in plain words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from svd_lightning.report.words import short
+
+
+def about_figure(name: str, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Heading and explanation of a figure of `calibration_figures`."""
+    kind, _, rule = name.partition("/")
+    if kind == "objective":
+        return _objective(record, rule)
+    return {
+        "token_strength": _token_strength,
+        "mask": _mask,
+        "gain": _gain,
+        "history": lambda _: _history(history),
+    }[kind](record)
+
+
+def _objective(record: Mapping[str, Any], rule: str) -> tuple[str, str]:
+    if not rule and len(record["rules"]) > 1:
+        return (
+            "All strengths together",
+            "The loss on the calibration split on the way from the tuned model (0) through the strengths "
+            "found (1) "
+            "and beyond. Where the curve is lowest at 1, the strengths cannot be bettered by a common factor.",
+        )
+    which = rule or record["rules"][0]
+    return (
+        f"How far to go along {which}",
+        "The curve is the loss on the calibration split at every strength μ, under the distribution that decoding "
+        "uses; lower is better. It has one lowest point, and LineSearch finds it. The other estimators are "
+        "formulas for the same number: what lies between one of them and the lowest point of the curve is "
+        "gain left "
+        "on the table, and one on the far side of 0 steers the wrong way.",
+    )
+
+
+def _token_strength(record: Mapping[str, Any]) -> tuple[str, str]:
+    return (
+        "What single tokens ask for",
+        "For each calibration token, the strength that would suit its own label by the paper's formula. The axis "
+        "is logarithmic on both sides of 0 (linear between −0.1 and 0.1). Long tails come from tokens on which "
+        "the tuned and the base model almost agree: they can pull the mean far from the median, and neither needs "
+        "to be near the optimum.",
+    )
+
+
+def _mask(record: Mapping[str, Any]) -> tuple[str, str]:
+    text = (
+        "A larger α keeps fewer tokens in the mask. Above: the share of the true labels that are still "
+        "inside. Below: "
+        "how many tokens the mask holds per position, on average. "
+    )
+    if record["penalty"] == -math.inf:
+        text += (
+            f"The penalty in use is −∞, which forbids what lies outside: at α = {record['alpha']:g} that is "
+            "the label "
+            f"of {1 - record['coverage']:.1%} of the tokens. Where this share is large, a smaller α or a finite "
+            "penalty is the safer choice."
+        )
+    else:
+        text += f"The penalty in use is {record['penalty']:g}: what lies outside stays possible."
+    return "What the mask lets through", text
+
+
+def _gain(record: Mapping[str, Any]) -> tuple[str, str]:
+    return (
+        "What each candidate gains",
+        "Bars: held-out gain over the tuned model as decoded, to the right of 0 is better; lines: the 95 % "
+        "interval. "
+        "Grey bars are not surely better than the tuned model, blue ones are, and orange is what is in use. A bar "
+        "that would leave the chart is cut and carries its number.",
+    )
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    last = history[-1]
+    text = (
+        "Above: how far training has moved the model from its base, as the mean divergence over calibration "
+        "tokens; "
+        "this is the distance that steering extends. Below: the loss of base, tuned and steered model (with the "
+        "strengths found, whether the guard uses them or not). "
+    )
+    if len(history) == 1:
+        text += f"There was one calibration, at a divergence of {short(last['kl_to_reference'])} nats."
+    else:
+        text += "Where the tuned line turns upwards while the divergence grows, training has gone on for too long."
+    return "Epoch by epoch", text

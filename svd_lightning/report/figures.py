@@ -1,0 +1,295 @@
+"""The figures of a calibration: pure functions of its record and its tokens."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from torch import Tensor
+
+from svd_lightning.calibration import MaskedObjective, TokenTable
+from svd_lightning.report.canvas import (
+    BLUE,
+    GREEN,
+    INK,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    RED,
+    TEAL,
+    canvas,
+    legend_below,
+    name_axes,
+)
+from svd_lightning.report.words import in_use, recipe_name, short
+from svd_lightning.steering import SteeringRule, rule_name
+from svd_lightning.strength.estimate import token_strengths
+
+_STYLES = (("s", PURPLE), ("^", GREEN), ("D", TEAL), ("P", RED), ("v", BLUE), ("o", MUTED))
+_POINTS = 81
+_OFF_CHART = 1.5
+"""Estimators further out than this many widths of the chart's core are shown as an arrow at its edge."""
+_OUTLIER = 8.0
+"""Gains beyond this many times the upper quartile of all do not widen the chart."""
+_LINEAR = 0.1
+"""|μ*| up to which the histogram's axis is linear."""
+
+
+def calibration_figures(
+    record: Mapping[str, Any],
+    *,
+    table: TokenTable | None,
+    rules: Sequence[SteeringRule] | None,
+    history: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Figure]:
+    """Every figure that can be drawn, by name: `objective`, `token_strength`, `mask`, `gain`, `history`.
+
+    With several rules there is an `objective/RULE` for each, and `objective` is the way to all strengths.
+
+    Args:
+        record: a calibration record.
+        table: the calibration tokens, or None to leave the curves out.
+        rules: the record's rules, or None to leave the curves out.
+        history: rows with epoch, kl_to_reference and NLL, one per calibration.
+    """
+    figures = {}
+    if table is not None and rules:
+        masked = table.narrow(record["alpha"])
+        if len(rules) == 1:
+            figures["objective"] = objective_figure(masked, rules[0], record)
+        else:
+            figures["objective"] = ray_figure(masked, rules, record)
+            figures |= {f"objective/{rule_name(r)}": objective_figure(masked, r, record) for r in rules}
+        values = token_strength_values(masked, rules[0])
+        figures["token_strength"] = strength_figure(values, marks=_marks(record, rules[0]))
+    if record.get("sweep"):
+        figures["mask"] = mask_figure(record)
+    figures["gain"] = gain_figure(record)
+    if history:
+        figures["history"] = history_figure(history)
+    return figures
+
+
+def objective_figure(table: TokenTable, rule: SteeringRule, record: Mapping[str, Any]) -> Figure:
+    """K(μ) of one rule, with every estimator of it that the record knows.
+
+    The chart holds the tuned model (0), the optimum, and the estimators near them; those far out become
+    arrows at its edge.
+    """
+    objective = MaskedObjective(table, [rule], penalty=record["penalty"])
+    marks = _marks(record, rule)
+    optimum = marks.get("LineSearch", next(iter(marks.values()), 0.0))
+    low, high = _window(objective, optimum, list(marks.values()))
+    grid = torch.linspace(low, high, _POINTS, dtype=torch.float64)
+    figure, [axes] = canvas(4.0)
+    curve = [_nll(objective, [mu]) for mu in grid.tolist()]
+    axes.plot(grid, curve, color=BLUE, linewidth=2, zorder=2)
+    axes.axvline(0.0, color=MUTED, linewidth=1)
+    heights = [_nll(objective, [0.0])]
+    styles, columns = iter(_STYLES * (1 + len(marks))), 2
+    for name, mu in marks.items():
+        marker, colour = ("*", ORANGE) if name == "LineSearch" else next(styles)
+        place, off = min(max(mu, low), high), not low <= mu <= high
+        heights.append(_nll(objective, [place]))
+        marker = (">" if mu > high else "<") if off else marker
+        label = f"{name}: {short(mu)}" + " (off the chart)" * off
+        columns = 1 if off else columns
+        size = 13 if marker == "*" else 7
+        axes.plot(
+            [place], [heights[-1]], marker, color=colour, markersize=size, label=label, zorder=3, clip_on=False
+        )
+    _focus(axes, curve, heights)
+    axes.set_xlim(low, high)
+    name_axes(axes, x=f"strength μ of {rule_name(rule)} (0: tuned model)", y="K(μ), nats per token")
+    legend_below(figure, columns=columns)
+    return figure
+
+
+def ray_figure(table: TokenTable, rules: Sequence[SteeringRule], record: Mapping[str, Any]) -> Figure:
+    """K along the ray from the tuned model (0) through the calibrated strengths of several rules (1)."""
+    objective = MaskedObjective(table, rules, penalty=record["penalty"])
+    strengths = torch.tensor(record["strengths"], dtype=torch.float64)
+    grid = torch.linspace(-0.5, 2.0, _POINTS, dtype=torch.float64)
+    curve = [_nll(objective, (share * strengths).tolist()) for share in grid]
+    chosen = _nll(objective, strengths.tolist())
+    figure, [axes] = canvas(3.4)
+    axes.plot(grid, curve, color=BLUE, linewidth=2)
+    axes.axvline(0.0, color=MUTED, linewidth=1)
+    axes.plot([1.0], [chosen], "*", color=ORANGE, markersize=13, label="calibrated strengths")
+    _focus(axes, curve, [chosen, _nll(objective, [0.0] * len(rules))])
+    axes.set_xlim(-0.5, 2.0)
+    name_axes(axes, x="share of the calibrated strengths (0: tuned model)", y="K, nats per token")
+    legend_below(figure)
+    return figure
+
+
+def token_strength_values(table: TokenTable, rule: SteeringRule) -> Tensor:
+    """μ* of the informative tokens, [n]: what the paper's estimators average."""
+    return token_strengths(MaskedObjective(table, [rule]).terms())
+
+
+def strength_figure(values: Tensor, *, marks: Mapping[str, float] | None = None) -> Figure:
+    """Histogram of μ* on a symmetric logarithmic axis, with some strengths as lines: the tails are long.
+
+    Args:
+        values: μ* of each token, [n].
+        marks: strengths by name; the mean, the median and the optimum are shown.
+    """
+    values = values.double()
+    shown = {name: (marks or {})[name] for name in ("Mean", "Median", "LineSearch") if name in (marks or {})}
+    far = max([1.0, *values.abs().tolist(), *map(abs, shown.values())])
+    positive = torch.logspace(math.log10(_LINEAR), math.log10(far), 30, dtype=torch.float64)
+    positive[-1] = far
+    middle = torch.tensor([-_LINEAR / 2, 0.0, _LINEAR / 2], dtype=torch.float64)
+    edges = torch.cat([-positive.flip(0), middle, positive])
+    figure, [axes] = canvas(3.6)
+    axes.hist(values.numpy(), bins=edges.tolist(), color=BLUE, alpha=0.75)
+    axes.set_xscale("symlog", linthresh=_LINEAR, linscale=0.35)
+    axes.set_xticks(_decades(far))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _decade_text(value)))
+    for (name, mu), (colour, dash) in zip(
+        shown.items(), ((RED, "--"), (PURPLE, ":"), (ORANGE, "-")), strict=False
+    ):
+        axes.axvline(mu, color=colour, linestyle=dash, linewidth=2, label=f"{name}: {short(mu)}")
+    axes.set_xlim(-1.2 * far, 1.2 * far)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    name_axes(axes, x="per-token strength μ*", y="calibration tokens")
+    if shown:
+        legend_below(figure, columns=3)
+    return figure
+
+
+def mask_figure(record: Mapping[str, Any]) -> Figure:
+    """Coverage and mask size against α."""
+    sweep = record["sweep"]
+    alphas = [choice["alpha"] for choice in sweep]
+    figure, [above, below] = canvas(4.2, panels=2)
+    above.plot(alphas, [100 * choice["coverage"] for choice in sweep], "o-", color=BLUE, linewidth=2)
+    below.plot(alphas, [choice["mask_size"] for choice in sweep], "o-", color=TEAL, linewidth=2)
+    for axes in (above, below):
+        axes.axvline(record["alpha"], color=ORANGE, linewidth=1.5, label=f"in use: α = {record['alpha']:g}")
+    if max(alphas) > 20 * min(alphas):
+        below.set_xscale("log")
+        below.xaxis.set_minor_locator(NullLocator())
+    below.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
+    _plain(above)
+    _plain(below)
+    name_axes(above, y="labels inside, %")
+    name_axes(below, x="mask α", y="tokens in the mask")
+    above.legend(frameon=False, fontsize=10, labelcolor=INK)
+    return figure
+
+
+def gain_figure(record: Mapping[str, Any]) -> Figure:
+    """Held-out gain of every candidate with its 95 % interval; a bar that leaves the chart ends in its number."""
+    candidates = list(record["candidates"])
+    labels = ["\n".join(textwrap.wrap(recipe_name(c["rules"]), 26)) + f"\n{c['estimator']}" for c in candidates]
+    lines = [label.count("\n") + 1 for label in labels]
+    tops = [sum(lines[:i]) + 0.5 * i for i in range(len(lines))]
+    places = [top + size / 2 for top, size in zip(tops, lines, strict=True)]
+    figure, [axes] = canvas(max(2.0, 0.8 + 0.19 * (tops[-1] + lines[-1] + 0.5)) if lines else 2.0)
+    low, high = _reach([c["gain"] for c in candidates])
+    for place, candidate in zip(places, candidates, strict=True):
+        gain, used = candidate["gain"], in_use(candidate, record)
+        colour = ORANGE if used else BLUE if gain["low"] > 0 else MUTED
+        axes.barh(place, gain["mean"], height=1.1, color=colour, alpha=0.75)
+        edge = low if gain["mean"] < low else high if gain["mean"] > high else None
+        if edge is None and math.isfinite(gain["low"]):
+            axes.plot([gain["low"], gain["high"]], [place, place], color=INK, linewidth=1.5, marker="|")
+        if edge is not None:
+            inwards = "left" if edge == low else "right"
+            axes.text(edge, place, f" {short(gain['mean'])} ", color=INK, ha=inwards, va="center", fontsize=9)
+    axes.axvline(0.0, color=INK, linewidth=1)
+    axes.set_xlim(low, high)
+    axes.set_yticks(places, labels, fontsize=9)
+    axes.set_ylim(tops[-1] + lines[-1] + 0.5 if lines else 1.0, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    name_axes(axes, x="gain over the tuned model, nats per token")
+    return figure
+
+
+def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Divergence from the base, and NLL, after each epoch."""
+    epochs = [(row["epoch"] or 0) + 1 for row in history]
+    figure, [above, below] = canvas(4.2, panels=2)
+    above.plot(epochs, [row["kl_to_reference"] for row in history], "o-", color=TEAL, linewidth=2)
+    for name, colour, marker in (("base", MUTED, "s"), ("tuned", BLUE, "o"), ("steered", ORANGE, "^")):
+        rows = [row[f"nll_{name}"] for row in history]
+        below.plot(epochs, rows, f"{marker}-", color=colour, linewidth=2, label=name)
+    below.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    below.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
+    above.set_ylim(0.0, 1.15 * max(row["kl_to_reference"] for row in history) or 1.0)
+    _plain(below)
+    name_axes(above, y="KL(p‖q), nats")
+    name_axes(below, x="epoch", y="NLL, nats")
+    legend_below(figure, columns=3)
+    return figure
+
+
+def _marks(record: Mapping[str, Any], rule: SteeringRule) -> dict[str, float]:
+    """Strength by estimator, of the candidates that steer by this rule alone."""
+    mine = [c for c in record["candidates"] if c["rules"] == [rule_name(rule)]]
+    return {candidate["estimator"]: candidate["strengths"][0] for candidate in mine}
+
+
+def _nll(objective: MaskedObjective, strengths: list[float]) -> float:
+    return -objective.label_log_probs(torch.tensor(strengths, dtype=torch.float64)).mean().item()
+
+
+def _window(objective: MaskedObjective, optimum: float, others: list[float]) -> tuple[float, float]:
+    """From below 0 and the optimum to above, at least so wide that the curve is seen to bend."""
+    curvature = objective.evaluate(torch.tensor([optimum], dtype=torch.float64)).hessian.item()
+    width = max(abs(optimum), 0.25 / math.sqrt(curvature) if curvature > 1e-12 else 1.0)
+    low, high = min(0.0, optimum) - 0.5 * width, max(0.0, optimum) + 0.5 * width
+    near = [mu for mu in others if low - _OFF_CHART * width <= mu <= high + _OFF_CHART * width]
+    return min([low, *(mu - 0.1 * width for mu in near)]), max([high, *(mu + 0.1 * width for mu in near)])
+
+
+def _focus(axes: Axes, curve: list[float], heights: list[float]) -> None:
+    """Cut a curve that rises far above the points of interest."""
+    bottom = min(curve + heights)
+    top = min(max(curve + heights), bottom + 4 * max(max(heights) - bottom, 0.002))
+    margin = 0.06 * (top - bottom) or 1e-3
+    axes.set_ylim(bottom - margin, top + margin)
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    """Whole numbers on the axis, not offsets from one."""
+    axes.ticklabel_format(axis="y", useOffset=False, style="plain")
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def _reach(gains: list[Mapping[str, float]]) -> tuple[float, float]:
+    """The range of the gains, without the few that would hide all others."""
+    ends = [g[end] for g in gains for end in ("mean", "low", "high") if math.isfinite(g[end])] or [0.0]
+    typical = max(sorted(map(abs, ends))[3 * len(ends) // 4], 1e-4)
+    kept = [end for end in ends if abs(end) <= _OUTLIER * typical]
+    low, high = min(0.0, *kept), max(0.0, *kept)
+    room = max(high - low, 1e-4)
+    # what is cut still gets a piece of a bar, long enough for its number
+    return (
+        low - room * (0.08 if min(ends) >= low else 0.35),
+        high + room * (0.08 if max(ends) <= high else 0.35),
+    )
+
+
+def _decades(far: float) -> list[float]:
+    """At most four powers of ten on each side, and 0."""
+    top = math.floor(math.log10(far) + 1e-9)
+    steps = range(0, top + 1, max(1, math.ceil((top + 1) / 3)))
+    powers = [10.0**power for power in steps]
+    return [*(-power for power in reversed(powers)), 0.0, *powers]
+
+
+def _decade_text(value: float) -> str:
+    if abs(value) < 1e4:
+        return f"{value:g}".replace("-", "−")
+    return f"{'−' if value < 0 else ''}$10^{{{round(math.log10(abs(value)))}}}$"

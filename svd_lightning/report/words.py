@@ -1,0 +1,47 @@
+"""Numbers and recipes as readers see them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CONTROL_NAME = "sharpened (control)"
+
+
+def recipe_name(rules: Sequence[str]) -> str:
+    """The rules of a recipe, or what it is called.
+
+    >>> recipe_name(["KLGradient", "NaturalGradient"])
+    'KLGradient + NaturalGradient'
+    """
+    return CONTROL_NAME if list(rules) == ["Temperature"] else " + ".join(rules)
+
+
+def strengths_text(strengths: Sequence[float]) -> str:
+    """Strengths to three digits.
+
+    >>> strengths_text([0.012345, 81.26])
+    '0.0123, 81.3'
+    """
+    return ", ".join(short(strength) for strength in strengths)
+
+
+def short(value: float) -> str:
+    """Three digits, without an exponent below a million.
+
+    >>> short(-0.0123456), short(31640.0), short(2.5e7), short(0.0)
+    ('-0.0123', '31640', '2.5e+07', '0')
+    """
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def gain_text(gain: Mapping[str, float]) -> str:
+    """A gain in nats per token with its interval."""
+    if not math.isfinite(gain["low"]):
+        return "not known"
+    return f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+
+
+def in_use(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether a candidate is what the record's run decodes with."""
+    used = record.get("used", record)
+    return candidate["rules"] == used["rules"] and candidate["strengths"] == used["strengths"]
