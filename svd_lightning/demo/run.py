@@ -31,7 +31,7 @@ _SHOWN = {
     ("KLGradient", "Mean"): "steered, the paper's mean",
     ("KLGradient", "LineSearch"): "steered, line search",
     ("NaturalGradient", "LineSearch"): "natural gradient, line search",
-    ("KLGradient + NaturalGradient + TaskAware + Temperature", "LineSearch"): "all rules jointly, line search",
+    ("KLGradient + NaturalGradient + Temperature", "LineSearch"): "three rules jointly, line search",
 }
 
 
@@ -132,7 +132,8 @@ def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> Table:
     table.add_column("distribution")
     for name in ("strength μ", "NLL per token", "KL to the truth", "accuracy"):
         table.add_column(name, justify="right")
-    for name, near in results.items():
+    for name in ("base", "tuned", *_SHOWN.values()):
+        near = results[name]
         table.add_row(name, strengths[name], f"{near.nll:.4f}", f"{near.kl:.4f}", f"{near.accuracy:.1%}")
     return table
 
@@ -152,7 +153,6 @@ def _next_steps(folder: Path) -> str:
     return (
         f"Calibration:  {folder / 'calibration.json'}\n"
         f"Predictions:  {folder / 'predictions.jsonl'}\n"
-        f"Report:       svd-lightning report {folder}\n"
         f"Report:       svd-lightning report {folder}\n"
         f"Curves:       tensorboard --logdir {folder}\n"
         "On your model and data:\n"

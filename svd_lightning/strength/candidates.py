@@ -78,7 +78,9 @@ def recipes(steering: Steering, estimator: StrengthEstimator) -> Iterator[Recipe
             closed = (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton())
             wanted += [Recipe((rule,), one) for one in closed]
         wanted.append(Recipe((rule,), LineSearch()))
-    wanted += [Recipe(rules, LineSearch()), Recipe(everything, LineSearch())]
+    # for a small step TaskAware and KLGradient agree to first order: without it the joint fit is well conditioned
+    without = tuple(rule for rule in everything if not isinstance(rule, TaskAware))
+    wanted += [Recipe(joint, LineSearch()) for joint in (rules, without, everything)]
     yield from {recipe.key: recipe for recipe in wanted}.values()
 
 
