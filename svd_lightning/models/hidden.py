@@ -33,8 +33,8 @@ def check_adapter(peft_model: PeftModel) -> None:
     """Refuse models whose base distribution cannot be had by leaving the adapter out.
 
     Raises:
-        InputError: in training mode; for none or several active adapters; for trained biases; for merged
-            adapters; for initialisations that rewrite the base; for adapters without an off switch.
+        InputError: in training mode; for none or several active adapters; for trained biases; for merged or
+            switched-off adapters; for initialisations that rewrite the base; for adapters without an off switch.
     """
     if not isinstance(peft_model, PeftModel):
         raise InputError(
@@ -53,6 +53,10 @@ def check_adapter(peft_model: PeftModel) -> None:
     if any(getattr(layer, "merged", False) for layer in layers):
         raise InputError(
             "peft_model: expected an adapter beside the base weights, got a merged one; call .unmerge_adapter()"
+        )
+    if peft_model._adapters_disabled or any(layer.disable_adapters for layer in layers):
+        raise InputError(
+            "peft_model: expected the adapter switched on, got it switched off; leave disable_adapter() first"
         )
     if not layers and not peft_model.active_peft_config.is_prompt_learning:
         raise InputError(

@@ -98,7 +98,14 @@ def _merged():
     return model
 
 
+def _switched_off():
+    model = zoo.tuned_model()
+    model.base_model.disable_adapter_layers()
+    return model
+
+
 REFUSED = {
+    "switched off": _switched_off,
     "training mode": lambda: zoo.tuned_model().train(),
     "one active adapter": _several_adapters,
     "bias": lambda: get_peft_model(zoo.base_model("gpt2"), zoo.lora("gpt2", bias="all")).eval(),
