@@ -18,7 +18,7 @@ from svd_lightning.functional import (
     objective_terms,
     strength_terms,
 )
-from svd_lightning.steering import SteeringRule
+from svd_lightning.steering import Contextual, SteeringRule, whole_direction
 
 
 class Evaluation(NamedTuple):
@@ -43,6 +43,11 @@ class Objective(Protocol):
     @property
     def start(self) -> Tensor:
         """Strengths from which a search may begin, float64 [k]: a matter of time, not of the result."""
+        ...
+
+    @property
+    def contextual(self) -> Tensor:
+        """Directions that are a rule times a feature, bool [k]: their weights want holding back."""
         ...
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
@@ -113,6 +118,11 @@ class MaskedObjective:
     def start(self) -> Tensor:
         """Strengths from which a search may begin, float64 [k]."""
         return self._start
+
+    @property
+    def contextual(self) -> Tensor:
+        """Directions that are a rule times a feature, bool [k]."""
+        return _contextual(self._rules)
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
         """Steered log-probability of the label of each token of `table`, float64 [N]."""
@@ -206,6 +216,11 @@ class StreamedObjective:
         self._chunks, self._rules = chunks, tuple(rules)
 
     @property
+    def contextual(self) -> Tensor:
+        """Directions that are a rule times a feature, bool [k]."""
+        return _contextual(self._rules)
+
+    @property
     def start(self) -> Tensor:
         """Zeros."""
         return torch.zeros(self.num_directions, dtype=torch.float64)
@@ -248,8 +263,11 @@ class StreamedObjective:
 
     def _directions(self, tuned_logits: Tensor, base_logits: Tensor) -> tuple[Tensor, Tensor]:
         log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
-        found = [r.direction(log_p, log_q, r.centre(log_p, log_q).unsqueeze(-1)).double() for r in self._rules]
-        return log_p, torch.stack(found)
+        return log_p, torch.stack([whole_direction(rule, log_p, log_q).double() for rule in self._rules])
+
+
+def _contextual(rules: tuple[SteeringRule, ...]) -> Tensor:
+    return torch.tensor([isinstance(rule, Contextual) for rule in rules])
 
 
 def _single(rules: tuple[SteeringRule, ...]) -> tuple[SteeringRule, ...]:

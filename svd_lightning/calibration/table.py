@@ -11,7 +11,7 @@ from torchmetrics.utilities import dim_zero_cat
 from svd_lightning.calibration.tokens import ENTRY_FIELDS, TOKEN_FIELDS, TokenTable
 from svd_lightning.errors import InputError
 from svd_lightning.functional import confidence_mask, log_probabilities
-from svd_lightning.steering import KLGradient, SteeringRule, rule_name
+from svd_lightning.steering import Feature, KLGradient, SteeringRule, feature_name, rule_name
 
 _STATES = ENTRY_FIELDS + TOKEN_FIELDS
 _DTYPES = dict.fromkeys(("size", "slot", "example", "position"), torch.int64)
@@ -25,6 +25,7 @@ class CalibrationTable(Metric):
 
     Args:
         rules: the rules that may be asked of the table later.
+        features: what their strengths may depend on; of another name than any rule.
         alpha: the confidence mask, in (0, 1]; smaller keeps more entries.
 
     Source: README, "The method".
@@ -33,9 +34,14 @@ class CalibrationTable(Metric):
     full_state_update = False
     is_differentiable = False
 
-    def __init__(self, rules: Sequence[SteeringRule], *, alpha: float = 0.1) -> None:
+    def __init__(
+        self, rules: Sequence[SteeringRule], *, features: Sequence[Feature] = (), alpha: float = 0.1
+    ) -> None:
         super().__init__()
-        self.rules, self.alpha = tuple(rules), alpha
+        self.rules, self.features, self.alpha = tuple(rules), tuple(features), alpha
+        self.columns = (*map(rule_name, rules), *map(feature_name, features))
+        if clash := set(self.columns[: len(rules)]) & set(self.columns[len(rules) :]):
+            raise InputError(f"features: expected other names than the rules', got {', '.join(clash)}; rename it")
         for name in _STATES:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
@@ -73,12 +79,13 @@ class CalibrationTable(Metric):
             getattr(self, name).append(value.detach())
 
     def _centres(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        """KL(p‖q) [N] and what each rule needs from the whole vocabulary [N, R]; most need the KL itself."""
+        """KL(p‖q) [N] and what each rule and feature takes of the vocabulary [N, R]; most rules need the KL."""
         kl = KLGradient().centre(log_p, log_q)
         found = []
         for rule in self.rules:
             shared = type(rule).centre is KLGradient.centre and not vars(rule)
             found.append(kl if shared else rule.centre(log_p, log_q))
+        found += [feature.value(log_p, log_q) for feature in self.features]
         columns = torch.stack(found, dim=-1) if found else log_p.new_zeros(len(log_p), 0)
         return kl, columns
 
@@ -91,7 +98,7 @@ class CalibrationTable(Metric):
         # torchmetrics would send a flat float tensor for any empty list, and the gather would fail or hang
         for name in _STATES:
             if isinstance(state := getattr(self, name), list) and not state:
-                shape = (0, len(self.rules)) if name == "centres" else (0,)
+                shape = (0, len(self.columns)) if name == "centres" else (0,)
                 state.append(torch.zeros(shape, dtype=_DTYPES.get(name, torch.float32), device=self.device))
 
     def compute(self) -> TokenTable:
@@ -104,7 +111,7 @@ class CalibrationTable(Metric):
         tensors = {name: dim_zero_cat(getattr(self, name)).cpu() for name in _STATES}
         if not tensors["size"].numel():
             raise InputError("calibration split: expected at least one completion token, got none")
-        return _ordered(tensors, alpha=self.alpha, rule_names=tuple(map(rule_name, self.rules)))
+        return _ordered(tensors, alpha=self.alpha, rule_names=self.columns)
 
 
 def _check(name: str, label_log_probs: Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.steering import SteeringRule, rule_name
+from svd_lightning.steering import Contextual, SteeringRule, feature_name, rule_name
 
 ENTRY_FIELDS = ("log_p", "log_q")
 TOKEN_FIELDS = (
@@ -34,7 +34,7 @@ class TokenTable:
     Args:
         tensors: one tensor for each of the names below.
         alpha: the confidence mask of the table.
-        rule_names: the rules to which the columns of `centres` belong.
+        rule_names: the rules, then the features, to which the columns of `centres` belong.
 
     Source: README, "The method".
     """
@@ -56,7 +56,7 @@ class TokenTable:
     kl: Tensor
     """KL(p‖q), [N]."""
     centres: Tensor
-    """What each rule needs from the whole vocabulary, [N, R]."""
+    """What each rule needs from the whole vocabulary, and each feature's value, [N, R]."""
     example: Tensor
     """Number of the example that the token belongs to, int64 [N]."""
     position: Tensor
@@ -149,7 +149,7 @@ class TokenTable:
         """Each rule's direction on the confident entries, float64 [k, M].
 
         Raises:
-            InputError: if the table was built without one of the rules.
+            InputError: if the table was built without one of the rules or features.
         """
         for rule in rules:
             if id(rule) not in self._directions:
@@ -157,11 +157,17 @@ class TokenTable:
         return torch.stack([self._directions[id(rule)][1] for rule in rules])
 
     def _direction(self, rule: SteeringRule) -> Tensor:
-        if rule_name(rule) not in self.rule_names:
+        if isinstance(rule, Contextual):
+            [direction] = self.directions([rule.rule])
+            return direction * self._column(feature_name(rule.feature))
+        log_p, log_q = (t.double().unsqueeze(-1) for t in (self.log_p, self.log_q))
+        return rule.direction(log_p, log_q, self._column(rule_name(rule)).unsqueeze(-1)).squeeze(-1)
+
+    def _column(self, name: str) -> Tensor:
+        """What a rule or a feature says of the position of each confident entry, float64 [M]."""
+        if name not in self.rule_names:
             raise InputError(
-                f"rules: the calibration table knows {', '.join(self.rule_names)}, got {rule_name(rule)}; "
+                f"rules: the calibration table knows {', '.join(self.rule_names)}, got {name}; "
                 "name it in the table's rules and calibrate again"
             )
-        column = self.centres[:, self.rule_names.index(rule_name(rule))]
-        log_p, log_q, centre = (t.double().unsqueeze(-1) for t in (self.log_p, self.log_q, column[self.rows()]))
-        return rule.direction(log_p, log_q, centre).squeeze(-1)
+        return self.centres[:, self.rule_names.index(name)].double()[self.rows()]

@@ -1,6 +1,8 @@
 """How to steer: rules (directions in logit space) and the recipe that combines them."""
 
 from svd_lightning.steering.confident_set import ConfidentSet
+from svd_lightning.steering.contextual import Contextual, expand, whole_direction
+from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feature, feature_name
 from svd_lightning.steering.kl_gradient import KLGradient
 from svd_lightning.steering.natural_gradient import NaturalGradient
 from svd_lightning.steering.rule import SteeringRule, rule_name
@@ -9,12 +11,20 @@ from svd_lightning.steering.task_aware import TaskAware
 from svd_lightning.steering.temperature import Temperature
 
 __all__ = [
+    "Agreement",
     "ConfidentSet",
+    "Contextual",
+    "Divergence",
+    "Entropy",
+    "Feature",
     "KLGradient",
     "NaturalGradient",
     "Steering",
     "SteeringRule",
     "TaskAware",
     "Temperature",
+    "expand",
+    "feature_name",
     "rule_name",
+    "whole_direction",
 ]

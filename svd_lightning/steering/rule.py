@@ -23,10 +23,10 @@ class SteeringRule(Protocol):
 
 
 def rule_name(rule: SteeringRule) -> str:
-    """The name under which tables, reports and checkpoints know a rule: its class name.
+    """The name under which tables, reports and checkpoints know a rule: its `name` if it has one, else its class.
 
     >>> from svd_lightning.steering import KLGradient
     >>> rule_name(KLGradient())
     'KLGradient'
     """
-    return type(rule).__name__
+    return getattr(rule, "name", type(rule).__name__)

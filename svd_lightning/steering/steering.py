@@ -3,12 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import confidence_mask, log_probabilities
+from svd_lightning.steering.contextual import Contextual, expand
+from svd_lightning.steering.features import Feature
 from svd_lightning.steering.kl_gradient import KLGradient
 from svd_lightning.steering.rule import SteeringRule, rule_name
 
@@ -16,6 +19,8 @@ from svd_lightning.steering.rule import SteeringRule, rule_name
 @dataclass(frozen=True)
 class Steering:
     """How to steer: ẑ = z_φ + Σ_k μ_k d_k on confident tokens, z_φ + λ on the others.
+
+    With features f_j of the position each rule has a strength of its own there: μ_k = w_k0 + Σ_j w_kj f_j.
 
     Call it with the logits of both models, [..., V] each, to get the steered logits in float32.
 
@@ -27,15 +32,19 @@ class Steering:
     rules: Sequence[SteeringRule] = field(default_factory=lambda: (KLGradient(),))
     """Directions that act together, one strength each."""
     strengths: Sequence[float] | None = None
-    """μ_k, one per rule; None until calibrated."""
+    """μ_k, one per rule (with features w_k0, w_k1, … of the first, then of the next); None until calibrated."""
     alpha: float | None = 0.1
     """Confidence mask: a token is steered when p ≥ α · max p. None steers the whole vocabulary."""
     penalty: float = -math.inf
     """λ ≤ 0, added to the logits of the tokens outside the mask; −inf forbids them."""
+    features: Sequence[Feature] = ()
+    """What the strengths may depend on from position to position; none leaves them constant."""
 
     def __post_init__(self) -> None:
         if not self.rules:
             raise InputError("steering.rules: expected at least one rule, got none; the paper's is KLGradient")
+        if any(isinstance(rule, Contextual) for rule in self.rules):
+            raise InputError("steering.rules: expected rules alone, got one times a feature; name it in features")
         if self.alpha is not None and not 0.0 < self.alpha <= 1.0:
             raise InputError(
                 f"steering.alpha: expected a number in (0, 1] or null for no mask, got {self.alpha}; "
@@ -50,16 +59,23 @@ class Steering:
             self._check_strengths(self.strengths)
 
     def _check_strengths(self, strengths: Sequence[float]) -> None:
-        if len(strengths) != len(self.rules):
-            names = ", ".join(map(rule_name, self.rules))
+        if len(strengths) != len(self.directions):
+            names = ", ".join(map(rule_name, self.directions))
+            each = " and per rule and feature" if self.features else ""
             raise InputError(
-                f"steering.strengths: expected one per rule ({names}), got {len(strengths)}: {list(strengths)}"
+                f"steering.strengths: expected one per rule{each} ({names}), "
+                f"got {len(strengths)}: {list(strengths)}"
             )
         if not all(math.isfinite(strength) for strength in strengths):
             raise InputError(
                 f"steering.strengths: expected finite numbers, got {list(strengths)}; "
                 "calibrate again, or give the strengths yourself"
             )
+
+    @cached_property
+    def directions(self) -> tuple[SteeringRule, ...]:
+        """What the strengths belong to, in order: each rule, followed by its products with the features."""
+        return expand(self.rules, self.features)
 
     @property
     def calibrated(self) -> bool:
@@ -84,9 +100,15 @@ class Steering:
         log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
         unsteered = tuned_logits.to(log_p.dtype)
         steered = unsteered
-        for rule, strength in zip(self.rules, self.strengths, strict=True):
+        step = 1 + len(self.features)
+        values = [feature.value(log_p, log_q).unsqueeze(-1) for feature in self.features]
+        for number, rule in enumerate(self.rules):
+            constant, *weights = self.strengths[number * step : (number + 1) * step]
             direction = rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1))
-            steered = torch.add(steered, direction, alpha=strength)
+            steered = torch.add(steered, direction, alpha=constant)
+            if weights:
+                varying = [weight * value for weight, value in zip(weights, values, strict=True)]
+                steered = torch.addcmul(steered, direction, torch.stack(varying).sum(dim=0))
         if self.alpha is None:
             return steered
         return torch.where(confidence_mask(unsteered, self.alpha), steered, self._penalised(unsteered))

@@ -10,7 +10,7 @@ import torch
 
 import svd_lightning.steering as package
 from svd_lightning.functional import log_probabilities
-from svd_lightning.steering import SteeringRule
+from svd_lightning.steering import Contextual, SteeringRule
 
 
 def discover():
@@ -18,8 +18,8 @@ def discover():
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         module = importlib.import_module(info.name)
         for _, member in inspect.getmembers(module, inspect.isclass):
-            own = member.__module__ == module.__name__
-            if own and member is not SteeringRule and hasattr(member, "centre") and hasattr(member, "direction"):
+            own = member.__module__ == module.__name__ and member not in (SteeringRule, Contextual)
+            if own and hasattr(member, "centre") and hasattr(member, "direction"):
                 yield member
 
 
