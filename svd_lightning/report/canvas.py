@@ -24,6 +24,8 @@ DARK = {
 """What each colour becomes on a dark page."""
 
 _WIDTH = 4.4
+_LINE = 48
+"""Characters of a legend's line, the symbol of each label counted as four."""
 
 
 def canvas(height: float, *, panels: int = 1) -> tuple[Figure, list[Axes]]:
@@ -45,8 +47,10 @@ def name_axes(axes: Axes, *, x: str = "", y: str = "") -> None:
     axes.set_ylabel(y, color=INK, fontsize=10)
 
 
-def legend_below(figure: Figure, *, columns: int = 2) -> None:
-    """A legend under the axes, where it hides nothing."""
+def legend_below(figure: Figure) -> None:
+    """A legend under the axes, where it hides nothing, in as many columns as its longest label leaves room for."""
+    labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
+    columns = min(3, max(1, _LINE // (4 + max(map(len, labels))))) if labels else 1
     figure.legend(
         loc="outside lower center", ncols=columns, frameon=False, fontsize=10, labelcolor=INK, handletextpad=0.4
     )

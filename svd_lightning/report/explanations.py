@@ -29,6 +29,8 @@ def _objective(record: Mapping[str, Any], rule: str) -> tuple[str, str]:
             "and beyond. Where the curve is lowest at 1, the strengths cannot be bettered by a common factor.",
         )
     which = rule or record["rules"][0]
+    if which != record["rules"][0]:
+        return f"How far to go along {which}", "The same for this rule on its own."
     return (
         f"How far to go along {which}",
         "The curve is the loss on the calibration split at every strength μ, under the distribution that decoding "

@@ -90,14 +90,13 @@ def objective_figure(table: TokenTable, rule: SteeringRule, record: Mapping[str,
     axes.plot(grid, curve, color=BLUE, linewidth=2, zorder=2)
     axes.axvline(0.0, color=MUTED, linewidth=1)
     heights = [_nll(objective, [0.0])]
-    styles, columns = iter(_STYLES * (1 + len(marks))), 2
+    styles = iter(_STYLES * (1 + len(marks)))
     for name, mu in marks.items():
         marker, colour = ("*", ORANGE) if name == "LineSearch" else next(styles)
         place, off = min(max(mu, low), high), not low <= mu <= high
         heights.append(_nll(objective, [place]))
         marker = (">" if mu > high else "<") if off else marker
         label = f"{name}: {short(mu)}" + " (off the chart)" * off
-        columns = 1 if off else columns
         size = 13 if marker == "*" else 7
         axes.plot(
             [place], [heights[-1]], marker, color=colour, markersize=size, label=label, zorder=3, clip_on=False
@@ -105,7 +104,7 @@ def objective_figure(table: TokenTable, rule: SteeringRule, record: Mapping[str,
     _focus(axes, curve, heights)
     axes.set_xlim(low, high)
     name_axes(axes, x=f"strength μ of {rule_name(rule)} (0: tuned model)", y="K(μ), nats per token")
-    legend_below(figure, columns=columns)
+    legend_below(figure)
     return figure
 
 
@@ -160,7 +159,7 @@ def strength_figure(values: Tensor, *, marks: Mapping[str, float] | None = None)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     name_axes(axes, x="per-token strength μ*", y="calibration tokens")
     if shown:
-        legend_below(figure, columns=3)
+        legend_below(figure)
     return figure
 
 
@@ -176,6 +175,8 @@ def mask_figure(record: Mapping[str, Any]) -> Figure:
     if max(alphas) > 20 * min(alphas):
         below.set_xscale("log")
         below.xaxis.set_minor_locator(NullLocator())
+        # labels nearer to each other than a factor of two would touch
+        alphas = [alpha for place, alpha in enumerate(alphas) if not place or alpha >= 2 * alphas[place - 1]]
     below.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
     _plain(above)
     _plain(below)
@@ -198,20 +199,22 @@ def gain_figure(record: Mapping[str, Any]) -> Figure:
         gain, used = candidate["gain"], in_use(candidate, record)
         colour = ORANGE if used else BLUE if gain["low"] > 0 else MUTED
         axes.barh(place, gain["mean"], height=1.1, color=colour, alpha=0.75)
-        edge = low if gain["mean"] < low else high if gain["mean"] > high else None
-        if edge is None and math.isfinite(gain["low"]):
+        if not low <= gain["mean"] <= high:
+            side, shift = ("left", 4) if gain["mean"] < low else ("right", -4)
+            at, text = (0.0, place), f"cut, {short(gain['mean'])}"
+            axes.annotate(
+                text, at, (shift, 0), textcoords="offset points", color=INK, size=9, ha=side, va="center"
+            )
+        elif math.isfinite(gain["low"]):
             axes.plot([gain["low"], gain["high"]], [place, place], color=INK, linewidth=1.5, marker="|")
-        if edge is not None:
-            inwards = "left" if edge == low else "right"
-            axes.text(edge, place, f" {short(gain['mean'])} ", color=INK, ha=inwards, va="center", fontsize=9)
     axes.axvline(0.0, color=INK, linewidth=1)
     axes.set_xlim(low, high)
     axes.set_yticks(places, labels, fontsize=9)
     axes.set_ylim(tops[-1] + lines[-1] + 0.5 if lines else 1.0, -0.5)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    name_axes(axes, x="gain over the tuned model, nats per token")
+    axes.xaxis.set_major_locator(MaxNLocator(3))
+    name_axes(axes, x="held-out gain, nats per token")
     return figure
 
 
@@ -229,7 +232,7 @@ def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     _plain(below)
     name_axes(above, y="KL(p‖q), nats")
     name_axes(below, x="epoch", y="NLL, nats")
-    legend_below(figure, columns=3)
+    legend_below(figure)
     return figure
 
 

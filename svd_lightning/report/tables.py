@@ -37,8 +37,8 @@ def candidate_table(record: Mapping[str, Any], test: Mapping[str, Any] | None) -
                 warning=candidate.get("warning"),
             )
         )
-    table = f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
-    return table + f'<p class="read">{escape(_reading(record, test))}</p>'
+    table = f'<table class="candidates"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'<div class="scroll">{table}</div><p class="read">{escape(_reading(record, test))}</p>'
 
 
 def mask_table(record: Mapping[str, Any]) -> str:
