@@ -61,7 +61,7 @@ class Steering:
     def _check_strengths(self, strengths: Sequence[float]) -> None:
         if len(strengths) != len(self.directions):
             names = ", ".join(map(rule_name, self.directions))
-            each = " and per rule and feature" if self.features else ""
+            each = " and one per rule and feature" if self.features else ""
             raise InputError(
                 f"steering.strengths: expected one per rule{each} ({names}), "
                 f"got {len(strengths)}: {list(strengths)}"
