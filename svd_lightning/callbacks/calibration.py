@@ -105,6 +105,8 @@ class SteeringCalibration(L.Callback):
         if self._calibrated_step == trainer.global_step and not self.on_validate:
             return
         check_calibration_split(as_completion_data(trainer))
+        if self.on_validate:
+            _hint_at_more_data(trainer, module)
         table = self._tabulate(trainer, module)
         record = calibrate(
             table, module.recipe, self.estimator, guard=self.guard, folds=self.folds, alphas=self.alphas
@@ -156,6 +158,18 @@ class SteeringCalibration(L.Callback):
             if record["sweep"]:
                 console().print(sweep_table(record))
             console().print(record["message"])
+
+
+def _hint_at_more_data(trainer: L.Trainer, module: SteeredLanguageModel) -> None:
+    """An adapter trained elsewhere needs no training split, but only the user knows what it was trained on."""
+    here, idle = (len(as_completion_data(trainer).split_ids(split)) for split in ("calibration", "train"))
+    if module.adapter_folder is not None and idle > here:
+        _log.warning(
+            "calibrating on %s examples, while %s of the training split lie idle: where the adapter has not seen "
+            "them, --data.calibration 0.9 calibrates on more",
+            here,
+            idle,
+        )
 
 
 def _progress(trainer: L.Trainer, loader: DataLoader) -> Iterator[dict[str, Any]]:

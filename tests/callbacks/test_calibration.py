@@ -37,7 +37,8 @@ def record(fitted):
 def test_the_file_is_strict_json_and_comes_back_as_the_checkpoint_s(record, fitted):
     kept = torch.load(fitted / "checkpoints/last.ckpt", weights_only=True)["calibration"]
     assert record["penalty"] == "-inf"
-    assert {**record, "penalty": float(record["penalty"])} == kept
+    file_only = {"versions"}
+    assert {k: v for k, v in record.items() if k not in file_only} | {"penalty": float(record["penalty"])} == kept
     assert record["estimator"] == "LineSearch"
     assert record["rules"] == ["KLGradient"]
     assert record["global_step"] == 6
@@ -64,7 +65,7 @@ def test_tensorboard_has_the_scalars_the_figures_and_the_histogram(record, fitte
         assert event.step == 6
         assert event.value == pytest.approx(expected, rel=1e-5), tag
     assert {"train/loss", "val/nll_base", "val/nll_tuned", "val/nll_steered"} <= set(events.Tags()["scalars"])
-    assert set(events.Tags()["images"]) == {"steer/objective", "steer/token_strength"}
+    assert set(events.Tags()["images"]) >= {"steer/objective", "steer/token_strength"}
     for tag in events.Tags()["images"]:
         [image] = events.Images(tag)
         assert image.encoded_image_string.startswith(b"\x89PNG")
