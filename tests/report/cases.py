@@ -1,0 +1,47 @@
+"""Calibrations to report: real ones of made-up tokens, near and with heavy tails."""
+
+from dataclasses import dataclass, replace
+
+from svd_lightning.calibration import CalibrationTable, TokenTable
+from svd_lightning.steering import ConfidentSet, KLGradient, NaturalGradient, Steering, Temperature
+from svd_lightning.strength import LineSearch, calibrate, known_rules
+from tests.calibration.reference import Tokens, tokens
+
+
+@dataclass(frozen=True)
+class Case:
+    steering: Steering
+    table: TokenTable
+    record: dict
+
+
+def near(count: int = 120) -> Tokens:
+    """Both models far enough apart for every estimator to be of ordinary size."""
+    return tokens(count)
+
+
+def heavy() -> Tokens:
+    """Models that almost agree on every other token: μ* over many decades, and a mean far off the chart."""
+    data = tokens(120)
+    closeness = 1e-3 + (data.example % 2).double()[:, None]
+    return replace(data, base=data.tuned + closeness * (data.base - data.tuned))
+
+
+def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf")) -> Case:
+    steering = Steering(rules, alpha=0.1, penalty=penalty)
+    metric = CalibrationTable((*known_rules(rules), ConfidentSet()), alpha=min((0.1, *alphas)))
+    data.update(metric)
+    table = metric.compute()
+    record = calibrate(table, steering, LineSearch(), alphas=alphas)
+    return Case(steering, table, {**record, "epoch": 0, "global_step": 10})
+
+
+CASES = {
+    "one-rule": lambda: case(near(), [KLGradient()]),
+    "heavy-tails": lambda: case(heavy(), [KLGradient()]),
+    "two-rules": lambda: case(near(), [KLGradient(), NaturalGradient()]),
+    "finite-penalty": lambda: case(near(), [NaturalGradient()], penalty=-1.0),
+    "control-only": lambda: case(near(), [Temperature()]),
+    "no-sweep": lambda: case(near(), [KLGradient()], alphas=()),
+    "many-alphas": lambda: case(near(), [KLGradient()], alphas=(0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5)),
+}

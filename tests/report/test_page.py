@@ -1,0 +1,212 @@
+"""The page parses, holds the numbers of the record, needs nothing else, and is safe to open."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+
+from svd_lightning.cli import main
+from svd_lightning.report import load_run, page, save_calibration
+from svd_lightning.report.command import report
+from svd_lightning.report.words import gain_text, recipe_name, strengths_text
+from svd_lightning.strength import known_rules, rescore
+from tests.report.cases import CASES
+
+_VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Checks that tags nest, and keeps text, table rows and attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text, self.rows = [], [], [], "", []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in _VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.text += data
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def written(case, folder):
+    save_calibration(folder, case.record, case.table)
+    return page(load_run(folder))
+
+
+@pytest.fixture(scope="module", params=CASES)
+def any_case(request):
+    return CASES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def one():
+    return CASES["one-rule"]()
+
+
+def test_the_page_nests_and_holds_every_number(any_case, tmp_path):
+    text = written(any_case, tmp_path)
+    found, record = Page(text), any_case.record
+    assert record["message"][1:] in found.text
+    for candidate in record["candidates"]:
+        scores = [f"{candidate['nll']:.4f}", f"{candidate['nll_decoded']:.4f}", f"{candidate['accuracy']:.1%}"]
+        name = (
+            recipe_name(candidate["rules"])
+            + candidate["estimator"]
+            + (f"⚠ {candidate['warning']}" if candidate["warning"] else "")
+        )
+        row = [name, strengths_text(candidate["strengths"]), *scores, gain_text(candidate["gain"])]
+        assert row in found.rows
+    for choice in record["sweep"]:
+        assert any(
+            row[:2] == [f"{choice['alpha']:g}", f"{choice['coverage']:.1%}"]
+            and row[-1] == gain_text(choice["gain"])
+            for row in found.rows
+        )
+    for name in ("nll_base", "nll_tuned"):
+        assert f"{record[name]:.4f}" in found.text
+    assert gain_text(record["gain_over_control"]) in found.text
+
+
+def test_the_page_needs_nothing_else(any_case, tmp_path):
+    text = written(any_case, tmp_path)
+    found = Page(text)
+    assert not {"script", "link", "img", "iframe", "object"} & set(found.tags)
+    sources = [value for name, value in found.attributes if name in ("src", "href", "xlink:href", "action")]
+    assert all(value.startswith("#") for value in sources)
+    assert not [name for name, _ in found.attributes if name.startswith("on")]
+    assert "@import" not in text
+    assert "url(http" not in text
+    assert len(text.encode()) < 1_000_000
+
+
+def test_each_figure_is_an_svg_of_its_own_with_a_heading_and_an_explanation(any_case, tmp_path):
+    text = written(any_case, tmp_path)
+    parts = text.split("<figure>")[1:]
+    assert len(parts) >= 4
+    for part in parts:
+        drawing = part[part.index("<svg") : part.index("</svg>") + 6]
+        assert ElementTree.fromstring(drawing).get("viewBox")
+        assert part.startswith("<h3>")
+        assert len(part[part.index("<figcaption") :]) > 60
+    assert "prefers-color-scheme: dark" in text
+    assert 'name="viewport"' in text
+
+
+def test_what_is_in_use_is_marked_once(any_case, tmp_path):
+    text = written(any_case, tmp_path)
+    assert text.count("<tr class=used>") == 1
+    assert "In use: <strong>" in text
+
+
+@pytest.mark.parametrize("verdict", ["steer", "control", "tuned"])
+def test_every_verdict_has_its_own_lead(verdict, one, tmp_path):
+    control, chosen = one.record["candidates"][:2]
+    used = {"steer": chosen, "control": control}.get(verdict)
+    if used is None:
+        used = {"rules": ["KLGradient"], "strengths": [0.0], "gain": {"mean": 0.0, "low": 0.0, "high": 0.0}}
+    shown = {name: used[name] for name in ("rules", "strengths", "gain")}
+    save_calibration(tmp_path, {**one.record, "verdict": verdict, "used": shown}, one.table)
+    text = page(load_run(tmp_path))
+    expected = {"steer": "KLGradient", "control": "sharpened (control)", "tuned": "the tuned model as it is"}
+    assert f"In use: <strong>{expected[verdict]}</strong>" in text
+    assert text.count("<tr class=used>") == 1
+
+
+def test_names_and_messages_are_escaped(one, tmp_path):
+    bad = "<script>alert('x')</script>&\"$title"
+    folder = tmp_path / "<b>run"
+    folder.mkdir()
+    candidates = [{**one.record["candidates"][0], "rules": [bad], "estimator": bad, "warning": bad}]
+    texts = {"message": bad, "warning": bad, "rules": [bad], "estimator": bad}
+    save_calibration(folder, {**one.record, **texts, "candidates": candidates}, one.table)
+    (folder / "config.yaml").write_text(f"key: {bad}\n")
+    text = page(load_run(folder))
+    found = Page(text)
+    assert "script" not in found.tags
+    assert "b" not in found.tags
+    assert found.text.count(bad) >= 6, "and they are all there, as text"
+
+
+def test_the_test_split_stands_beside_the_calibration_split(one, tmp_path):
+    save_calibration(tmp_path, one.record, one.table)
+    half = one.table.select(one.table.example < 20).narrow(0.1)
+    again = rescore(half, one.record["candidates"], known_rules([]), penalty=one.steering.penalty)
+    test = {name: one.record[name] for name in ("nll_base", "nll_tuned", "nll_decoded_tuned", "accuracy_tuned")}
+    test |= {"tokens": 60, "examples": 20, "candidates": again}
+    (tmp_path / "test.json").write_text(json.dumps(test))
+    found = Page(page(load_run(tmp_path)))
+    for candidate in again:
+        scores = [f"{candidate['nll']:.4f}", f"{candidate['nll_decoded']:.4f}", f"{candidate['accuracy']:.1%}"]
+        assert any(row[-3:] == scores and candidate["estimator"] in row[0] for row in found.rows)
+    assert "60 tokens of 20 examples" in found.text
+
+
+def test_the_command_writes_the_page_and_prints_where(one, tmp_path, capsys):
+    save_calibration(tmp_path, one.record, one.table)
+    main(["report", str(tmp_path)])
+    path = tmp_path / "report.html"
+    assert capsys.readouterr().out.strip() == str(path)
+    first = path.read_text()
+    assert first == page(load_run(tmp_path)), "the same run gives the same page"
+    main(["report", str(tmp_path), "--output", str(tmp_path / "else" / "page.html")])
+    assert (tmp_path / "else" / "page.html").read_text() == first
+    path.write_text("old")
+    assert report(str(tmp_path)) == path
+    assert path.read_text() == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: expected a run folder with calibration.json, and there is none"),
+        ([], "run"),
+        (["x", "--outptu", "y"], "outptu"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(["report", *arguments])
+    told = caught.value.code if isinstance(caught.value.code, str) else capsys.readouterr().err
+    assert message in told
+    assert told.startswith("error: ")
+    assert "\n" not in told.strip()
+
+
+def test_a_real_run_has_a_report(fitted, tmp_path):
+    path = report(str(fitted), output=str(tmp_path / "report.html"))
+    record = json.loads((fitted / "calibration.json").read_text())
+    found = Page(path.read_text())
+    assert record["message"][1:] in found.text
+    assert found.tags.count("figure") == 4 + bool(record["sweep"])
+    assert "left out" not in found.text
+
+
+def test_help_names_the_command(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert "svd-lightning report RUN" in " ".join(capsys.readouterr().out.split())
