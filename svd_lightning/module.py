@@ -184,10 +184,10 @@ class SteeredLanguageModel(L.LightningModule):
 
     def _describe_test(self, table: TokenTable) -> dict[str, Any]:
         """The steering as it is, and the calibration's candidates with the strengths they had there."""
-        neutral = self.steering.with_strengths([0.0] * len(self.steering.rules))
+        neutral = self.steering.with_strengths([0.0] * len(self.steering.directions))
         record = describe(table, self.steering if self.steering.calibrated else neutral)
         found = self.calibration or {"estimator": None, "candidates": []}
-        rules = known_rules(self.recipe.rules)
+        rules = (*known_rules(self.recipe.rules), *self.recipe.directions)
         again = rescore(table, found["candidates"], rules, penalty=self.steering.penalty)
         return {**record, "estimator": found["estimator"], "candidates": again}
 
@@ -243,17 +243,24 @@ class SteeredLanguageModel(L.LightningModule):
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return
         check_steering(self.recipe, calibration)
-        by_name = {rule_name(rule): rule for rule in known_rules(self.recipe.rules)}
         used = calibration["used"]
+        if used["rules"] == [rule_name(rule) for rule in self.recipe.directions]:
+            self.steering = self.recipe.with_strengths(used["strengths"])
+            return
+        by_name = {rule_name(rule): rule for rule in known_rules(self.recipe.rules)}
         rules = [by_name[name] for name in used["rules"]]
-        self.steering = replace(self.recipe, rules=rules, strengths=tuple(used["strengths"]))
+        self.steering = replace(self.recipe, rules=rules, strengths=tuple(used["strengths"]), features=())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights, the calibration, and what identifies the base."""
         trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trainable}
         checkpoint["calibration"] = self.calibration
-        checkpoint["base"] = {"name": self.backbone.name_or_path, "fingerprint": self.base_fingerprint}
+        checkpoint["base"] = {
+            "name": self.backbone.name_or_path,
+            "revision": self.backbone.revision,
+            "fingerprint": self.base_fingerprint,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another base or another adapter; restore the calibration.
