@@ -9,7 +9,7 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import as_class_path
-from svd_lightning.steering import Steering, SteeringRule, rule_name
+from svd_lightning.steering import Feature, Steering, SteeringRule, feature_name, rule_name
 
 
 def hyperparameters(
@@ -29,10 +29,11 @@ def hyperparameters(
         "backbone": backbone,
         "adapter": as_class_path(adapter),
         "steering": {
-            "rules": [_rule_as_class_path(rule) for rule in steering.rules],
+            "rules": [_as_class_path(rule) for rule in steering.rules],
             "strengths": None if steering.strengths is None else list(steering.strengths),
             "alpha": steering.alpha,
             "penalty": steering.penalty,
+            "features": [_as_class_path(feature) for feature in steering.features],
         },
         "warmup_ratio": warmup_ratio,
         "gradient_checkpointing": gradient_checkpointing,
@@ -41,12 +42,12 @@ def hyperparameters(
     }
 
 
-def _rule_as_class_path(rule: SteeringRule) -> dict[str, Any]:
-    names = inspect.signature(type(rule)).parameters
-    kind = type(rule)
+def _as_class_path(part: SteeringRule | Feature) -> dict[str, Any]:
+    kind = type(part)
+    names = inspect.signature(kind).parameters
     return {
         "class_path": f"{kind.__module__}.{kind.__qualname__}",
-        "init_args": {n: getattr(rule, n) for n in names if hasattr(rule, n)},
+        "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)},
     }
 
 
@@ -82,19 +83,20 @@ def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> N
 
 
 def check_steering(steering: Steering, calibration: Mapping[str, Any]) -> None:
-    """Refuse strengths that were calibrated for other rules or another mask.
+    """Refuse strengths that were calibrated for other rules, features or another mask.
 
     Raises:
-        InputError: if the rules, α or λ differ.
+        InputError: if the rules, the features, α or λ differ.
     """
     wanted = {
-        "rules": [rule_name(rule) for rule in steering.rules],
+        "features": [feature_name(feature) for feature in steering.features],
+        "rules": [rule_name(rule) for rule in steering.directions],
         "alpha": steering.alpha,
         "penalty": steering.penalty,
     }
     for name, value in wanted.items():
-        if calibration[name] != value:
+        if (found := calibration.get(name, [])) != value:  # records from before features name none
             raise InputError(
-                f"steering.{name}: the strengths were calibrated with {calibration[name]}, got {value}; "
+                f"steering.{name}: the strengths were calibrated with {found}, got {value}; "
                 "calibrate again with `svd-lightning calibrate`, or give steering.strengths yourself"
             )

@@ -70,7 +70,7 @@ def check_estimator(estimator: StrengthEstimator, steering: Steering) -> None:
     table.sync_on_compute = False
     logits = torch.tensor([[1.0, 0.9, 0.8], [1.0, 0.7, 0.9]])
     table.update(logits, logits.flip(0), torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([0, 0]))
-    estimator(MaskedObjective(table.compute(), steering.rules, penalty=steering.penalty))
+    estimator(MaskedObjective(table.compute(), steering.directions, penalty=steering.penalty))
 
 
 def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:

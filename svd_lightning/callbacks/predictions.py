@@ -133,7 +133,7 @@ def _settings(trainer: L.Trainer, module: SteeredLanguageModel) -> str:
     parts = (
         module.base_fingerprint,
         weights,
-        [rule_name(rule) for rule in module.steering.rules],
+        [rule_name(rule) for rule in module.steering.directions],
         module.steering.strengths,
         module.steering.alpha,
         module.steering.penalty,

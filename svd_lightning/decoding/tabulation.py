@@ -14,7 +14,7 @@ from svd_lightning.strength import known_rules
 
 
 def new_table(steering: Steering, *, alphas: Sequence[float] = ()) -> CalibrationTable:
-    """An empty table for the steering's rules and the built-in ones, at its α or the smallest of some others.
+    """An empty table for the steering's rules and features and the built-in rules, at the smallest α.
 
     Raises:
         InputError: if the steering has no mask: the table holds confident tokens only.
@@ -25,7 +25,8 @@ def new_table(steering: Steering, *, alphas: Sequence[float] = ()) -> Calibratio
             "comes close to none), or give steering.strengths and leave the calibration out"
         )
     rules = {type(rule): rule for rule in (*known_rules(steering.rules), ConfidentSet())}
-    return CalibrationTable(tuple(rules.values()), alpha=min(steering.alpha, *alphas, 1.0))
+    alpha = min(steering.alpha, *alphas, 1.0)
+    return CalibrationTable(tuple(rules.values()), features=steering.features, alpha=alpha)
 
 
 def tabulate(

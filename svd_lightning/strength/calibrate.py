@@ -8,7 +8,7 @@ import torch
 
 from svd_lightning.calibration import TokenTable, base_nll, score, tuned_nll
 from svd_lightning.errors import InputError
-from svd_lightning.steering import Steering, rule_name
+from svd_lightning.steering import Steering, feature_name, rule_name
 from svd_lightning.strength.candidates import CONTROL, Recipe, evaluate, recipes
 from svd_lightning.strength.estimate import StrengthEstimator
 from svd_lightning.strength.guard import Gain, label_log_probs, paired_gain
@@ -29,7 +29,7 @@ def calibrate(
     Args:
         table: the calibration tokens, built at the smallest α in question with the steering's rules and the
             built-in ones.
-        steering: rules, mask and penalty; its strengths are ignored.
+        steering: rules, features, mask and penalty; its strengths are ignored.
         estimator: chooses the strengths.
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
         folds: of the cross-fit behind every gain; examples are never split.
@@ -48,9 +48,9 @@ def calibrate(
             f"data.calibration: expected at least 2 examples (gains get an interval), got {table.num_examples}"
         )
     masked = table.narrow(steering.alpha) if steering.alpha is not None else table
-    zeros = torch.zeros(len(steering.rules), dtype=torch.float64)
-    tuned = label_log_probs(masked, steering.rules, zeros, penalty=steering.penalty)
-    chosen = Recipe(tuple(steering.rules), estimator)
+    zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
+    tuned = label_log_probs(masked, steering.directions, zeros, penalty=steering.penalty)
+    chosen = Recipe(steering.directions, estimator)
     found = {
         recipe.key: evaluate(masked, recipe, penalty=steering.penalty, tuned=tuned, folds=folds)
         for recipe in recipes(steering, estimator)
@@ -60,7 +60,7 @@ def calibrate(
     over_control = paired_gain(held_out, held_out_control, masked.example)
     verdict = judge(best.gain, over_control, control.gain, is_control=chosen.key == CONTROL.key)
     used = {"steer": best, "control": control, "tuned": None}[verdict if guard else "steer"]
-    choices = sweep(table, steering.rules, alphas, folds=folds) if alphas else []
+    choices = sweep(table, steering.directions, alphas, folds=folds) if alphas else []
     return {
         "estimator": best.estimator,
         "warning": best.warning,
@@ -71,8 +71,8 @@ def calibrate(
         "message": explain(verdict, guard=guard),
         "guard": guard,
         "used": {
-            "rules": list(used.rules) if used else [rule_name(rule) for rule in steering.rules],
-            "strengths": list(used.strengths) if used else [0.0] * len(steering.rules),
+            "rules": list(used.rules) if used else [rule_name(rule) for rule in steering.directions],
+            "strengths": list(used.strengths) if used else [0.0] * len(steering.directions),
             "gain": asdict(used.gain) if used else asdict(Gain(0.0, 0.0, 0.0)),
         },
         "candidates": [candidate.plain() for candidate, _ in found.values()],
@@ -104,10 +104,12 @@ def explain(verdict: str, *, guard: bool) -> str:
 def describe(table: TokenTable, steering: Steering) -> dict[str, Any]:
     """What a calibrated steering does on a table of tokens, in plain numbers and strings."""
     assert steering.strengths is not None
-    tuned = score(table, steering.rules, [0.0] * len(steering.rules), penalty=steering.penalty)
-    steered = score(table, steering.rules, steering.strengths, penalty=steering.penalty)
+    directions = steering.directions
+    tuned = score(table, directions, [0.0] * len(directions), penalty=steering.penalty)
+    steered = score(table, directions, steering.strengths, penalty=steering.penalty)
     return {
-        "rules": [rule_name(rule) for rule in steering.rules],
+        "rules": [rule_name(rule) for rule in directions],
+        "features": [feature_name(feature) for feature in steering.features],
         "alpha": steering.alpha,
         "penalty": steering.penalty,
         "strengths": list(steering.strengths),

@@ -70,9 +70,12 @@ CONTROL = Recipe((Temperature(),), LineSearch())
 
 
 def recipes(steering: Steering, estimator: StrengthEstimator) -> Iterator[Recipe]:
-    """The control, the chosen recipe, its rules with every estimator, the other rules, and all rules together."""
+    """The control, the chosen recipe, its rules with every estimator, the other rules, and all rules together.
+
+    Features belong to the chosen recipe alone: the others show what they are worth.
+    """
     rules, everything = tuple(steering.rules), known_rules(steering.rules)
-    wanted = [CONTROL, Recipe(rules, estimator)]
+    wanted = [CONTROL, Recipe(steering.directions, estimator)]
     for rule in everything:
         if rule in rules and not isinstance(rule, Temperature):
             closed = (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton())
