@@ -10,7 +10,7 @@ from svd_lightning import SteeredLanguageModel
 from svd_lightning.checkpoint import check_base
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
-from svd_lightning.steering import NaturalGradient, Steering
+from svd_lightning.steering import Entropy, NaturalGradient, Steering
 from tests.chain import diary_data, diary_model, fit, other_base, quiet_trainer, small_lora
 
 
@@ -135,10 +135,11 @@ def test_another_adapter_is_noticed(adapter, message, checkpoint, diaries, tmp_p
     ("steering", "message"),
     [
         (Steering([NaturalGradient()]), "steering.rules: the strengths were calibrated with"),
+        (Steering(features=[Entropy()]), r"steering.features: .* calibrated with \[\], got \['Entropy'\]"),
         (Steering(alpha=0.2), "steering.alpha: the strengths were calibrated with 0.1, got 0.2"),
         (Steering(penalty=0.0), "steering.penalty: the strengths were calibrated with -inf, got 0.0"),
     ],
-    ids=["rules", "alpha", "penalty"],
+    ids=["rules", "features", "alpha", "penalty"],
 )
 def test_strengths_of_another_steering_are_refused(steering, message, checkpoint, diaries, tmp_path):
     with pytest.raises(InputError, match=message):

@@ -183,6 +183,11 @@ BAD_OPTIONS = {
         "--calibration.estimator svd_lightning.strength.Mean",
         "defined for a single rule",
     ),
+    "features": (
+        "--model.steering.features+=svd_lightning.steering.Entropy "
+        "--calibration.estimator svd_lightning.strength.Mean",
+        "defined for a single rule, got 2",
+    ),
 }
 
 

@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from peft import get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from svd_lightning import SteeredLanguageModel
+from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.calibration import MaskedObjective
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
-from svd_lightning.steering import NaturalGradient, Steering, Temperature
+from svd_lightning.steering import Agreement, Entropy, NaturalGradient, Steering, Temperature
 from svd_lightning.strength import LineSearch
 from tests.chain import (
     BASE_FOLDER,
@@ -272,6 +272,34 @@ def test_several_rules_are_calibrated_and_restored_together(diaries, tmp_path):
     assert (again.steering.alpha, again.steering.penalty) == (0.05, -2.0)
     assert again.steering.strengths == module.steering.strengths
     assert len(again.steering.strengths) == 2
+
+
+def test_contextual_strengths_are_calibrated_restored_and_decoded_with(diaries, tmp_path):
+    features = [Entropy(), Agreement()]
+    steering = Steering([NaturalGradient(), Temperature()], penalty=0.0, features=features)
+    callback = SteeringCalibration(guard=False, show_table=False)
+    module, data = diary_model(steering=steering), diary_data(diaries)
+    trainer = fit(tmp_path, module, data, callback)
+    chosen = module.calibration["candidates"][1]
+    names = ["NaturalGradient", "NaturalGradient.Entropy", "NaturalGradient.Agreement"]
+    assert chosen["rules"][:3] == module.calibration["rules"][:3] == names
+    assert chosen["strengths"] == module.calibration["strengths"] == list(module.steering.strengths)
+    assert chosen["gain"]["low"] <= chosen["gain"]["mean"] <= chosen["gain"]["high"]
+    assert module.calibration["features"] == ["Entropy", "Agreement"]
+    again = SteeredLanguageModel.load_from_checkpoint(trainer.checkpoint_callback.last_model_path)
+    assert [type(feature) for feature in again.steering.features] == [Entropy, Agreement]
+    assert again.steering.strengths == module.steering.strengths
+    assert any(abs(weight) > 1e-3 for weight in module.steering.strengths[1:3])
+    decoded = [trainer.predict(one, datamodule=data) for one in (module, again)]
+    assert decoded[0] == decoded[1]
+
+
+def test_a_guard_that_falls_back_leaves_the_features_behind(diaries, tmp_path):
+    steering = Steering([NaturalGradient()], penalty=0.0, features=[Entropy()])
+    module = diary_model(steering=steering, learning_rate=1e-9)  # nothing learnt, so nothing to steer along
+    fit(tmp_path, module, diary_data(diaries))
+    assert module.calibration["verdict"] != "steer"
+    assert not any(module.steering.strengths) or module.steering.features == ()
 
 
 @pytest.mark.parametrize(

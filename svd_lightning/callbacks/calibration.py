@@ -150,7 +150,7 @@ class SteeringCalibration(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
-                log_figures(logger, table, module.recipe.rules, record, step=trainer.global_step)
+                log_figures(logger, table, module.recipe.directions, record, step=trainer.global_step)
         if folder is not None:
             save_calibration(folder, record, table)
         if self.show_table:

@@ -26,7 +26,7 @@ from svd_lightning.report.canvas import (
     name_axes,
 )
 from svd_lightning.report.words import in_use, recipe_name, short
-from svd_lightning.steering import SteeringRule, rule_name
+from svd_lightning.steering import Contextual, SteeringRule, rule_name
 from svd_lightning.strength.estimate import token_strengths
 
 _STYLES = (("s", PURPLE), ("^", GREEN), ("D", TEAL), ("P", RED), ("v", BLUE), ("o", MUTED))
@@ -63,7 +63,8 @@ def calibration_figures(
             figures["objective"] = objective_figure(masked, rules[0], record)
         else:
             figures["objective"] = ray_figure(masked, rules, record)
-            figures |= {f"objective/{rule_name(r)}": objective_figure(masked, r, record) for r in rules}
+            alone = [rule for rule in rules if not isinstance(rule, Contextual)]
+            figures |= {f"objective/{rule_name(r)}": objective_figure(masked, r, record) for r in alone}
         values = token_strength_values(masked, rules[0])
         figures["token_strength"] = strength_figure(values, marks=_marks(record, rules[0]))
     if record.get("sweep"):

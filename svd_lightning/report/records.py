@@ -13,7 +13,15 @@ from svd_lightning.calibration import TokenTable
 from svd_lightning.calibration.storage import load_table, save_table
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_json, write_text
-from svd_lightning.steering import ConfidentSet, SteeringRule, rule_name
+from svd_lightning.steering import (
+    Agreement,
+    ConfidentSet,
+    Divergence,
+    Entropy,
+    SteeringRule,
+    expand,
+    rule_name,
+)
 from svd_lightning.strength import known_rules
 
 RECORD, TABLE, HISTORY, TEST = (
@@ -135,7 +143,8 @@ def _table_of(folder: Path, record: Mapping[str, Any]) -> tuple[TokenTable | Non
 
 
 def _rules(names: Sequence[str]) -> tuple[SteeringRule, ...] | None:
-    by_name = {rule_name(rule): rule for rule in (*known_rules(()), ConfidentSet())}
+    known = expand((*known_rules(()), ConfidentSet()), (Entropy(), Divergence(), Agreement()))
+    by_name = {rule_name(rule): rule for rule in known}
     return tuple(by_name[name] for name in names) if set(names) <= set(by_name) else None
 
 

@@ -10,7 +10,7 @@ from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.one_pass import OnePassModel
 from svd_lightning.decoding.two_pass import TwoPassModel
 from svd_lightning.errors import InputError
-from svd_lightning.steering import KLGradient, NaturalGradient, Steering
+from svd_lightning.steering import Agreement, Divergence, Entropy, KLGradient, NaturalGradient, Steering
 from tests.decoding import zoo
 from tests.decoding.reference import ReferenceModel
 
@@ -90,6 +90,16 @@ def test_logits_equal_the_reference(adapter):
 @pytest.mark.parametrize("adapter", ["lora", "prompt", "prefix", "dora"])
 def test_forbidden_tokens_are_never_sampled(adapter):
     check("llama", adapter, STRATEGIES["several_samples"], steering=STEERING.with_penalty(float("-inf")))
+
+
+CONTEXTUAL = Steering([KLGradient()], [1.2, 4.0, -2.0, 0.7], features=[Entropy(), Divergence(), Agreement()])
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 4}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize("adapter", ["lora", "prefix", "dora"])
+def test_strengths_that_depend_on_the_position(adapter, options):
+    kept = {name: value for name, value in options.items() if name != "cache_implementation"}
+    check("llama", adapter, {"do_sample": False, **options}, {"do_sample": False, **kept}, steering=CONTEXTUAL)
 
 
 SPECIAL = {
