@@ -2,9 +2,11 @@
 
     python benchmarks/calibration.py quality --task demo          # or truthfulqa, arc_easy
     python benchmarks/calibration.py cost
+    python benchmarks/calibration.py contextual --task truthfulqa  # or arc_easy, demo
 
 `quality` warm-starts LoRA for 60 steps and for whole epochs, calibrates, and scores every candidate on the test
 split. `cost` compares a calibration with the two bare forwards over the same tokens, in one run.
+`contextual` compares strengths that depend on the position with constant ones, for several prices on them.
 """
 
 import json
@@ -12,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,18 +27,32 @@ from rich.console import Console
 from rich.table import Table
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
-from svd_lightning.calibration import ReferenceSnapshot
+from svd_lightning.calibration import MaskedObjective, ReferenceSnapshot, TokenTable, score
 from svd_lightning.callbacks.tables import gain_text
 from svd_lightning.data import CompletionDataModule, JSONLData, TruthfulQA
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.demo.run import BASE_FOLDER, diaries
 from svd_lightning.models import Backbone
-from svd_lightning.steering import KLGradient, NaturalGradient, Steering, TaskAware, Temperature
+from svd_lightning.steering import (
+    Agreement,
+    Divergence,
+    Entropy,
+    KLGradient,
+    NaturalGradient,
+    Steering,
+    TaskAware,
+    Temperature,
+    expand,
+    rule_name,
+)
 from svd_lightning.strength import PAPER_ALPHAS, LineSearch, calibrate
+from svd_lightning.strength.guard import cross_fit, paired_gain
 from svd_lightning.trainer import SteeringTrainer
 
 SHARED = Path(__file__).parents[2] / "shared"
 Task = Literal["demo", "truthfulqa", "arc_easy"]
+FEATURES = (Entropy(), Divergence(), Agreement())
+RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def quality(*, task: Task = "demo", epochs: int = 2, seed: int = 0) -> None:
@@ -94,6 +111,65 @@ def cost(*, examples: int = 400, rounds: int = 5) -> None:
     for name in ("pass, new snapshot", "pass, snapshot reused"):
         whole = medians[name] + solver
         print(f"{'whole: ' + name:32s} {whole / bare:5.2f} × two bare forwards, solver {solver / whole:.0%} of it")
+
+
+def contextual(*, task: Task = "truthfulqa", epochs: int = 2, seed: int = 0) -> None:
+    """Held-out NLL with strengths that depend on entropy, divergence and agreement, over constant strengths.
+
+    Args:
+        task: which data.
+        epochs: length of the long warm start; the short one is 60 steps.
+        seed: of the adapter and the order of training.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, limits in (("60 steps", {"max_steps": 60}), (f"{epochs} epochs", {"max_epochs": epochs})):
+            L.seed_everything(seed, verbose=False)
+            module, data = _model(task, joint=True), _data(task, Path(folder) / f"{name} data")
+            trainer = _trainer(limits, Path(folder) / name)
+            trainer.callbacks = []  # type: ignore[attr-defined]
+            trainer.fit(module, datamodule=data)
+            module.eval().recipe = replace(module.recipe, features=FEATURES)
+            tables = [
+                _tabulate(module, list(loader), ReferenceSnapshot())
+                for loader in (data.calibration_dataloader(), data.test_dataloader())
+            ]
+            _show_contextual(f"{task}, {name}", module.recipe, *tables)
+
+
+def _show_contextual(title: str, recipe: Steering, here: TokenTable, there: TokenTable) -> None:
+    """One row per set of rules and price; the gains are of the contextual over the constant strengths."""
+    here, there = here.narrow(0.1), there.narrow(0.1)
+    table = Table(title=f"{title}: {here.num_tokens} calibration tokens, {there.num_tokens} test tokens")
+    for name in (
+        "rules",
+        "ρ",
+        "calibration NLL",
+        "cross-fitted gain, 95 %",
+        "test NLL",
+        "test gain, 95 %",
+        "acc.",
+    ):
+        table.add_column(name, no_wrap="gain" in name)
+    for rules in (*([rule] for rule in recipe.rules), recipe.rules):
+        plain: dict[str, Any] = {}
+        for ridge in (None, *RIDGES):
+            directions = rules if ridge is None else expand(rules, FEATURES)
+            estimator = LineSearch(ridge=ridge or 0.0)
+            fitted = torch.tensor(estimator(MaskedObjective(here, directions, penalty=0.0)).strengths)
+            held_out = cross_fit(here, directions, estimator, penalty=0.0, folds=4)
+            test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(fitted)
+            fit, unseen = (score(tokens, directions, fitted.tolist(), penalty=0.0) for tokens in (here, there))
+            plain = plain or {"held_out": held_out, "test": test}
+            table.add_row(
+                " + ".join(map(rule_name, rules)) if ridge is None else "",
+                "constant" if ridge is None else f"{ridge:g}",
+                f"{fit.nll:.4f}",
+                "" if ridge is None else gain_text(asdict(paired_gain(held_out, plain["held_out"], here.example))),
+                f"{unseen.nll:.4f}",
+                "" if ridge is None else gain_text(asdict(paired_gain(test, plain["test"], there.example))),
+                f"{unseen.accuracy:.1%}",
+            )
+    Console(width=150).print(table)
 
 
 def _bare(model: Any, batches: list[dict[str, Any]]) -> None:
@@ -204,4 +280,4 @@ def _show(title: str, found: dict[str, Any], test: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli([quality, cost])
+    auto_cli([quality, cost, contextual])
