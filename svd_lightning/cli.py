@@ -131,7 +131,10 @@ def _run(arguments: list[str] | None) -> None:
         auto_cli(demo, args=given[1:], prog="svd-lightning demo")
         return
     if given[:1] == ["report"]:
-        auto_cli(report, args=given[1:], prog="svd-lightning report", parser_class=SteeringParser)
+        about = "Write what the calibration of a run found as one HTML file."
+        auto_cli(
+            report, args=given[1:], prog="svd-lightning report", parser_class=SteeringParser, description=about
+        )
         return
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
     SteeringCLI(

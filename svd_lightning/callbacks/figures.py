@@ -13,7 +13,7 @@ from svd_lightning.steering import SteeringRule
 
 def log_figures(
     logger: TensorBoardLogger,
-    table: TokenTable,
+    table: object,
     rules: Sequence[SteeringRule],
     record: Mapping[str, Any],
     *,
@@ -23,13 +23,14 @@ def log_figures(
 
     Args:
         logger: TensorBoard's; the course over epochs is among its curves already.
-        table: the calibration tokens.
-        rules: of the steering.
+        table: the calibration tokens; anything but a `TokenTable` has no curves.
+        rules: the directions of the steering.
         record: as `svd_lightning.strength.calibrate` returned it.
         step: the trainer's global step.
     """
     figures = calibration_figures(record, table=table, rules=rules)
     for name, figure in figures.items():
         logger.experiment.add_figure(f"steer/{name}", figure, step)
-    values = token_strength_values(table.narrow(record["alpha"]), rules[0])
-    logger.experiment.add_histogram("steer/token_strength_values", values, step)
+    if isinstance(table, TokenTable):
+        values = token_strength_values(table.narrow(record["alpha"]), rules[0])
+        logger.experiment.add_histogram("steer/token_strength_values", values, step)

@@ -53,16 +53,16 @@ def _token_strength(record: Mapping[str, Any]) -> tuple[str, str]:
 
 def _mask(record: Mapping[str, Any]) -> tuple[str, str]:
     text = (
-        "A larger α keeps fewer tokens in the mask. Above: the share of the true labels that are still "
-        "inside. Below: "
-        "how many tokens the mask holds per position, on average. "
+        "A larger α keeps fewer tokens in the mask. Above: the share of the true labels that are still inside. "
+        "Below: how many tokens the mask holds per position, on average. "
     )
-    if record["penalty"] == -math.inf:
+    if record["alpha"] is None:
+        text += "The steering in use has no mask."
+    elif record["penalty"] == -math.inf:
         text += (
-            f"The penalty in use is −∞, which forbids what lies outside: at α = {record['alpha']:g} that is "
-            "the label "
-            f"of {1 - record['coverage']:.1%} of the tokens. Where this share is large, a smaller α or a finite "
-            "penalty is the safer choice."
+            f"The penalty in use is −∞, which forbids what lies outside: at α = {record['alpha']:g} that is the "
+            f"label of {1 - record['coverage']:.1%} of the tokens. Where this share is large, a smaller α or a "
+            "finite penalty is the safer choice."
         )
     else:
         text += f"The penalty in use is {record['penalty']:g}: what lies outside stays possible."

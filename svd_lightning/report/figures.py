@@ -42,22 +42,22 @@ _LINEAR = 0.1
 def calibration_figures(
     record: Mapping[str, Any],
     *,
-    table: TokenTable | None,
+    table: object,
     rules: Sequence[SteeringRule] | None,
     history: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Figure]:
     """Every figure that can be drawn, by name: `objective`, `token_strength`, `mask`, `gain`, `history`.
 
-    With several rules there is an `objective/RULE` for each, and `objective` is the way to all strengths.
+    With several rules `objective` is the way to all strengths, and each that was tried alone has `objective/RULE`.
 
     Args:
         record: a calibration record.
-        table: the calibration tokens, or None to leave the curves out.
-        rules: the record's rules, or None to leave the curves out.
+        table: the calibration tokens; anything but a `TokenTable` leaves the curves out.
+        rules: the directions that the record names, or None to leave the curves out.
         history: rows with epoch, kl_to_reference and NLL, one per calibration.
     """
     figures = {}
-    if table is not None and rules:
+    if isinstance(table, TokenTable) and rules:
         masked = table.narrow(record["alpha"])
         if len(rules) == 1:
             figures["objective"] = objective_figure(masked, rules[0], record)
@@ -171,7 +171,7 @@ def mask_figure(record: Mapping[str, Any]) -> Figure:
     figure, [above, below] = canvas(4.2, panels=2)
     above.plot(alphas, [100 * choice["coverage"] for choice in sweep], "o-", color=BLUE, linewidth=2)
     below.plot(alphas, [choice["mask_size"] for choice in sweep], "o-", color=TEAL, linewidth=2)
-    for axes in (above, below):
+    for axes in (above, below) if record["alpha"] is not None else ():
         axes.axvline(record["alpha"], color=ORANGE, linewidth=1.5, label=f"in use: α = {record['alpha']:g}")
     if max(alphas) > 20 * min(alphas):
         below.set_xscale("log")
@@ -183,7 +183,8 @@ def mask_figure(record: Mapping[str, Any]) -> Figure:
     _plain(below)
     name_axes(above, y="labels inside, %")
     name_axes(below, x="mask α", y="tokens in the mask")
-    above.legend(frameon=False, fontsize=10, labelcolor=INK)
+    if record["alpha"] is not None:
+        above.legend(frameon=False, fontsize=10, labelcolor=INK)
     return figure
 
 

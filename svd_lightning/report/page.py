@@ -11,11 +11,11 @@ from svd_lightning.report.explanations import about_figure
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.records import Run
 from svd_lightning.report.tables import candidate_table, mask_table, pairs_table
-from svd_lightning.report.words import gain_text, recipe_name, short, strengths_text
+from svd_lightning.report.words import gain_text, in_use, mask_text, recipe_name, short, strengths_text
 
 _PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 _VERDICT_COLOURS = {"steer": canvas.GREEN, "control": canvas.PURPLE, "tuned": canvas.MUTED}
-_SETTINGS = ("estimator", "guard", "alpha", "penalty", "tokens", "examples", "epoch", "global_step")
+_SETTINGS = ("features", "estimator", "guard", "alpha", "penalty", "tokens", "examples", "epoch", "global_step")
 
 
 def page(run: Run) -> str:
@@ -63,14 +63,14 @@ def _lead(record: Mapping[str, Any]) -> str:
 
 def _numbers(record: Mapping[str, Any]) -> str:
     """The few numbers to look at first."""
-    found = next((c for c in record["candidates"] if c["strengths"] == record["used"]["strengths"]), None)
+    found = next((candidate for candidate in record["candidates"] if in_use(candidate, record)), None)
     nll = found["nll"] if found else record["nll_tuned"]
     shown = (
         ("NLL, base model", f"{record['nll_base']:.4f}", "nats per token"),
         ("NLL, tuned", f"{record['nll_tuned']:.4f}", "nats per token"),
         ("NLL, as used", f"{nll:.4f}", "same tokens"),
         ("KL to the base", short(record["kl_to_reference"]), "nats per token"),
-        ("Labels inside the mask", f"{record['coverage']:.1%}", f"at α = {record['alpha']:g}"),
+        ("Labels inside the mask", f"{record['coverage']:.1%}", mask_text(record["alpha"])),
         ("Tokens in the mask", f"{record['mask_size']:.1f}", "per position, mean"),
         ("Calibration tokens", f"{record['tokens']}", f"of {record['examples']} examples"),
     )

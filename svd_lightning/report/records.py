@@ -56,10 +56,15 @@ class Run:
     """Why something is missing."""
 
 
-def save_calibration(folder: Path, record: Mapping[str, Any], table: TokenTable) -> None:
-    """Write the record, its line of the history, and the tokens; a full disk may cost the tokens only."""
+def save_calibration(folder: Path, record: Mapping[str, Any], table: object) -> None:
+    """Write the record, its line of the history, and the tokens if they are a `TokenTable`.
+
+    A full disk may cost the tokens only.
+    """
     write_json(folder / RECORD, {**record, "versions": versions()})
     write_history(folder / HISTORY, record)
+    if not isinstance(table, TokenTable):
+        return  # unmasked steering asks the models themselves
     try:
         save_table(table, folder / TABLE, metadata={"global_step": str(record["global_step"])})
     except OSError as error:

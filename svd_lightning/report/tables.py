@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from svd_lightning.report.words import gain_text, in_use, recipe_name, strengths_text
+from svd_lightning.report.words import gain_text, in_use, mask_text, recipe_name, strengths_text
 
 
 def candidate_table(record: Mapping[str, Any], test: Mapping[str, Any] | None) -> str:
@@ -17,12 +17,12 @@ def candidate_table(record: Mapping[str, Any], test: Mapping[str, Any] | None) -
     """
     columns = ("NLL", "as decoded", "accuracy")
     groups = '<tr><th></th><th></th><th colspan="4">calibration split</th><th colspan="3">test split</th></tr>'
-    names = ("strength μ", *columns, "gain, 95 % interval", *(columns if test else ()))
+    names = ("strength μ", "gain, 95 % interval", *columns, *(columns if test else ()))
     head = f"{groups * bool(test)}<tr>{_headings('distribution', *names)}</tr>"
     tested = {_key(candidate): candidate for candidate in (test or {}).get("candidates", [])}
     rows = [
-        _row("base model", "", "", [f"{record['nll_base']:.4f}", "", "", ""], _base(test)),
-        _row("tuned", "", "0", [*_tuned(record), ""], _tuned(test), used=not any(record["used"]["strengths"])),
+        _row("base model", "", "", ["", f"{record['nll_base']:.4f}", "", ""], _base(test)),
+        _row("tuned", "", "0", ["", *_tuned(record)], _tuned(test), used=not any(record["used"]["strengths"])),
     ]
     for candidate in record["candidates"]:
         again = tested.get(_key(candidate))
@@ -31,7 +31,7 @@ def candidate_table(record: Mapping[str, Any], test: Mapping[str, Any] | None) -
                 recipe_name(candidate["rules"]),
                 candidate["estimator"],
                 strengths_text(candidate["strengths"]),
-                [*_scores(candidate), gain_text(candidate["gain"])],
+                [gain_text(candidate["gain"]), *_scores(candidate)],
                 [] if test is None else _scores(again) if again else ["", "", ""],
                 used=in_use(candidate, record),
                 warning=candidate.get("warning"),
@@ -47,7 +47,7 @@ def mask_table(record: Mapping[str, Any]) -> str:
     rows = "".join(
         f"<tr><td>{choice['alpha']:g}</td><td>{choice['coverage']:.1%}</td><td>{choice['mask_size']:.1f}</td>"
         f"<td>{choice['penalty']:.3g}</td><td>{strengths_text(choice['strengths'])}</td>"
-        f"<td>{gain_text(choice['gain'])}</td></tr>"
+        f"<td>{_two_lines(gain_text(choice['gain']))}</td></tr>"
         for choice in record["sweep"]
     )
     best = record["recommended"]
@@ -90,8 +90,14 @@ def _row(
 ) -> str:
     what = escape(name) + f"<small>{escape(estimator)}</small>" * bool(estimator)
     what += f"<small>⚠ {escape(str(warning))}</small>" if warning else ""
-    others = "".join(f"<td>{escape(cell)}</td>" for cell in [strength, *cells, *test])
+    others = "".join(f"<td>{_two_lines(cell)}</td>" for cell in [strength, *cells, *test])
     return f"<tr{' class=used' if used else ''}><td>{what}</td>{others}</tr>"
+
+
+def _two_lines(cell: str) -> str:
+    """An interval goes under its mean."""
+    mean, bracket, interval = escape(cell).partition("[")
+    return f"{mean}<small>[{interval}</small>" if bracket else mean
 
 
 def _key(candidate: Mapping[str, Any]) -> tuple[tuple[str, ...], str, tuple[float, ...]]:
@@ -120,10 +126,9 @@ def _reading(record: Mapping[str, Any], test: Mapping[str, Any] | None) -> str:
     """How to read the candidates."""
     text = (
         f"NLL in nats per token, lower is better, over {record['tokens']} calibration tokens of "
-        f"{record['examples']} examples; here the mask (α = {record['alpha']:g}) only silences the steering. As "
-        f"decoded: under the distribution that decoding draws from, with a penalty of {record['penalty']:g} "
-        "outside "
-        "the mask"
+        f"{record['examples']} examples; here the mask ({mask_text(record['alpha'])}) only silences the steering. "
+        "As decoded: under the distribution that decoding draws from, with a penalty of "
+        f"{record['penalty']:g} outside the mask"
     )
     if record["penalty"] == -math.inf:
         text += f", so only on the {record['coverage']:.1%} of tokens whose label lies inside it"

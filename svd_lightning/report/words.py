@@ -34,6 +34,11 @@ def short(value: float) -> str:
     return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
+def mask_text(alpha: float | None) -> str:
+    """The mask's α, or that there is none."""
+    return "no mask" if alpha is None else f"α = {alpha:g}"
+
+
 def gain_text(gain: Mapping[str, float]) -> str:
     """A gain in nats per token with its interval."""
     if not math.isfinite(gain["low"]):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from svd_lightning.calibration import CalibrationTable, TokenTable
-from svd_lightning.steering import ConfidentSet, KLGradient, NaturalGradient, Steering, Temperature
+from svd_lightning.steering import ConfidentSet, Entropy, KLGradient, NaturalGradient, Steering, Temperature
 from svd_lightning.strength import LineSearch, calibrate, known_rules
 from tests.calibration.reference import Tokens, tokens
 
@@ -27,9 +27,9 @@ def heavy() -> Tokens:
     return replace(data, base=data.tuned + closeness * (data.base - data.tuned))
 
 
-def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf")) -> Case:
-    steering = Steering(rules, alpha=0.1, penalty=penalty)
-    metric = CalibrationTable((*known_rules(rules), ConfidentSet()), alpha=min((0.1, *alphas)))
+def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf"), features=()) -> Case:
+    steering = Steering(rules, features=features, alpha=0.1, penalty=penalty)
+    metric = CalibrationTable((*known_rules(rules), ConfidentSet()), features=features, alpha=min((0.1, *alphas)))
     data.update(metric)
     table = metric.compute()
     record = calibrate(table, steering, LineSearch(), alphas=alphas)
@@ -40,6 +40,7 @@ CASES = {
     "one-rule": lambda: case(near(), [KLGradient()]),
     "heavy-tails": lambda: case(heavy(), [KLGradient()]),
     "two-rules": lambda: case(near(), [KLGradient(), NaturalGradient()]),
+    "contextual": lambda: case(near(), [KLGradient()], features=[Entropy()]),
     "finite-penalty": lambda: case(near(), [NaturalGradient()], penalty=-1.0),
     "control-only": lambda: case(near(), [Temperature()]),
     "no-sweep": lambda: case(near(), [KLGradient()], alphas=()),

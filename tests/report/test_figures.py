@@ -46,7 +46,7 @@ def nll(case, rules, strengths):
 
 def test_every_figure_can_be_drawn_as_svg_and_png(any_case):
     figures = calibration_figures(
-        any_case.record, table=any_case.table, rules=any_case.steering.rules, history=HISTORY
+        any_case.record, table=any_case.table, rules=any_case.steering.directions, history=HISTORY
     )
     expected = {"objective", "token_strength", "gain", "history", "mask"}
     assert {name for name in figures if "/" not in name} == expected - (
@@ -61,7 +61,8 @@ def test_every_figure_can_be_drawn_as_svg_and_png(any_case):
 
 
 def test_without_tokens_or_rules_the_curves_are_left_out(one):
-    for parts in ({"table": None, "rules": [KLGradient()]}, {"table": one.table, "rules": None}):
+    unmasked = {"table": object(), "rules": [KLGradient()]}
+    for parts in (unmasked, {"table": None, "rules": [KLGradient()]}, {"table": one.table, "rules": None}):
         assert set(calibration_figures(one.record, **parts)) == {"mask", "gain"}
 
 

@@ -77,7 +77,7 @@ def test_the_page_nests_and_holds_every_number(any_case, tmp_path):
             + candidate["estimator"]
             + (f"⚠ {candidate['warning']}" if candidate["warning"] else "")
         )
-        row = [name, strengths_text(candidate["strengths"]), *scores, gain_text(candidate["gain"])]
+        row = [name, strengths_text(candidate["strengths"]), gain_text(candidate["gain"]), *scores]
         assert row in found.rows
     for choice in record["sweep"]:
         assert any(
@@ -210,3 +210,11 @@ def test_help_names_the_command(capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "svd-lightning report RUN" in " ".join(capsys.readouterr().out.split())
+
+
+def test_steering_without_a_mask_has_a_page_without_curves(one, tmp_path):
+    record = {**one.record, "alpha": None, "penalty": 0.0}
+    save_calibration(tmp_path, record, object())
+    found = Page(page(load_run(tmp_path)))
+    assert "no mask" in found.text
+    assert "curves are left out" in found.text
