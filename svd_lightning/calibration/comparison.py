@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from svd_lightning.calibration.objective import MaskedObjective
-from svd_lightning.calibration.tokens import TokenTable
+from svd_lightning.calibration.data import CalibrationData
 from svd_lightning.steering import SteeringRule
 
 
@@ -25,7 +23,7 @@ class Score:
 
 
 def score(
-    table: TokenTable, rules: Sequence[SteeringRule], strengths: Sequence[float], *, penalty: float
+    data: CalibrationData, rules: Sequence[SteeringRule], strengths: Sequence[float], *, penalty: float
 ) -> Score:
     """Score steering with these strengths; strengths of 0 give the tuned model.
 
@@ -33,23 +31,16 @@ def score(
     `nll_decoded` leaves those tokens out.
     """
     mu = torch.tensor(strengths, dtype=torch.float64)
-    nll = MaskedObjective(table, rules, penalty=0.0).evaluate(mu).nll
-    decoded = MaskedObjective(table, rules, penalty=penalty).evaluate(mu).nll if table.coverage else math.nan
-    return Score(nll, decoded, _accuracy(table, table.log_p.double() + mu @ table.directions(rules)))
+    nll = data.objective(rules, penalty=0.0).evaluate(mu).nll
+    decoded = data.objective(rules, penalty=penalty).evaluate(mu).nll if data.coverage else math.nan
+    return Score(nll, decoded, data.ranked_first(rules, mu).double().mean().item())
 
 
-def _accuracy(table: TokenTable, steered: Tensor) -> float:
-    best = torch.full((table.num_tokens,), -math.inf, dtype=torch.float64)
-    best = best.scatter_reduce_(0, table.rows(), steered, "amax")
-    entry = (table.size.cumsum(0) - table.size + table.slot)[table.covered]
-    return (steered[entry] >= best[table.covered]).sum().item() / table.num_tokens
-
-
-def base_nll(table: TokenTable) -> float:
+def base_nll(data: CalibrationData) -> float:
     """Mean NLL of the labels under the base, in nats."""
-    return -table.label_log_q.double().mean().item()
+    return -data.label_log_q.double().mean().item()
 
 
-def tuned_nll(table: TokenTable) -> float:
+def tuned_nll(data: CalibrationData) -> float:
     """Mean NLL of the labels under the tuned model, in nats."""
-    return -table.label_log_p.double().mean().item()
+    return -data.label_log_p.double().mean().item()

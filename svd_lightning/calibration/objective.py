@@ -2,23 +2,18 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.tokens import TokenTable
 from svd_lightning.errors import InputError
-from svd_lightning.functional import (
-    ObjectiveTerms,
-    StrengthTerms,
-    kl_divergence,
-    log_probabilities,
-    objective_terms,
-    strength_terms,
-)
-from svd_lightning.steering import Contextual, SteeringRule, whole_direction
+from svd_lightning.functional import StrengthTerms
+from svd_lightning.steering import Contextual, SteeringRule
+
+if TYPE_CHECKING:
+    from svd_lightning.calibration.tokens import TokenTable
 
 
 class Evaluation(NamedTuple):
@@ -63,6 +58,18 @@ class Objective(Protocol):
         ...
 
 
+class TokenObjective(Objective, Protocol):
+    """What comparing recipes needs besides: each token, and some examples alone."""
+
+    def label_log_probs(self, strengths: Tensor) -> Tensor:
+        """Steered log-probability of the label of each token that can be generated, float64 [N]."""
+        ...
+
+    def only(self, examples: Tensor, *, start: Tensor) -> "TokenObjective":
+        """The objective of the examples with these numbers (int64), searched from `start`, float64 [k]."""
+        ...
+
+
 class MaskedObjective:
     """K(μ) of the masked steering, exactly, from the compact table.
 
@@ -79,7 +86,7 @@ class MaskedObjective:
         InputError: if λ = −∞ and no label lies inside the mask.
     """
 
-    def __init__(self, table: TokenTable, rules: Sequence[SteeringRule], *, penalty: float = -math.inf) -> None:
+    def __init__(self, table: "TokenTable", rules: Sequence[SteeringRule], *, penalty: float = -math.inf) -> None:
         self._rules = tuple(rules)
         self.table = table.select(table.covered) if penalty == -math.inf else table
         if not self.table.num_tokens:
@@ -122,7 +129,7 @@ class MaskedObjective:
     @property
     def contextual(self) -> Tensor:
         """Directions that are a rule times a feature, bool [k]."""
-        return _contextual(self._rules)
+        return contextual(self._rules)
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
         """Steered log-probability of the label of each token of `table`, float64 [N]."""
@@ -155,7 +162,7 @@ class MaskedObjective:
     def terms(self) -> StrengthTerms:
         """The paper's per-token terms: masked entries of d are 0, labels outside the mask count as 0."""
         table = self._whole
-        [direction] = table.directions(_single(self._rules))
+        [direction] = table.directions(single(self._rules))
         rows, n = table.rows(), table.num_tokens
         p = table.log_p.double().exp()
 
@@ -186,7 +193,7 @@ class MaskedObjective:
 class _Labels:
     """Where the labels of a table lie, and what to read there."""
 
-    def __init__(self, table: TokenTable, penalty: float) -> None:
+    def __init__(self, table: "TokenTable", penalty: float) -> None:
         self._inside = table.covered
         self._entry = (table.size.cumsum(0) - table.size + table.slot).clamp_min(0)
         self._outside = table.label_log_p.double() + penalty
@@ -200,77 +207,17 @@ class _Labels:
         return directions[:, self._entry] * self._inside
 
 
-Chunks = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
-"""Each call streams (tuned_logits [n, V], base_logits [n, V], labels [n]) over the calibration tokens."""
-
-
-class StreamedObjective:
-    """K(μ) of unmasked steering: every evaluation streams the logits, chunk by chunk.
-
-    Args:
-        chunks: starts a new pass over the tokens.
-        rules: the directions d_k.
-    """
-
-    def __init__(self, chunks: Chunks, rules: Sequence[SteeringRule]) -> None:
-        self._chunks, self._rules = chunks, tuple(rules)
-
-    @property
-    def contextual(self) -> Tensor:
-        """Directions that are a rule times a feature, bool [k]."""
-        return _contextual(self._rules)
-
-    @property
-    def start(self) -> Tensor:
-        """Zeros."""
-        return torch.zeros(self.num_directions, dtype=torch.float64)
-
-    @property
-    def num_directions(self) -> int:
-        """How many strengths the objective has: k."""
-        return len(self._rules)
-
-    def evaluate(self, strengths: Tensor) -> Evaluation:
-        """K(μ), its gradient and its Hessian, means over tokens."""
-        k, n = self.num_directions, 0
-        total = ObjectiveTerms(*(torch.zeros((k,) * order, dtype=torch.float64) for order in range(3)))
-        for tuned_logits, base_logits, labels in self._chunks():
-            log_p, directions = self._directions(tuned_logits, base_logits)
-            steered = log_p.double() + torch.einsum("k,knv->nv", strengths.double().to(log_p.device), directions)
-            part = objective_terms(steered, directions, labels)
-            total = ObjectiveTerms(*(whole + new.cpu() for whole, new in zip(total, part, strict=True)))
-            n += labels.numel()
-        return Evaluation(total.nll.item() / n, total.gradient / n, total.hessian / n)
-
-    def divergence(self, strengths: Tensor) -> float:
-        """Mean KL(p_μ ‖ p_0), in nats."""
-        total, n = 0.0, 0
-        for tuned_logits, base_logits, labels in self._chunks():
-            log_p, directions = self._directions(tuned_logits, base_logits)
-            steered = log_p.double() + torch.einsum("k,knv->nv", strengths.double().to(log_p.device), directions)
-            total += kl_divergence(steered, log_p.double()).sum().item()
-            n += labels.numel()
-        return total / n
-
-    def terms(self) -> StrengthTerms:
-        """Per-token slope and curvatures of the single rule."""
-        _single(self._rules)
-        parts = [
-            strength_terms(tuned_logits, self._directions(tuned_logits, base_logits)[1][0], labels)
-            for tuned_logits, base_logits, labels in self._chunks()
-        ]
-        return StrengthTerms(*(torch.cat(field).double().cpu() for field in zip(*parts, strict=True)))
-
-    def _directions(self, tuned_logits: Tensor, base_logits: Tensor) -> tuple[Tensor, Tensor]:
-        log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
-        return log_p, torch.stack([whole_direction(rule, log_p, log_q).double() for rule in self._rules])
-
-
-def _contextual(rules: tuple[SteeringRule, ...]) -> Tensor:
+def contextual(rules: tuple[SteeringRule, ...]) -> Tensor:
+    """Directions that are a rule times a feature, bool [k]."""
     return torch.tensor([isinstance(rule, Contextual) for rule in rules])
 
 
-def _single(rules: tuple[SteeringRule, ...]) -> tuple[SteeringRule, ...]:
+def single(rules: tuple[SteeringRule, ...]) -> tuple[SteeringRule, ...]:
+    """The rules, known to be one.
+
+    Raises:
+        InputError: for several.
+    """
     if len(rules) != 1:
         raise InputError(
             f"estimator: this one is defined for a single rule, got {len(rules)}; use LineSearch for several"

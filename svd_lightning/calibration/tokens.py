@@ -1,14 +1,19 @@
 """The compact table of calibration tokens: exactly what the masked objective needs, and nothing else."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from svd_lightning.calibration.objective import MaskedObjective
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Contextual, SteeringRule, feature_name, rule_name
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
 
 ENTRY_FIELDS = ("log_p", "log_q")
 TOKEN_FIELDS = (
@@ -140,6 +145,22 @@ class TokenTable:
             "rest": rest.float(),
         }
         return TokenTable({**self.tensors(), **changed}, alpha=alpha, rule_names=self.rule_names)
+
+    def objective(self, rules: Sequence[SteeringRule], *, penalty: float) -> MaskedObjective:
+        """K(μ) along these directions with penalty λ outside the mask."""
+        return MaskedObjective(self, rules, penalty=penalty)
+
+    def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
+        """Tokens whose label ranks first among the confident entries, bool [N]."""
+        steered = self.log_p.double() + strengths @ self.directions(rules)
+        best = torch.full((self.num_tokens,), -torch.inf, dtype=torch.float64)
+        best = best.scatter_reduce_(0, self.rows(), steered, "amax")
+        label = steered[(self.size.cumsum(0) - self.size + self.slot).clamp_min(0)]
+        return self.covered & (label >= best)
+
+    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
+        """The function's results for all items, one after the other: a table answers at once."""
+        return [function(item) for item in items]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every field by name."""

@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import CalibrationTable, MaskedObjective, StreamedObjective, TokenTable
+from svd_lightning.calibration import CalibrationTable, MaskedObjective, Objective, TokenTable
 from svd_lightning.functional import confidence_mask
 from svd_lightning.steering import Agreement, Divergence, Entropy, expand
+from tests.calibration import reference
 from tests.calibration.reference import Tokens, covered
 
 FEATURES = (Entropy(), Divergence(), Agreement())
@@ -32,8 +33,8 @@ def masked(data: Tokens, rules, *, penalty=-math.inf, alpha=0.1) -> MaskedObject
     return MaskedObjective(table(data, rules, alpha=alpha), expand(rules, FEATURES), penalty=penalty)
 
 
-def streamed(data: Tokens, rules) -> StreamedObjective:
-    return StreamedObjective(lambda: [(data.tuned, data.base, data.labels)], expand(rules, FEATURES))
+def streamed(data: Tokens, rules) -> Objective:
+    return reference.stream(data).objective(expand(rules, FEATURES))
 
 
 def label_log_probs(weights: Tensor, data: Tokens, rules, *, alpha, penalty) -> Tensor:

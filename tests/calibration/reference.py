@@ -7,7 +7,7 @@ import torch
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
-from svd_lightning.calibration import CalibrationTable, TokenTable
+from svd_lightning.calibration import CalibrationTable, TokenStream, TokenTable
 from svd_lightning.functional import confidence_mask, log_probabilities
 from svd_lightning.steering import KLGradient, NaturalGradient, Temperature
 
@@ -56,6 +56,17 @@ def table(data: Tokens, *, rules=RULES, alpha=0.1, batch: int | None = None) -> 
     for start in range(0, len(data), batch or len(data)):
         data[start : start + (batch or len(data))].update(metric)
     return metric.compute()
+
+
+def stream(data: Tokens, *, chunk: int | None = None) -> TokenStream:
+    """The library's stream of these tokens."""
+
+    def chunks():
+        for start in range(0, len(data), chunk or len(data)):
+            part = data[start : start + (chunk or len(data))]
+            yield part.tuned, part.base, part.labels
+
+    return TokenStream(chunks, example=data.example, position=data.position, vocabulary=data.tuned.shape[-1])
 
 
 def contents(found: TokenTable, token: int) -> dict:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svd_lightning.calibration import MaskedObjective, StreamedObjective
+from svd_lightning.calibration import MaskedObjective
 from svd_lightning.errors import InputError
 from svd_lightning.functional import confidence_mask
 from svd_lightning.steering import Steering
@@ -34,12 +34,7 @@ def masked(data, rules, penalty=-math.inf, alpha=ALPHA):
 
 
 def streamed(data, rules, chunk=7):
-    def chunks():
-        for start in range(0, len(data), chunk):
-            part = data[start : start + chunk]
-            yield part.tuned, part.base, part.labels
-
-    return StreamedObjective(chunks, rules)
+    return reference.stream(data, chunk=chunk).objective(rules)
 
 
 def assert_derivatives(objective, data, rules, *, alpha, penalty, close=CLOSE):

@@ -2,7 +2,7 @@
 
 import torch
 
-from svd_lightning.calibration import MaskedObjective, Objective, StreamedObjective
+from svd_lightning.calibration import MaskedObjective, Objective
 from svd_lightning.functional import StrengthTerms
 from tests.calibration import reference
 from tests.calibration.reference import Tokens
@@ -15,9 +15,7 @@ def masked(data: Tokens, rules=reference.RULES[:1], *, penalty=-torch.inf, alpha
 
 def streamed(data: Tokens, rules=reference.RULES[:1], *, batch=None) -> Objective:
     """The unmasked objective."""
-    size = batch or len(data)
-    parts = [data[start : start + size] for start in range(0, len(data), size)]
-    return StreamedObjective(lambda: ((part.tuned, part.base, part.labels) for part in parts), rules)
+    return reference.stream(data, chunk=batch).objective(rules)
 
 
 class GivenTerms:
