@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from peft import PeftConfig
 from torch import Tensor
 
@@ -66,14 +67,14 @@ def check_base(stored: Mapping[str, Any] | None, name: str | None, fingerprint: 
         )
 
 
-def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
     """Refuse a checkpoint whose adapter is not the one configured.
 
     Raises:
         InputError: if names or shapes of the trainable weights differ.
     """
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
-    wrong = [name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape]
+    wrong = [name for name in expected.keys() & found.keys() if expected[name] != found[name].shape]
     if missing or unexpected or wrong:
         raise InputError(
             f"ckpt_path: its adapter differs from the configured one: {len(missing)} weights missing, "

@@ -13,23 +13,24 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import SchedulerType, get_scheduler
 
-from svd_lightning.calibration import CalibrationTable, TokenTable
+from svd_lightning.calibration import CalibrationTable, ReferenceSnapshot, TokenTable
 from svd_lightning.checkpoint import check_base, check_keys, check_steering, hyperparameters
-from svd_lightning.decoding.generation import generate, generation_config
+from svd_lightning.decoding.generation import UNSTEERED, complete, generation_config, rows_of
 from svd_lightning.decoding.scoring import score_tokens
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.errors import InputError
 from svd_lightning.metrics import MeanNLL
 from svd_lightning.models import (
     Backbone,
+    adapter_config,
     attach_new,
     attach_trained,
     context_length,
     fingerprint,
-    read_adapter_config,
     weights_digest,
 )
 from svd_lightning.steering import Steering, rule_name
+from svd_lightning.strategies import any_rank, check_strategy, is_sharded, shard, token_share
 from svd_lightning.strength import describe, known_rules, rescore
 
 Batch = dict[str, Any]
@@ -70,7 +71,7 @@ class SteeredLanguageModel(L.LightningModule):
     ) -> None:
         super().__init__()
         self.adapter_folder = adapter if isinstance(adapter, str) else None
-        self.adapter_config = _adapter_config(adapter)
+        self.adapter_config = adapter_config(adapter)
         if backbone.name_or_path is None and self.adapter_folder is not None:
             backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
         if not 0.0 <= warmup_ratio <= 1.0:
@@ -87,6 +88,7 @@ class SteeredLanguageModel(L.LightningModule):
         self.base_digest: str | None = None
         self.calibration: dict[str, Any] | None = None
         self.compare = self.recalibrating = False
+        self.trained: dict[str, torch.Size] = {}  # names and shapes, as they are before sharding
         self.predicted: set[int] = set()
         # plain dictionaries: FSDP casts the float64 sums of registered metrics
         self.nll = {name: MeanNLL() for name in ("base", "tuned", "steered")}
@@ -99,8 +101,17 @@ class SteeredLanguageModel(L.LightningModule):
             )
         )
 
+    def setup(self, stage: str) -> None:
+        """Refuse, before weights are loaded, a strategy that cannot work."""
+        check_strategy(self.trainer, self.backbone)
+
     def configure_model(self) -> None:
-        """Load the base and attach the adapter; does nothing the second time."""
+        """Load the base, attach the adapter, shard both where the strategy does; the second time only that."""
+        self._load()
+        if self._device_mesh is not None:
+            shard(self.peft_model, self._device_mesh)
+
+    def _load(self) -> None:
         if self.model is not None:
             return
         base = self.backbone.load_model()
@@ -113,6 +124,7 @@ class SteeredLanguageModel(L.LightningModule):
         else:
             name = self.backbone.source
             self.model = attach_trained(base, self.adapter_folder, base_name=name, trainable=True)
+        self.trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
         trainable, total = self.model.get_nb_trainable_parameters()
         _log.info("%s trainable of %s parameters (%.2f %%)", trainable, total, 100 * trainable / total)
 
@@ -135,9 +147,11 @@ class SteeredLanguageModel(L.LightningModule):
         return self.peft_model(**fields).loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step of the warm start: completion-only loss."""
+        """One step of the warm start: completion-only loss, the mean over the tokens of all processes."""
         loss = self(batch)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]))
+        if self.trainer.world_size > 1:
+            loss = loss * token_share(self.trainer, batch["labels"])
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
         return loss
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -191,8 +205,12 @@ class SteeredLanguageModel(L.LightningModule):
         again = rescore(table, found["candidates"], rules, penalty=self.steering.penalty)
         return {**record, "estimator": found["estimator"], "candidates": again}
 
+    def calibration_step(self, batch: Batch, table: CalibrationTable, snapshot: ReferenceSnapshot) -> None:
+        """Add a batch of the calibration split to a table."""
+        tabulate(self.peft_model, batch, table, snapshot=snapshot)
+
     def _score(self, batch: Batch) -> None:
-        steering = self.steering if self.steering.calibrated else _tuned
+        steering = self.steering if self.steering.calibrated else UNSTEERED["tuned"]
         scores = score_tokens(self.peft_model, batch, steering)
         for name, log_probabilities in (
             ("base", scores.base),
@@ -213,22 +231,18 @@ class SteeredLanguageModel(L.LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Decode one batch of prompts; one record per row, with base and tuned completions on request."""
         rows = [row for row, index in enumerate(batch["index"].tolist()) if index not in self.predicted]
-        if not rows:
+        together = is_sharded(self.trainer)
+        if not (any_rank(self.trainer, bool(rows)) if together else rows):
             return []
-        prompts = {name: batch[name][rows] for name in ("input_ids", "attention_mask")}
-        wanted: dict[str, Any] = {"completion": self.steering}
-        if self.compare:
-            wanted |= {"base": _base, "tuned": _tuned}
-        texts = {
-            name: generate(self.peft_model, prompts, how, config=self.generation, tokenizer=self.tokenizer)
-            for name, how in wanted.items()
-        }
-        return [
-            {name: batch[name][row] for name in ("id", "prompt")}
-            | {"index": int(batch["index"][row]), "reference": batch["completion"][row]}
-            | {name: found[place][0] if len(found[place]) == 1 else found[place] for name, found in texts.items()}
-            for place, row in enumerate(rows)
-        ]
+        records = complete(
+            self.peft_model,
+            rows_of(batch, rows or [0]),  # where the others still decode, this process joins them
+            {"completion": self.steering} | (UNSTEERED if self.compare else {}),
+            config=self.generation,
+            tokenizer=self.tokenizer,
+            together=together,
+        )
+        return records if rows else []
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------
 
@@ -253,8 +267,7 @@ class SteeredLanguageModel(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights, the calibration, and what identifies the base."""
-        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trainable}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self.trained}
         checkpoint["calibration"] = self.calibration
         checkpoint["base"] = {
             "name": self.backbone.name_or_path,
@@ -262,16 +275,19 @@ class SteeredLanguageModel(L.LightningModule):
             "fingerprint": self.base_fingerprint,
         }
 
+    def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Refuse another base or another adapter than this module's, with an InputError."""
+        check_base(checkpoint.get("base"), self.backbone.name_or_path, self.base_fingerprint)
+        check_keys(checkpoint["state_dict"], self.trained)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another base or another adapter; restore the calibration.
 
         Raises:
             InputError: if the base, the adapter or the rules differ from this module's.
         """
-        self.configure_model()
-        check_base(checkpoint.get("base"), self.backbone.name_or_path, self.base_fingerprint)
-        trainable = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        check_keys(checkpoint["state_dict"], {k: v for k, v in self.state_dict().items() if k in trainable})
+        self._load()
+        self.check_checkpoint(checkpoint)
         calibration = checkpoint.get("calibration")
         if calibration is None or self.recalibrating:
             return
@@ -282,20 +298,3 @@ class SteeredLanguageModel(L.LightningModule):
                 calibration["global_step"],
             )
         self.adopt(calibration)
-
-
-def _base(tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
-    return base_logits
-
-
-def _tuned(tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
-    return tuned_logits
-
-
-def _adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
-    if adapter is None:
-        raise InputError(
-            "model.adapter: expected a PEFT configuration or an adapter folder, got nothing; "
-            "add --model.adapter configs/adapter/lora.yaml"
-        )
-    return read_adapter_config(adapter) if isinstance(adapter, str) else adapter

@@ -23,10 +23,11 @@ from svd_lightning.callbacks.guards import (
 )
 from svd_lightning.callbacks.reference import Reference
 from svd_lightning.callbacks.tables import comparison_table, console, sweep_table
-from svd_lightning.decoding.tabulation import new_table, tabulate
+from svd_lightning.decoding.tabulation import new_table
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.report import save_calibration
+from svd_lightning.strategies import run_step
 from svd_lightning.strength import PAPER_ALPHAS, LineSearch, StrengthEstimator, calibrate
 
 _log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class SteeringCalibration(L.Callback):
             with torch.no_grad(), trainer.precision_plugin.val_step_context():
                 for batch in _progress(trainer, loader):
                     on_device = trainer.strategy.batch_to_device(batch, module.device)
-                    tabulate(module.peft_model, on_device, table, snapshot=snapshot)
+                    run_step(trainer, module, "calibration_step", on_device, table, snapshot)
             self._reference.keep()
         finally:
             module.train(training)

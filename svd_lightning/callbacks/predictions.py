@@ -14,6 +14,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.steering import rule_name
+from svd_lightning.strategies import trained_sum
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -129,7 +130,7 @@ def _lines(part: Path) -> list[str | None]:
 
 def _settings(trainer: L.Trainer, module: SteeredLanguageModel) -> str:
     """A digest of all that decides what is written: weights, steering, options and prompts."""
-    weights = sum(p.detach().double().sum().item() for p in module.parameters() if p.requires_grad)
+    weights = trained_sum(trainer, module.peft_model)
     parts = (
         module.base_fingerprint,
         weights,

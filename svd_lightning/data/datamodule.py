@@ -114,22 +114,29 @@ class CompletionDataModule(LightningDataModule, ABC):
         """In order; nothing where there is no validation split, and Lightning then skips validation."""
         if not self.split_ids("validation"):
             return []
-        return self._loader(self._split("validation"), self._scoring_collator())
+        return self._share_loader("validation")
 
     def test_dataloader(self) -> DataLoader[EncodedExample]:
         """In order."""
-        return self._loader(self._split("test"), self._scoring_collator())
+        return self._share_loader("test")
 
     def predict_dataloader(self) -> DataLoader[EncodedExample]:
-        """Prompts in order, padded on the left."""
+        """Prompts in order, padded on the left; each rank as many, the first ones once more where they do not
+        divide evenly: the writer keeps each row once."""
+        replicas, rank = self._share()
+        rows = self._split("predict")
+        sampler: DistributedSampler[Any] = DistributedSampler(
+            rows,  # type: ignore[arg-type]
+            num_replicas=replicas,
+            rank=rank,
+            shuffle=False,
+        )
         collator = PredictionCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)
-        return self._loader(self._split("predict"), collator)
+        return self._loader(rows, collator, sampler=sampler if replicas > 1 else None)
 
     def calibration_dataloader(self) -> DataLoader[EncodedExample]:
         """In order; under a distributed Trainer this rank's share, of equal size on all (see `EvenShare`)."""
-        replicas, rank = self._share()
-        share = EvenShare(self._split("calibration"), num_replicas=replicas, rank=rank)
-        return self._loader(share, self._scoring_collator())
+        return self._share_loader("calibration")
 
     @property
     def calibration_set(self) -> list[EncodedExample]:
@@ -196,6 +203,13 @@ class CompletionDataModule(LightningDataModule, ABC):
         """How many ranks share the data, and which of them this is."""
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (1, 0) if kwargs is None else (kwargs["num_replicas"], kwargs["rank"])
+
+    def _share_loader(self, split: str) -> DataLoader[EncodedExample]:
+        """This rank's share, of equal size on all; with a sampler that Lightning does not share out again."""
+        replicas, rank = self._share()
+        share = EvenShare(self._split(split), num_replicas=replicas, rank=rank)
+        whole: DistributedSampler[Any] = DistributedSampler(share, num_replicas=1, rank=0, shuffle=False)
+        return self._loader(share, self._scoring_collator(), sampler=whole if replicas > 1 else None)
 
     def _scoring_collator(self) -> ScoringCollator:
         return ScoringCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)

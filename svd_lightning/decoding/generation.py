@@ -1,15 +1,22 @@
 """Steered decoding of a batch of prompts, by transformers' own `generate`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import PeftModel
+from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.decoding.scoring import SteeringFunction
 from svd_lightning.decoding.twin import steer_model
 from svd_lightning.errors import InputError
+
+UNSTEERED: dict[str, SteeringFunction] = {
+    "base": lambda tuned_logits, base_logits: base_logits,
+    "tuned": lambda tuned_logits, base_logits: tuned_logits,
+}
+"""What steered completions are compared with."""
 
 
 def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
@@ -43,6 +50,7 @@ def generate(
     *,
     config: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
+    together: bool = False,
 ) -> list[list[str]]:
     """Complete a batch of prompts.
 
@@ -52,6 +60,7 @@ def generate(
         steering: maps (tuned logits, base logits) to the logits to decode from.
         config: transformers' decoding options.
         tokenizer: turns ids into text, and finds stop strings.
+        together: several processes share the model: decode until the last of them has finished.
 
     Returns:
         For each of the B rows its completions without the prompt, `num_return_sequences` of them.
@@ -65,7 +74,34 @@ def generate(
         attention_mask=batch["attention_mask"],
         generation_config=config,
         tokenizer=tokenizer,
+        synced_gpus=together,
     )
     texts = tokenizer.batch_decode(sequences[:, prompts.shape[1] :], skip_special_tokens=True)
     per_row = len(texts) // len(prompts)
     return [texts[start : start + per_row] for start in range(0, len(texts), per_row)]
+
+
+def complete(
+    peft_model: PeftModel, batch: Mapping[str, Any], wanted: Mapping[str, SteeringFunction], **options: Any
+) -> list[dict[str, Any]]:
+    """Complete a batch in several ways: one record per row, with the completions under their names.
+
+    Args:
+        peft_model, batch, options: as in `generate`; the batch holds index, id, prompt and completion too.
+        wanted: the steering of each completion.
+    """
+    texts = {name: generate(peft_model, batch, steering, **options) for name, steering in wanted.items()}
+    return [
+        {name: batch[name][row] for name in ("id", "prompt")}
+        | {"index": int(batch["index"][row]), "reference": batch["completion"][row]}
+        | {name: found[row][0] if len(found[row]) == 1 else found[row] for name, found in texts.items()}
+        for row in range(len(batch["id"]))
+    ]
+
+
+def rows_of(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """Some rows of a batch, of its tensors and lists alike."""
+    return {
+        name: field[list(rows)] if isinstance(field, Tensor) else [field[row] for row in rows]
+        for name, field in batch.items()
+    }

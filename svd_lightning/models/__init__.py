@@ -1,13 +1,16 @@
 """Base models, tokenizers and adapters."""
 
-from svd_lightning.models.adapter import attach_new, attach_trained, read_adapter_config
+from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, read_adapter_config
 from svd_lightning.models.backbone import Backbone, context_length, fingerprint, weights_digest
+from svd_lightning.models.layers import decoder_layers
 
 __all__ = [
     "Backbone",
+    "adapter_config",
     "attach_new",
     "attach_trained",
     "context_length",
+    "decoder_layers",
     "fingerprint",
     "read_adapter_config",
     "weights_digest",

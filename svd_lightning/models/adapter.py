@@ -34,6 +34,20 @@ def read_adapter_config(folder: str) -> PeftConfig:
     return config
 
 
+def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
+    """The configuration itself, or that of a folder.
+
+    Raises:
+        InputError: if there is none, or as `read_adapter_config`.
+    """
+    if adapter is None:
+        raise InputError(
+            "model.adapter: expected a PEFT configuration or an adapter folder, got nothing; "
+            "add --model.adapter configs/adapter/lora.yaml"
+        )
+    return read_adapter_config(adapter) if isinstance(adapter, str) else adapter
+
+
 def attach_new(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """A fresh adapter of the given configuration on the base.
 

@@ -1,0 +1,71 @@
+"""Strategies that cannot work with an adapter on a frozen base, refused before weights are loaded."""
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from transformers import PretrainedConfig
+
+from svd_lightning.errors import InputError
+from svd_lightning.models import Backbone
+from svd_lightning.strategies.fsdp1 import FSDP1Strategy
+from svd_lightning.strategies.fsdp2 import FSDP2Strategy
+
+
+def check_strategy(trainer: L.Trainer, backbone: Backbone) -> None:
+    """Refuse a strategy, or options beside it, that would fail later or compute something else.
+
+    Raises:
+        InputError: says what to write instead.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DeepSpeedStrategy):
+        raise InputError(
+            "trainer.strategy: DeepSpeed is not supported yet; shard the model with --config "
+            "configs/strategy/fsdp2.yaml"
+        )
+    if isinstance(strategy, FSDPStrategy) and not isinstance(strategy, FSDP1Strategy):
+        raise InputError(
+            "trainer.strategy: Lightning's FSDPStrategy does not know where to cut the model, and cannot load the "
+            "adapter-only checkpoints that it would save in shards; write --config configs/strategy/fsdp.yaml"
+        )
+    if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2Strategy):
+        raise InputError(
+            "trainer.strategy: ModelParallelStrategy shards nothing by its default sizes, and tensor parallelism "
+            "has no plan for adapters; write --config configs/strategy/fsdp2.yaml"
+        )
+    if not isinstance(strategy, FSDP1Strategy | FSDP2Strategy):
+        return
+    if backbone.load_in_4bit or backbone.load_in_8bit:
+        name = "load_in_4bit" if backbone.load_in_4bit else "load_in_8bit"
+        raise InputError(
+            f"model.backbone.{name}: quantised weights cannot be split over processes here; leave it out, or "
+            "write --config configs/strategy/ddp.yaml"
+        )
+    if isinstance(strategy, FSDP1Strategy):
+        _check_clipping(trainer)
+        _check_one_dtype(trainer, backbone)
+
+
+def _check_clipping(trainer: L.Trainer) -> None:
+    if trainer.gradient_clip_val and str(trainer.gradient_clip_algorithm or "norm").endswith("norm"):
+        raise InputError(
+            "trainer.gradient_clip_val: FSDP1 sees a part of each gradient, and cannot clip by norm; write "
+            "--trainer.gradient_clip_algorithm value, or --config configs/strategy/fsdp2.yaml"
+        )
+
+
+def _check_one_dtype(trainer: L.Trainer, backbone: Backbone) -> None:
+    """FSDP1 flattens a layer's weights and its adapter into one tensor; PEFT makes adapters of float32."""
+    stored = stored_dtype(backbone.load_config()) if backbone.dtype == "auto" else backbone.dtype
+    if "mixed" in str(trainer.precision) and stored != "float32":
+        raise InputError(
+            f"trainer.precision: FSDP1 needs base and adapter in one dtype, got a {stored} base and a float32 "
+            f"adapter under {trainer.precision}; write --trainer.precision bf16-true, or "
+            "--model.backbone.dtype float32"
+        )
+
+
+def stored_dtype(config: PretrainedConfig) -> str:
+    """The number format that transformers loads a base in, float32 where its configuration says nothing."""
+    dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,79 @@
+"""FSDP2: every parameter of the base split over all processes."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from svd_lightning.models import decoder_layers
+from svd_lightning.strategies.adapter_file import read_checked
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Lightning's `ModelParallelStrategy` with all processes sharding and none splitting single tensors.
+
+    Args:
+        timeout_seconds: how long a process waits for the others before it gives up.
+    """
+
+    def __init__(self, *, timeout_seconds: float = 1800.0) -> None:
+        super().__init__(
+            tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=timedelta(seconds=timeout_seconds)
+        )
+
+    def setup_environment(self) -> None:
+        """Shard over every process of every node."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The trained weights, whole; the frozen ones are never gathered."""
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        return get_model_state_dict(self.model, options=options)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Lightning's, which would drop the weights from what the module is shown."""
+        weights = read_checked(self.broadcast(checkpoint_path), self.lightning_module)
+        return {**super().load_checkpoint(checkpoint_path, weights_only), "state_dict": weights}
+
+
+def shard(peft_model: PeftModel, mesh: DeviceMesh) -> None:
+    """Split the base's parameters, and the adapter's within its layers; does nothing the second time.
+
+    The PEFT model itself stays as it is: FSDP2 changes the class of what it splits, and PEFT's `generate` does
+    not survive that. What lives there (prompt learning's virtual tokens) is small: each process holds all of
+    it, and the gradients are averaged.
+    """
+    base = peft_model.get_base_model()
+    if isinstance(base, FSDPModule):
+        return
+    split = mesh["data_parallel"]
+    for layer in decoder_layers(base):
+        fully_shard(layer, mesh=split)
+    fully_shard(base, mesh=split, reshard_after_forward=False)  # the head is asked again and again
+    inside = set(map(id, base.parameters()))
+    for parameter in peft_model.parameters():
+        if id(parameter) not in inside and parameter.requires_grad:
+            _replicate(parameter, split)
+
+
+def _replicate(parameter: nn.Parameter, mesh: DeviceMesh) -> None:
+    """The first process's values for all, and the mean of all gradients."""
+    group = mesh.get_group()
+    with torch.no_grad():
+        parameter.data = parameter.to(mesh.device_type)
+        torch.distributed.broadcast(parameter.data, group_src=0, group=group)
+
+    def average(trained: Tensor) -> None:
+        assert trained.grad is not None
+        torch.distributed.all_reduce(trained.grad.div_(mesh.size()), group=group)
+
+    parameter.register_post_accumulate_grad_hook(average)

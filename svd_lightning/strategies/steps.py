@@ -1,0 +1,51 @@
+"""Running a step so that every process takes part in it, whatever the strategy."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
+
+
+def is_sharded(trainer: L.Trainer | None) -> bool:
+    """Whether a forward on one process waits for the others."""
+    return trainer is not None and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+
+
+def run_step(trainer: L.Trainer, module: L.LightningModule, name: str, *arguments: Any) -> Any:
+    """Call a method of the module that runs its model, outside Lightning's own steps.
+
+    FSDP1 gathers the parameters outside the decoder layers (embeddings, norm, head) in its wrapper only.
+    """
+    wrapper = trainer.strategy.model
+    if isinstance(wrapper, FullyShardedDataParallel):
+        return trainer.strategy._forward_redirection(wrapper, module, name, *arguments)
+    return getattr(module, name)(*arguments)
+
+
+def token_share(trainer: L.Trainer, labels: Tensor) -> Tensor:
+    """Factor that turns the mean of the processes' mean losses into the mean over all their tokens, []."""
+    tokens = (labels[:, 1:] >= 0).sum()
+    return tokens * trainer.world_size / trainer.strategy.reduce(tokens.clone(), reduce_op="sum").clamp_min(1)
+
+
+def any_rank(trainer: L.Trainer, decision: bool) -> bool:
+    """Whether the decision is true on at least one process; the same answer on all of them."""
+    return trainer.strategy.reduce_boolean_decision(decision, all=False)
+
+
+def trained_sum(trainer: L.Trainer, model: nn.Module) -> str:
+    """The sum of the trained weights to nine digits: the same on every process, and under every strategy."""
+    parts, shared = [0.0], [0.0]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            is_part = isinstance(parameter, DTensor) or isinstance(trainer.strategy, FSDPStrategy)
+            local = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            (parts if is_part else shared).append(local.detach().double().sum().item())
+    of_all = torch.tensor(sum(parts), dtype=torch.float64, device=trainer.strategy.root_device)
+    if is_sharded(trainer):
+        of_all = trainer.strategy.reduce(of_all, reduce_op="sum")
+    return f"{of_all.item() + sum(shared):.9g}"
