@@ -1,0 +1,44 @@
+"""Starting the processes of a job, and reading what they found."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.chain import ROOT, environment
+
+CHAIN = ("fit", "resume", "validate", "test", "predict")
+
+
+def write_job(folder: Path, diaries: Path, strategy: str, *verbs: str, **options: Any) -> Path:
+    """A file that says what to run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    job = {"processes": 1 if strategy == "single" else 2, "verbs": verbs or CHAIN, "strategy": strategy, **options}
+    path = folder / "job.json"
+    path.write_text(json.dumps({**job, "folder": str(folder), "diaries": str(diaries)}))
+    return path
+
+
+def launch(job: Path, *, timeout: float = 280) -> subprocess.CompletedProcess[str]:
+    """One process, or several of one node."""
+    processes = json.loads(job.read_text())["processes"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run(
+        [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.distributed.ranks", str(job)],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def results(job: Path, **options: Any) -> list[dict[str, Any]]:
+    """What each process found, by rank."""
+    done = launch(job, **options)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return [torch.load(path, weights_only=False) for path in sorted(job.parent.glob("FOUND-*.pt"))]

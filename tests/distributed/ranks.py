@@ -1,0 +1,130 @@
+"""Run by the tests of this folder on several real processes: the chain, verb by verb, under one strategy.
+
+`python -m tests.distributed.ranks JOB.json` runs it on one process, `torchrun … -m tests.distributed.ranks
+JOB.json` on several. What each process found goes to `FOUND-<rank>.pt` in the job's folder.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+from peft import PromptTuningConfig
+
+from svd_lightning.callbacks import PredictionWriter
+from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy
+from tests.chain import Losses, diary_data, diary_model, plain_calibration, quiet_trainer, small_lora
+
+TIMEOUT = 60.0
+ADAPTERS = {"lora": small_lora, "prompt": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)}
+
+
+def new_strategy(name: str) -> Any:
+    """By its name in configs/strategy, with a timeout that turns a hang into a failure."""
+    from datetime import timedelta
+
+    return {
+        "single": lambda: "auto",
+        "ddp": lambda: DDPStrategy(timeout=timedelta(seconds=TIMEOUT)),
+        "fsdp": lambda: FSDP1Strategy(timeout_seconds=TIMEOUT),
+        "fsdp2": lambda: FSDP2Strategy(timeout_seconds=TIMEOUT),
+    }[name]()
+
+
+class Sizes(Callback):
+    """How many parameters this process holds while nothing is computed."""
+
+    held = 0
+
+    def on_fit_start(self, trainer, pl_module) -> None:
+        locals_ = (getattr(p, "_local_tensor", p) for p in pl_module.parameters())
+        self.held = sum(p.numel() for p in locals_)
+
+
+class Fault(Callback):
+    """Ends this process at a step of fit or predict, by an exit or by an exception."""
+
+    def __init__(self, how: str, step: int) -> None:
+        self.how, self.step = how, step
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._strike(trainer.global_rank, trainer.global_step)
+
+    def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        self._strike(trainer.global_rank, batch_idx)
+
+    def _strike(self, rank: int, step: int) -> None:
+        if rank == 1 and step == self.step:
+            if self.how == "kill":
+                os.kill(os.getpid(), 9)
+            raise RuntimeError("process 1 has met its fate")
+
+
+def new_module(job: dict[str, Any]) -> Any:
+    """From the same seed on every process."""
+    L.seed_everything(3, verbose=False)
+    return diary_model(ADAPTERS[job.get("adapter", "lora")](), learning_rate=2e-3)
+
+
+def new_trainer(job: dict[str, Any], verb: str, *callbacks: Callback, **options: Any) -> Any:
+    """Over all processes, into a folder of the verb's name."""
+    if "fault" in job and job["fault"]["verb"] == verb:
+        callbacks = (*callbacks, Fault(job["fault"]["how"], job["fault"]["step"]))
+    return quiet_trainer(
+        Path(job["folder"]) / verb,
+        *callbacks,
+        version=0,
+        strategy=new_strategy(job["strategy"]),
+        devices=job["processes"] // job.get("nodes", 1),
+        num_nodes=job.get("nodes", 1),
+        **options,
+    )
+
+
+def fit(job: dict[str, Any], verb: str, ckpt_path: str | None = None) -> dict[str, Any]:
+    """Two epochs with calibration and a checkpoint at the end of each."""
+    module, losses, sizes = new_module(job), Losses(), Sizes()
+    checkpoint = ModelCheckpoint(filename="{epoch}", save_last=True, save_top_k=-1)
+    trainer = new_trainer(job, verb, plain_calibration(), losses, sizes, checkpoint, max_epochs=2)
+    trainer.fit(module, datamodule=job["data"], ckpt_path=ckpt_path)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {"losses": losses.values, "held": sizes.held, "calibration": module.calibration, "logged": logged}
+
+
+def run(job: dict[str, Any], verb: str) -> Any:
+    """One verb."""
+    ckpt_path = job.get("ckpt_path", f"{job['folder']}/fit/run/version_0/checkpoints/last.ckpt")
+    if verb == "fit":
+        return fit(job, verb)
+    if verb == "resume":
+        return fit(job, verb, ckpt_path.replace("last", "epoch=0"))
+    module = new_module(job)
+    if verb == "predict":
+        writer = PredictionWriter(output=f"{job['folder']}/predictions.jsonl", compare=True)
+        trainer = new_trainer(job, verb, writer)
+        trainer.predict(module, datamodule=job["data"], ckpt_path=ckpt_path, return_predictions=False)
+        return None
+    trainer = new_trainer(job, verb, plain_calibration())
+    options = {} if verb == "calibrate" else {"verbose": False}
+    found = getattr(trainer, verb)(module, datamodule=job["data"], ckpt_path=ckpt_path, **options)
+    return {"metrics": found, "calibration": module.calibration, "test": module.test_record}
+
+
+def main(path: str) -> None:
+    torch.set_num_threads(1)
+    job = json.loads(Path(path).read_text())
+    job["data"] = diary_data(
+        Path(job["diaries"]), batch_size=8 // job["processes"], eval_batch_size=job.get("eval_batch_size", 2)
+    )
+    found = {verb: run(job, verb) for verb in job["verbs"]}
+    torch.save(found, Path(job["folder"]) / f"FOUND-{os.environ.get('RANK', '0')}.pt")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
