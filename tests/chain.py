@@ -126,21 +126,8 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 
 
-def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """`svd-lightning …` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "svd_lightning", *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-        **options,
-    )
-
-
 def interrupted_command(until: Iterator[bool], sign: signal.Signals, *arguments: str, log: Path) -> int:
-    """The same, sent a signal as soon as `until` yields true; its exit status."""
+    """Exit status of `svd-lightning …` in a process of its own, sent a signal as soon as `until` yields true."""
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "svd_lightning", *arguments], env=environment(), stdout=output, stderr=output

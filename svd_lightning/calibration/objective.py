@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,8 +58,14 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class TokenObjective(Objective, Protocol):
     """What comparing recipes needs besides: each token, and some examples alone."""
+
+    @property
+    def examples(self) -> Tensor:
+        """Numbers of the examples that count, int64 [E], ascending."""
+        ...
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
         """Steered log-probability of the label of each token that can be generated, float64 [N]."""
@@ -130,6 +136,11 @@ class MaskedObjective:
     def contextual(self) -> Tensor:
         """Directions that are a rule times a feature, bool [k]."""
         return contextual(self._rules)
+
+    @property
+    def examples(self) -> Tensor:
+        """Numbers of the examples that count, int64 [E], ascending."""
+        return (self.table.example if self._keep is None else self.table.example[self._keep]).unique()
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
         """Steered log-probability of the label of each token of `table`, float64 [N]."""

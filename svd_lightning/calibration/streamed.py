@@ -238,6 +238,11 @@ class StreamedObjective:
         """Directions that are a rule times a feature, bool [k]."""
         return contextual(self._rules)
 
+    @property
+    def examples(self) -> Tensor:
+        """Numbers of the examples that count, int64 [E], ascending."""
+        return self._stream.examples if self._keep is None else self._stream.examples[self._keep]
+
     def label_log_probs(self, strengths: Tensor) -> Tensor:
         """Steered log-probability of each label, float64 [N]."""
         return self._ask(strengths).tokens[:, 0]

@@ -30,6 +30,7 @@ from svd_lightning.steering import Contextual, SteeringRule, rule_name
 from svd_lightning.strength.estimate import token_strengths
 
 _STYLES = (("s", PURPLE), ("^", GREEN), ("D", TEAL), ("P", RED), ("v", BLUE), ("o", MUTED))
+_LINES = {"Mean": (RED, "--"), "Median": (PURPLE, ":"), "LineSearch": (ORANGE, "-")}
 _POINTS = 81
 _OFF_CHART = 1.5
 """Estimators further out than this many widths of the chart's core are shown as an arrow at its edge."""
@@ -140,7 +141,7 @@ def strength_figure(values: Tensor, *, marks: Mapping[str, float] | None = None)
         marks: strengths by name; the mean, the median and the optimum are shown.
     """
     values = values.double()
-    shown = {name: (marks or {})[name] for name in ("Mean", "Median", "LineSearch") if name in (marks or {})}
+    shown = {name: (marks or {})[name] for name in _LINES if name in (marks or {})}
     far = max([1.0, *values.abs().tolist(), *map(abs, shown.values())])
     positive = torch.logspace(math.log10(_LINEAR), math.log10(far), 30, dtype=torch.float64)
     positive[-1] = far
@@ -152,9 +153,8 @@ def strength_figure(values: Tensor, *, marks: Mapping[str, float] | None = None)
     axes.set_xticks(_decades(far))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _decade_text(value)))
-    for (name, mu), (colour, dash) in zip(
-        shown.items(), ((RED, "--"), (PURPLE, ":"), (ORANGE, "-")), strict=False
-    ):
+    for name, mu in shown.items():
+        colour, dash = _LINES[name]
         axes.axvline(mu, color=colour, linestyle=dash, linewidth=2, label=f"{name}: {short(mu)}")
     axes.set_xlim(-1.2 * far, 1.2 * far)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

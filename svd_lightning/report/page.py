@@ -15,7 +15,7 @@ from svd_lightning.report.words import gain_text, in_use, mask_text, recipe_name
 
 _PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 _VERDICT_COLOURS = {"steer": canvas.GREEN, "control": canvas.PURPLE, "tuned": canvas.MUTED}
-_SETTINGS = ("features", "estimator", "guard", "alpha", "penalty", "tokens", "examples", "epoch", "global_step")
+_SETTINGS = ("estimator", "guard", "alpha", "penalty", "tokens", "examples", "epoch", "global_step")
 
 
 def page(run: Run) -> str:
@@ -56,7 +56,8 @@ def _lead(record: Mapping[str, Any]) -> str:
         text = "In use: <strong>the tuned model as it is</strong>, strength μ = <strong>0</strong>. The strength "
         text += f"found, μ = {strengths_text(record['strengths'])} for {escape(recipe_name(record['rules']))}, "
         text += f"has a held-out gain of {gain_text(record['gain_over_tuned'])} nats per token."
-    text += f" Over the sharpened control, the strength found gains {gain_text(record['gain_over_control'])}."
+    if record["rules"] != ["Temperature"]:
+        text += f" Over the sharpened control, the strength found gains {gain_text(record['gain_over_control'])}."
     warning = record.get("warning")
     return f"<p>{text}</p>" + (f'<p class="warning">{escape(str(warning))}</p>' if warning else "")
 
@@ -94,7 +95,8 @@ def _figures(run: Run) -> str:
 
 def _settings(run: Run) -> str:
     record = run.record
-    rows = {"rules": ", ".join(record["rules"]), **{name: record.get(name) for name in _SETTINGS}}
+    rows = {"rules": ", ".join(record["rules"]), "features": ", ".join(record.get("features") or []) or None}
+    rows |= {name: record.get(name) for name in _SETTINGS}
     rows |= {"strengths found": strengths_text(record["strengths"])}
     text = pairs_table(rows)
     if record.get("versions"):

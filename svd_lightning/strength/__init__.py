@@ -8,6 +8,7 @@ from svd_lightning.strength.line_search import LineSearch
 from svd_lightning.strength.mean import Mean
 from svd_lightning.strength.median import Median
 from svd_lightning.strength.newton import Newton
+from svd_lightning.strength.online import OnlineStrength
 from svd_lightning.strength.sequence import Sequence
 from svd_lightning.strength.sweep import PAPER_ALPHAS
 from svd_lightning.strength.trimmed_mean import TrimmedMean
@@ -20,6 +21,7 @@ __all__ = [
     "Mean",
     "Median",
     "Newton",
+    "OnlineStrength",
     "Sequence",
     "StrengthEstimator",
     "TrimmedMean",

@@ -1,4 +1,4 @@
-"""From a calibration table to the strengths that will be used, and everything a user should know about them."""
+"""From calibration tokens to the strengths that will be used, and everything a user should know about them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
-from svd_lightning.calibration import TokenTable, base_nll, score, tuned_nll
+from svd_lightning.calibration import CalibrationData, TokenTable, base_nll, score, tuned_nll
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Steering, feature_name, rule_name
-from svd_lightning.strength.candidates import CONTROL, Recipe, evaluate, recipes
+from svd_lightning.strength.candidates import CONTROL, Recipe, fit, recipes
 from svd_lightning.strength.estimate import StrengthEstimator
 from svd_lightning.strength.guard import Gain, label_log_probs, paired_gain
 from svd_lightning.strength.sweep import recommend, sweep
 
 
 def calibrate(
-    table: TokenTable,
+    data: CalibrationData,
     steering: Steering,
     estimator: StrengthEstimator,
     *,
@@ -27,40 +27,45 @@ def calibrate(
     """Solve for the strengths, put intervals on their gain, and describe the result in plain numbers.
 
     Args:
-        table: the calibration tokens, built at the smallest α in question with the steering's rules and the
-            built-in ones.
+        data: the calibration tokens. With a mask a table, built at the smallest α in question with the
+            steering's rules and the built-in ones; without one a stream.
         steering: rules, features, mask and penalty; its strengths are ignored.
         estimator: chooses the strengths.
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
         folds: of the cross-fit behind every gain; examples are never split.
-        alphas: masks to compare; none leaves the comparison out.
+        alphas: masks to compare; none leaves the comparison out, and so does a steering without a mask.
 
     Returns:
         What a checkpoint and `calibration.json` hold: the strengths found and those `used`, NLL in nats per
         token, coverage, every candidate with the interval of its gain, the verdict, and the α sweep.
 
     Raises:
-        InputError: for fewer than two calibration examples, or several rules with an estimator for one.
+        InputError: for fewer than two calibration examples, several rules with an estimator for one, or a
+            stream for a steering with a mask.
     """
-    folds = min(folds, table.num_examples)
+    folds = min(folds, data.num_examples)
     if folds < 2:
         raise InputError(
-            f"data.calibration: expected at least 2 examples (gains get an interval), got {table.num_examples}"
+            f"data.calibration: expected at least 2 examples (gains get an interval), got {data.num_examples}"
         )
-    masked = table.narrow(steering.alpha) if steering.alpha is not None else table
+    masked = _at_alpha(data, steering)
+    penalty, chosen = steering.penalty, Recipe(steering.directions, estimator)
+    wanted = list(recipes(steering, estimator))
+    fits = masked.map(lambda recipe: fit(masked, recipe, penalty=penalty, folds=folds), wanted)
     zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
-    tuned = label_log_probs(masked, steering.directions, zeros, penalty=steering.penalty)
-    chosen = Recipe(steering.directions, estimator)
+    tuned = label_log_probs(masked, steering.directions, zeros, penalty=penalty)
     found = {
-        recipe.key: evaluate(masked, recipe, penalty=steering.penalty, tuned=tuned, folds=folds)
-        for recipe in recipes(steering, estimator)
+        recipe.key: (one.candidate(recipe, paired_gain(one.held_out, tuned, masked.example)), one.held_out)
+        for recipe, one in zip(wanted, fits, strict=True)
     }
     best, held_out = found[chosen.key]
     control, held_out_control = found[CONTROL.key]
     over_control = paired_gain(held_out, held_out_control, masked.example)
     verdict = judge(best.gain, over_control, control.gain, is_control=chosen.key == CONTROL.key)
     used = {"steer": best, "control": control, "tuned": None}[verdict if guard else "steer"]
-    choices = sweep(table, steering.directions, alphas, folds=folds) if alphas else []
+    choices = []
+    if isinstance(data, TokenTable) and alphas:
+        choices = sweep(data, steering.directions, alphas, folds=folds)
     return {
         "estimator": best.estimator,
         "warning": best.warning,
@@ -79,6 +84,16 @@ def calibrate(
         "sweep": [asdict(choice) for choice in choices],
         "recommended": recommend(choices) if choices else None,
     }
+
+
+def _at_alpha(data: CalibrationData, steering: Steering) -> CalibrationData:
+    """The tokens under the steering's mask."""
+    if isinstance(data, TokenTable) is not (steering.alpha is not None):
+        raise InputError(
+            "data: expected a TokenTable where the steering has a mask and a TokenStream where it has none, got a "
+            f"{type(data).__name__} with steering.alpha {steering.alpha}"
+        )
+    return data.narrow(steering.alpha) if isinstance(data, TokenTable) and steering.alpha is not None else data
 
 
 def judge(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: bool) -> str:
@@ -101,25 +116,25 @@ def explain(verdict: str, *, guard: bool) -> str:
     return told + (done if guard else "; guard is off, so the strengths found are used all the same" * bool(done))
 
 
-def describe(table: TokenTable, steering: Steering) -> dict[str, Any]:
-    """What a calibrated steering does on a table of tokens, in plain numbers and strings."""
+def describe(data: CalibrationData, steering: Steering) -> dict[str, Any]:
+    """What a calibrated steering does on labelled tokens, in plain numbers and strings."""
     assert steering.strengths is not None
     directions = steering.directions
-    tuned = score(table, directions, [0.0] * len(directions), penalty=steering.penalty)
-    steered = score(table, directions, steering.strengths, penalty=steering.penalty)
+    tuned = score(data, directions, [0.0] * len(directions), penalty=steering.penalty)
+    steered = score(data, directions, steering.strengths, penalty=steering.penalty)
     return {
         "rules": [rule_name(rule) for rule in directions],
         "features": [feature_name(feature) for feature in steering.features],
         "alpha": steering.alpha,
         "penalty": steering.penalty,
         "strengths": list(steering.strengths),
-        "tokens": table.num_tokens,
-        "examples": table.num_examples,
-        "coverage": table.coverage,
-        "mask_size": table.mask_size,
-        "kl_to_reference": table.kl.double().mean().item(),
-        "nll_base": base_nll(table),
-        "nll_tuned": tuned_nll(table),
+        "tokens": data.num_tokens,
+        "examples": data.num_examples,
+        "coverage": data.coverage,
+        "mask_size": data.mask_size,
+        "kl_to_reference": data.kl.double().mean().item(),
+        "nll_base": base_nll(data),
+        "nll_tuned": tuned_nll(data),
         "nll_steered": steered.nll,
         "nll_decoded_tuned": tuned.nll_decoded,
         "nll_decoded_steered": steered.nll_decoded,

@@ -1,4 +1,4 @@
-"""Every recipe that one table can tell about: rules, estimators, strengths, and what they are worth."""
+"""Every recipe that the calibration tokens can tell about: rules, estimators, strengths, what they are worth."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from svd_lightning.calibration import MaskedObjective, TokenTable, score
+from svd_lightning.calibration import CalibrationData, Score, score
 from svd_lightning.steering import (
     KLGradient,
     NaturalGradient,
@@ -16,8 +16,8 @@ from svd_lightning.steering import (
     Temperature,
     rule_name,
 )
-from svd_lightning.strength.estimate import StrengthEstimator, estimator_name
-from svd_lightning.strength.guard import Gain, cross_fit, paired_gain
+from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
+from svd_lightning.strength.guard import Gain, cross_fit
 from svd_lightning.strength.line_search import LineSearch
 from svd_lightning.strength.mean import Mean
 from svd_lightning.strength.median import Median
@@ -41,7 +41,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe on a table of tokens."""
+    """A recipe on the calibration tokens."""
 
     rules: tuple[str, ...]
     estimator: str
@@ -87,40 +87,52 @@ def recipes(steering: Steering, estimator: StrengthEstimator) -> Iterator[Recipe
     yield from {recipe.key: recipe for recipe in wanted}.values()
 
 
-def evaluate(
-    table: TokenTable, recipe: Recipe, *, penalty: float, tuned: Tensor, folds: int
-) -> tuple[Candidate, Tensor]:
-    """A recipe's strengths and scores on the table, and its cross-fitted log-probability of every label, [N].
+@dataclass(frozen=True)
+class Fit:
+    """What a recipe makes of the calibration tokens."""
+
+    estimate: Estimate
+    score: Score
+    held_out: Tensor
+    """Cross-fitted log-probability of every label, [N]."""
+
+    def candidate(self, recipe: Recipe, gain: Gain) -> Candidate:
+        """The same in plain numbers, with the gain over the tuned model."""
+        names, estimator = recipe.key
+        return Candidate(
+            rules=names,
+            estimator=estimator,
+            strengths=self.estimate.strengths,
+            **asdict(self.score),
+            gain=gain,
+            warning=self.estimate.warning,
+        )
+
+
+def fit(data: CalibrationData, recipe: Recipe, *, penalty: float, folds: int) -> Fit:
+    """A recipe's strengths and scores on the tokens, and how it does on the folds that it has not seen.
 
     Args:
-        table: the calibration tokens.
+        data: the calibration tokens.
         recipe: what to fit.
         penalty: λ of decoding.
-        tuned: the tuned model's log-probability of every label, [N].
         folds: of the cross-fit.
     """
-    estimate = recipe.estimator(MaskedObjective(table, recipe.rules, penalty=penalty))
-    held_out = cross_fit(table, recipe.rules, recipe.estimator, penalty=penalty, folds=folds)
-    result = score(table, recipe.rules, estimate.strengths, penalty=penalty)
-    names, estimator = recipe.key
-    candidate = Candidate(
-        rules=names,
-        estimator=estimator,
-        strengths=estimate.strengths,
-        **asdict(result),
-        gain=paired_gain(held_out, tuned, table.example),
-        warning=estimate.warning,
+    estimate = recipe.estimator(data.objective(recipe.rules, penalty=penalty))
+    result = score(data, recipe.rules, estimate.strengths, penalty=penalty)
+    held_out = cross_fit(
+        data, recipe.rules, recipe.estimator, penalty=penalty, folds=folds, whole=estimate.strengths
     )
-    return candidate, held_out
+    return Fit(estimate, result, held_out)
 
 
 def rescore(
-    table: TokenTable, found: Sequence[dict[str, Any]], rules: Sequence[SteeringRule], *, penalty: float
+    data: CalibrationData, found: Sequence[dict[str, Any]], rules: Sequence[SteeringRule], *, penalty: float
 ) -> list[dict[str, Any]]:
-    """The same candidates with the same strengths, scored on another table (held-out tokens).
+    """The same candidates with the same strengths, scored on other, held-out tokens.
 
     Args:
-        table: the other tokens.
+        data: the other tokens.
         found: candidates as a calibration record holds them.
         rules: the rules that they name.
         penalty: λ of decoding.
@@ -129,6 +141,6 @@ def rescore(
     again = []
     for candidate in found:
         chosen = [by_name[name] for name in candidate["rules"]]
-        result = score(table, chosen, candidate["strengths"], penalty=penalty)
+        result = score(data, chosen, candidate["strengths"], penalty=penalty)
         again.append({**candidate, **asdict(result)})
     return again

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import MaskedObjective, TokenTable
+from svd_lightning.calibration import CalibrationData
 from svd_lightning.errors import InputError
 from svd_lightning.steering import SteeringRule
 from svd_lightning.strength.estimate import StrengthEstimator
@@ -31,12 +31,13 @@ class Gain:
 
 
 def cross_fit(
-    table: TokenTable,
+    data: CalibrationData,
     rules: Sequence[SteeringRule],
     estimator: StrengthEstimator,
     *,
     penalty: float,
     folds: int,
+    whole: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Tensor:
     """Held-out log-probability of every label: strengths from the other folds, float64 [N].
@@ -44,33 +45,48 @@ def cross_fit(
     Folds are cut by example, so that no example helps to steer itself. With λ = −∞ tokens whose label lies
     outside the mask have log-probability −∞ whatever the strength.
 
+    Args:
+        data: the calibration tokens.
+        rules: the directions.
+        estimator: fits the strengths of each fold.
+        penalty: λ of decoding.
+        folds: how many.
+        whole: the estimator's strengths on all examples, where they are known: the folds begin there.
+        seed: of the cut.
+
     Raises:
         InputError: for fewer examples than folds.
     """
-    numbers, fold = _folds(table.example, folds, seed=seed)
-    objective = MaskedObjective(table, rules, penalty=penalty)
-    whole = torch.tensor(estimator(objective).strengths, dtype=torch.float64)
-    found = torch.full((table.num_tokens,), -math.inf, dtype=torch.float64)
-    possible = table.covered if penalty == -math.inf else torch.ones_like(table.covered)
-    for number in range(folds):
-        fitted = estimator(objective.only(numbers[fold != number], start=whole))
-        held_out = torch.isin(table.example, numbers[fold == number])
-        strengths = torch.tensor(fitted.strengths, dtype=torch.float64)
-        here = objective.label_log_probs(strengths)
-        found[held_out & possible] = here[held_out[possible]]
+    numbers, fold = _folds(data.example, folds, seed=seed)
+    objective = data.objective(rules, penalty=penalty)
+    begin = torch.tensor(estimator(objective).strengths if whole is None else whole, dtype=torch.float64)
+
+    def held_out(number: int) -> Tensor:
+        fitted = estimator(objective.only(numbers[fold != number], start=begin))
+        return objective.label_log_probs(torch.tensor(fitted.strengths, dtype=torch.float64))
+
+    possible = _possible(data, penalty)
+    found = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
+    for number, here in enumerate(data.map(held_out, range(folds))):
+        mine = torch.isin(data.example, numbers[fold == number])
+        found[mine & possible] = here[mine[possible]]
     return found
 
 
 def label_log_probs(
-    table: TokenTable, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
+    data: CalibrationData, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
 ) -> Tensor:
     """Steered log-probability of each token's label, float64 [N]; −∞ where λ = −∞ forbids it."""
-    possible = table.covered if penalty == -math.inf else torch.ones_like(table.covered)
-    found = torch.full((table.num_tokens,), -math.inf, dtype=torch.float64)
+    possible = _possible(data, penalty)
+    found = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
     if possible.any():
-        objective = MaskedObjective(table, rules, penalty=penalty)
-        found[possible] = objective.label_log_probs(strengths)
+        found[possible] = data.objective(rules, penalty=penalty).label_log_probs(strengths)
     return found
+
+
+def _possible(data: CalibrationData, penalty: float) -> Tensor:
+    """Tokens whose label can be generated, bool [N]: those that the objective tells about."""
+    return data.covered if penalty == -math.inf else torch.ones_like(data.covered)
 
 
 def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: int = 1000, seed: int = 0) -> Gain:

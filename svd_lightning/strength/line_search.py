@@ -2,10 +2,10 @@
 
 import math
 
-from svd_lightning.calibration import Objective
+from svd_lightning.calibration import Objective, TokenObjective
 from svd_lightning.errors import InputError
 from svd_lightning.strength.estimate import Estimate
-from svd_lightning.strength.regularised import Regularised
+from svd_lightning.strength.regularised import Regularised, best_ridge
 from svd_lightning.strength.solver import Solution, minimise, within_budget
 
 _SEPARABLE_NLL = 1e-4
@@ -23,29 +23,37 @@ class LineSearch:
         kl_budget: largest mean divergence of the steered from the unsteered distribution, in nats; beyond it
             the strengths are shortened along their own ray.
         tolerance: largest absolute slope dK/dμ at the result, in nats per token and unit of μ.
-        ridge: ρ ≥ 0, what weights on features cost (`Regularised`); without features it plays no part.
+        ridge: ρ ≥ 0, what weights on features cost (`Regularised`); None chooses it by cross-validation over
+            the calibration examples (`best_ridge`). Without features it plays no part.
 
     Source: README, "The method".
     """
 
     def __init__(
-        self, *, bound: float = 1000.0, kl_budget: float = 5.0, tolerance: float = 1e-6, ridge: float = 0.1
+        self, *, bound: float = 1000.0, kl_budget: float = 5.0, tolerance: float = 1e-6, ridge: float | None = None
     ) -> None:
         for name, value in (("bound", bound), ("kl_budget", kl_budget), ("tolerance", tolerance)):
             if not (value > 0.0 and math.isfinite(value)):
                 raise InputError(f"{name}: expected a finite number above 0, got {value}")
-        if not (ridge >= 0.0 and math.isfinite(ridge)):
-            raise InputError(f"ridge: expected a finite number of at least 0, got {ridge}")
+        if ridge is not None and not (ridge >= 0.0 and math.isfinite(ridge)):
+            raise InputError(f"ridge: expected a finite number of at least 0, or none to choose it, got {ridge}")
         self.bound, self.kl_budget, self.tolerance, self.ridge = bound, kl_budget, tolerance, ridge
 
     def __call__(self, objective: Objective) -> Estimate:
         """Minimise K, and what the weights on features cost."""
-        if self.ridge and objective.contextual.any():
-            objective = Regularised(objective, self.ridge)
+        if objective.contextual.any():
+            objective = Regularised(objective, self._ridge(objective))
         found = minimise(objective, bound=self.bound, tolerance=self.tolerance)
         strengths = within_budget(objective, found.strengths, budget=self.kl_budget)
         shortened = not strengths.equal(found.strengths)
         return Estimate(tuple(strengths.tolist()), warning=self._warning(found, shortened))
+
+    def _ridge(self, objective: Objective) -> float:
+        if self.ridge is not None:
+            return self.ridge
+        if not isinstance(objective, TokenObjective):
+            raise InputError("ridge: expected a number, got none: there are no examples here to choose it by")
+        return best_ridge(objective, bound=self.bound, tolerance=self.tolerance)
 
     def _warning(self, found: Solution, shortened: bool) -> str | None:
         if found.on_bound:

@@ -3,8 +3,16 @@
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import Evaluation, Objective
+from svd_lightning.calibration import Evaluation, Objective, TokenObjective
 from svd_lightning.functional import StrengthTerms
+from svd_lightning.strength.solver import minimise
+
+RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
+"""Prices to choose from: from hardly any context to all but free weights."""
+
+_FOLDS = 4
+_COARSE = 1e-4
+"""Slope at which a fit is good enough to compare prices by."""
 
 
 class Regularised:
@@ -55,3 +63,28 @@ class Regularised:
     def terms(self) -> StrengthTerms:
         """As of the objective."""
         return self._objective.terms()
+
+
+def best_ridge(objective: TokenObjective, *, bound: float, tolerance: float) -> float:
+    """The price with the lowest held-out NLL over folds of the objective's own examples; the largest of a tie.
+
+    Seen from a cross-fit this happens inside each of its folds, so that no held-out example has a say in the
+    price either.
+
+    Args:
+        objective: with its examples.
+        bound, tolerance: of the line search.
+    """
+    numbers = objective.examples
+    if len(numbers) < _FOLDS:
+        return RIDGES[0]
+    fold = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(1)) % _FOLDS
+    nll = torch.zeros(len(RIDGES), dtype=torch.float64)
+    for number in range(_FOLDS):
+        unseen = objective.only(numbers[fold == number], start=objective.start)
+        start = objective.start
+        for place, ridge in enumerate(RIDGES):
+            seen = Regularised(objective.only(numbers[fold != number], start=start), ridge)
+            start = minimise(seen, bound=bound, tolerance=max(tolerance, _COARSE)).strengths
+            nll[place] += unseen.evaluate(start).nll
+    return RIDGES[int(nll.argmin())]

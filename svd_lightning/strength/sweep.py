@@ -51,7 +51,7 @@ def sweep(
     for alpha in sorted(alphas):
         narrowed = table.narrow(alpha)
         fitted = LineSearch()(MaskedObjective(narrowed, together, penalty=0.0))
-        held_out = cross_fit(narrowed, together, LineSearch(), penalty=0.0, folds=folds)
+        held_out = cross_fit(narrowed, together, LineSearch(), penalty=0.0, folds=folds, whole=fitted.strengths)
         *strengths, lift = fitted.strengths
         choices.append(
             MaskChoice(

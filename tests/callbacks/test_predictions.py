@@ -7,10 +7,10 @@ import signal
 import pytest
 
 from svd_lightning.callbacks import PredictionWriter
+from svd_lightning.cli import main
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Steering
 from tests.chain import (
-    command,
     diary_data,
     diary_model,
     interrupted_command,
@@ -165,9 +165,9 @@ def test_several_sequences_are_a_list(fitted, diaries, tmp_path):
     assert all(len(row["completion"]) == 2 for row in read_jsonl(target))
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_stopped_process_is_resumed_by_the_same_command(sign, fitted, tmp_path):
-    folder = write_diaries(tmp_path / "data", predict=80)
+    folder = write_diaries(tmp_path / "data", predict=40)
     config = write_config(tmp_path / "config.yaml", folder, tmp_path, data={"eval_batch_size": 1})
     arguments = [
         *["predict", "--config", str(config)],
@@ -189,12 +189,8 @@ def test_a_stopped_process_is_resumed_by_the_same_command(sign, fitted, tmp_path
     )
     assert rc != 0
     assert not target.exists()
-    assert 5 < (tmp_path / "out.jsonl.part0").read_bytes().count(b"\n") < 80
-    again = command(*arguments, "--predict.output", str(target))
-    assert again.returncode == 0, again.stderr
-    if sign is signal.SIGINT:
-        return  # both end in the same way; one unbroken run to compare with is enough
-    whole = command(*arguments, "--predict.output", str(tmp_path / "whole.jsonl"))
-    assert whole.returncode == 0, whole.stderr
+    assert 5 < (tmp_path / "out.jsonl.part0").read_bytes().count(b"\n") < 40
+    main([*arguments, "--predict.output", str(target)])
+    main([*arguments, "--predict.output", str(tmp_path / "whole.jsonl")])
     assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert len(read_jsonl(target)) == 80
+    assert len(read_jsonl(target)) == 40

@@ -1,0 +1,174 @@
+"""Strengths that follow labelled feedback, one example at a time."""
+
+from collections import deque
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from svd_lightning.calibration import CalibrationTable, Evaluation, MaskedObjective, TokenTable
+from svd_lightning.errors import InputError
+from svd_lightning.functional import StrengthTerms
+from svd_lightning.steering import ConfidentSet, Steering
+from svd_lightning.strength.candidates import known_rules
+from svd_lightning.strength.estimate import Estimate
+from svd_lightning.strength.line_search import LineSearch
+
+
+class OnlineStrength:
+    """The optimum over all feedback so far, equal to `LineSearch` on the same data in one batch, in any order.
+
+    The objective is a sum of log-sum-exps of μ, and no fixed number of sums tells it at another μ. What is kept
+    is the compact table of the tokens seen: with a mask it is all that the objective needs, a few numbers per
+    token. `update` only adds rows; asking for the strengths starts a line search at the last optimum, which one
+    more example moves so little that two or three Newton steps do. The search takes time and memory in
+    proportion to the rows kept; measured on 2 cores (a vocabulary of 4,096, answers of 10 tokens, 8 confident
+    entries each) an update took 3 ms, and asking 12 ms after 100 examples and 40 ms after 1,000.
+
+    With `memory` the oldest examples leave the table: each is replaced by the quadratic expansion of its NLL at
+    the strengths in force, k + k² numbers in all. Time and memory are then bounded and the result is
+    **approximate**: by how much depends on how far the optimum still travels.
+
+    Nothing is guarded here: a few examples can ask for wild strengths. `calibrate(online.table, …)` puts an
+    interval on their gain whenever you like.
+
+    Args:
+        steering: rules, features, mask and penalty; its strengths are ignored.
+        search: how the optimum is found; with features its `ridge` is a number, for it is not chosen anew at
+            every step.
+        memory: examples kept exactly; None keeps all.
+
+    Raises:
+        InputError: for a steering without a mask, features without a ridge, or a memory below 1.
+    """
+
+    def __init__(
+        self,
+        steering: Steering,
+        *,
+        search: LineSearch = LineSearch(ridge=0.001),  # noqa: B008  has no state
+        memory: int | None = None,
+    ) -> None:
+        if steering.alpha is None:
+            raise InputError(
+                "steering.alpha: online strengths keep the confident tokens only, got null; set alpha (0.001 "
+                "comes close to no mask)"
+            )
+        if steering.features and search.ridge is None:
+            raise InputError("search.ridge: expected a number with steering.features, got none; 0.001 is mild")
+        if memory is not None and memory < 1:
+            raise InputError(f"memory: expected at least 1 example, or None for all, got {memory}")
+        self.examples = 0
+        self._recipe, self._search, self._memory = steering, search, memory
+        rules = {type(rule): rule for rule in (*known_rules(steering.rules), ConfidentSet())}
+        self._rows = CalibrationTable(tuple(rules.values()), features=steering.features, alpha=steering.alpha)
+        self._rows.sync_on_compute = False
+        self._kept: deque[TokenTable] = deque()
+        self._left = _Expansion(len(steering.directions))
+        self._found = Estimate((0.0,) * len(steering.directions))
+        self._stale = False
+
+    def update(self, tuned_logits: Tensor, base_logits: Tensor, labels: Tensor) -> None:
+        """Learn from one example.
+
+        Args:
+            tuned_logits, base_logits: of the positions that predict its labels, [T, V] each.
+            labels: what should have come there, int64 [T].
+
+        Raises:
+            InputError: for no tokens, or logits that are not finite.
+        """
+        if not len(labels):
+            raise InputError("labels: expected at least one token to learn from, got none")
+        tokens = torch.arange(len(labels), device=labels.device)
+        self._rows.reset()
+        self._rows.to(labels.device)
+        self._rows.update(tuned_logits, base_logits, labels, torch.full_like(tokens, self.examples), tokens)
+        self._kept.append(self._rows.compute())
+        self.examples += 1
+        self._stale = True
+        if self._memory is not None and len(self._kept) > self._memory:
+            strengths = torch.tensor(self.estimate.strengths, dtype=torch.float64)
+            oldest = self._objective(self._kept.popleft())
+            if oldest is not None:
+                self._left.add(oldest.evaluate(strengths), oldest.table.num_tokens, strengths)
+
+    @property
+    def estimate(self) -> Estimate:
+        """The strengths with the line search's warning; zeros until there is something to learn from."""
+        objective = self._objective(self.table) if self._stale else None
+        if objective is not None:
+            # an optimum that was not one (on a bound, cut short) is no place to begin
+            last = self._found.strengths if self._found.warning is None else (0.0,) * len(self._found.strengths)
+            self._found = self._search(_Remembering(objective, self._left, last))
+        self._stale = False
+        return self._found
+
+    @property
+    def steering(self) -> Steering:
+        """The steering at the strengths so far."""
+        return self._recipe.with_strengths(self.estimate.strengths)
+
+    @property
+    def table(self) -> TokenTable:
+        """The tokens that are kept.
+
+        Raises:
+            InputError: before the first update.
+        """
+        if not self._kept:
+            raise InputError("online: expected at least one update before there is a table")
+        names = self._kept[0].tensors()
+        joined = {name: torch.cat([part.tensors()[name] for part in self._kept]) for name in names}
+        return TokenTable(joined, alpha=self._kept[0].alpha, rule_names=self._kept[0].rule_names)
+
+    def _objective(self, table: TokenTable) -> MaskedObjective | None:
+        """None where λ = −∞ forbids every label: there is nothing to learn."""
+        if self._recipe.penalty == -torch.inf and not table.covered.any():
+            return None
+        return MaskedObjective(table, self._recipe.directions, penalty=self._recipe.penalty)
+
+
+class _Expansion:
+    """Σ K_i(μ) ≈ value + slope·μ + ½ μᵀ curvature μ over examples that are kept no longer."""
+
+    def __init__(self, k: int) -> None:
+        self.tokens, self.value = 0, 0.0
+        self.slope = torch.zeros(k, dtype=torch.float64)
+        self.curvature = torch.zeros(k, k, dtype=torch.float64)
+
+    def add(self, at: Evaluation, tokens: int, strengths: Tensor) -> None:
+        """One more example, expanded at these strengths: its means over so many tokens."""
+        curved = at.hessian @ strengths
+        self.tokens += tokens
+        self.value += tokens * (at.nll - (at.gradient @ strengths) + 0.5 * (strengths @ curved)).item()
+        self.slope += tokens * (at.gradient - curved)
+        self.curvature += tokens * at.hessian
+
+
+class _Remembering:
+    """The objective of the examples kept and of those expanded, searched from the last optimum."""
+
+    def __init__(self, kept: MaskedObjective, left: _Expansion, start: Sequence[float]) -> None:
+        self._kept, self._left = kept, left
+        self.start = torch.tensor(start, dtype=torch.float64)
+        self.num_directions, self.contextual = kept.num_directions, kept.contextual
+
+    def evaluate(self, strengths: Tensor) -> Evaluation:
+        """Means over all tokens there ever were."""
+        found, n, left = self._kept.evaluate(strengths), self._kept.table.num_tokens, self._left
+        curved, total = left.curvature @ strengths, n + left.tokens
+        expanded = left.value + (left.slope @ strengths + 0.5 * (strengths @ curved)).item()
+        return Evaluation(
+            (n * found.nll + expanded) / total,
+            (n * found.gradient + left.slope + curved) / total,
+            (n * found.hessian + left.curvature) / total,
+        )
+
+    def divergence(self, strengths: Tensor) -> float:
+        """Of the examples kept."""
+        return self._kept.divergence(strengths)
+
+    def terms(self) -> StrengthTerms:
+        """Of the examples kept."""
+        return self._kept.terms()
