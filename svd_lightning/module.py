@@ -1,7 +1,7 @@
 """The LightningModule: warm start of a PEFT adapter, validation, and steered decoding."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import SchedulerType, get_scheduler
 
-from svd_lightning.calibration import CalibrationTable, ReferenceSnapshot, TokenTable
+from svd_lightning.calibration import CalibrationTable, TokenTable
 from svd_lightning.checkpoint import check_base, check_keys, check_steering, hyperparameters
 from svd_lightning.decoding.generation import UNSTEERED, complete, generation_config, rows_of
 from svd_lightning.decoding.scoring import score_tokens
@@ -205,9 +205,9 @@ class SteeredLanguageModel(L.LightningModule):
         again = rescore(table, found["candidates"], rules, penalty=self.steering.penalty)
         return {**record, "estimator": found["estimator"], "candidates": again}
 
-    def calibration_step(self, batch: Batch, table: CalibrationTable, snapshot: ReferenceSnapshot) -> None:
-        """Add a batch of the calibration split to a table."""
-        tabulate(self.peft_model, batch, table, snapshot=snapshot)
+    def calibration_step(self, collect: Callable[[Batch], None], batch: Batch) -> None:
+        """Show a batch of the calibration split to what collects it; a step, so that wrappers take part."""
+        collect(batch)
 
     def _score(self, batch: Batch) -> None:
         steering = self.steering if self.steering.calibrated else UNSTEERED["tuned"]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -23,7 +24,7 @@ from svd_lightning.callbacks.guards import (
 )
 from svd_lightning.callbacks.reference import Reference
 from svd_lightning.callbacks.tables import comparison_table, console, sweep_table
-from svd_lightning.decoding.tabulation import new_table
+from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.report import save_calibration
@@ -123,13 +124,14 @@ class SteeringCalibration(L.Callback):
         loader = as_completion_data(trainer).calibration_dataloader()
         snapshot = self._reference.open(trainer, module)
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
+        collect = partial(tabulate, module.peft_model, table=table, snapshot=snapshot)
         training = module.training
         module.eval()
         try:
             with torch.no_grad(), trainer.precision_plugin.val_step_context():
                 for batch in _progress(trainer, loader):
                     on_device = trainer.strategy.batch_to_device(batch, module.device)
-                    run_step(trainer, module, "calibration_step", on_device, table, snapshot)
+                    run_step(trainer, module, "calibration_step", collect, on_device)
             self._reference.keep()
         finally:
             module.train(training)

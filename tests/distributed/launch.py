@@ -23,8 +23,9 @@ def write_job(folder: Path, diaries: Path, strategy: str, *verbs: str, **options
 
 
 def launch(job: Path, *, timeout: float = 280) -> subprocess.CompletedProcess[str]:
-    """One process, or several of one node."""
-    processes = json.loads(job.read_text())["processes"]
+    """One process, or several of one node, by torchrun or by Lightning's own launcher."""
+    settings = json.loads(job.read_text())
+    processes = settings["processes"] if settings.get("launcher") != "lightning" else 1
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return subprocess.run(
         [sys.executable, *(torchrun if processes > 1 else []), "-m", "tests.distributed.ranks", str(job)],

@@ -50,8 +50,8 @@ class Sizes(Callback):
 class Fault(Callback):
     """Ends this process at a step of fit or predict, by an exit or by an exception."""
 
-    def __init__(self, how: str, step: int) -> None:
-        self.how, self.step = how, step
+    def __init__(self, how: str, step: int, rank: int = 1) -> None:
+        self.how, self.step, self.rank = how, step, rank
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._strike(trainer.global_rank, trainer.global_step)
@@ -60,10 +60,10 @@ class Fault(Callback):
         self._strike(trainer.global_rank, batch_idx)
 
     def _strike(self, rank: int, step: int) -> None:
-        if rank == 1 and step == self.step:
+        if rank == self.rank and step == self.step:
             if self.how == "kill":
                 os.kill(os.getpid(), 9)
-            raise RuntimeError("process 1 has met its fate")
+            raise RuntimeError(f"process {rank} has met its fate")
 
 
 def new_module(job: dict[str, Any]) -> Any:
@@ -75,7 +75,7 @@ def new_module(job: dict[str, Any]) -> Any:
 def new_trainer(job: dict[str, Any], verb: str, *callbacks: Callback, **options: Any) -> Any:
     """Over all processes, into a folder of the verb's name."""
     if "fault" in job and job["fault"]["verb"] == verb:
-        callbacks = (*callbacks, Fault(job["fault"]["how"], job["fault"]["step"]))
+        callbacks = (*callbacks, Fault(**{k: v for k, v in job["fault"].items() if k != "verb"}))
     return quiet_trainer(
         Path(job["folder"]) / verb,
         *callbacks,

@@ -1,0 +1,61 @@
+"""A process that dies or fails: the others stop, and the next run goes on where this one was."""
+
+import time
+
+import pytest
+import torch
+
+from tests.chain import read_jsonl, write_diaries
+from tests.distributed.launch import launch, results, write_job
+
+
+def mean_losses(found, verb):
+    return torch.tensor([rank[verb]["losses"] for rank in found]).mean(dim=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_a_fit_goes_on_after_a_process_was_killed(strategy, one, uneven, tmp_path):
+    fault = {"verb": "fit", "how": "kill", "step": 13}
+    assert launch(write_job(tmp_path, uneven, strategy, "fit", fault=fault)).returncode != 0
+    found = results(write_job(tmp_path, uneven, strategy, "resume"))
+    expected = torch.tensor(one[1]["fit"]["losses"])[10:]
+    torch.testing.assert_close(mean_losses(found, "resume"), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("then", ["same", "single"])
+def test_a_prediction_is_completed_after_a_process_was_killed(strategy, then, one, uneven, tmp_path):
+    options = {"ckpt_path": str(one[0] / "fit/run/version_0/checkpoints/last.ckpt"), "eval_batch_size": 1}
+    fault = {"verb": "predict", "how": "kill", "step": 2}
+    assert launch(write_job(tmp_path, uneven, strategy, "predict", fault=fault, **options)).returncode != 0
+    done = sum(len(part.read_text().splitlines()) - 1 for part in tmp_path.glob("predictions.jsonl.part*"))
+    assert 0 < done < 7
+    results(write_job(tmp_path, uneven, strategy if then == "same" else "single", "predict", **options))
+    assert (tmp_path / "predictions.jsonl").read_text() == (one[0] / "predictions.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_exception_on_one_process_stops_all_with_its_message(strategy, launcher, rank, uneven, tmp_path):
+    fault = {"verb": "fit", "how": "raise", "step": 3, "rank": rank}
+    job = write_job(tmp_path, uneven, strategy, "fit", fault=fault, launcher=launcher)
+    start = time.monotonic()
+    done = launch(job, timeout=150)
+    assert done.returncode != 0
+    assert f"process {rank} has met its fate" in done.stderr
+    assert time.monotonic() - start < 75, "importing the libraries included"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+def test_fewer_prompts_than_processes(strategy, one, tmp_path):
+    diaries = write_diaries(tmp_path / "data", train=80, calibration=1, test=1, validation=1, predict=1)
+    checkpoint = str(one[0] / "fit/run/version_0/checkpoints/last.ckpt")
+    found = results(write_job(tmp_path, diaries, strategy, "calibrate", "test", "predict", ckpt_path=checkpoint))
+    assert {rank["test"]["test"]["examples"] for rank in found} == {1}
+    assert {rank["calibrate"]["calibration"]["examples"] for rank in found} == {1}
+    assert [row["id"] for row in read_jsonl(tmp_path / "predictions.jsonl")] == ["predict-0"]
