@@ -42,4 +42,23 @@ def results(job: Path, **options: Any) -> list[dict[str, Any]]:
     """What each process found, by rank."""
     done = launch(job, **options)
     assert done.returncode == 0, done.stderr[-6000:]
+    return read_results(job)
+
+
+def torchrun_node(job: Path, rank: int, *, port: int = 29577) -> subprocess.Popen[str]:
+    """The agent of one of two nodes, with one process; this machine plays both."""
+    place = ["--master_addr=127.0.0.1", f"--master_port={port}"]
+    where = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", *place]
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *where, "-m", "tests.distributed.ranks", str(job)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def read_results(job: Path) -> list[dict[str, Any]]:
+    """What each process has left."""
     return [torch.load(path, weights_only=False) for path in sorted(job.parent.glob("FOUND-*.pt"))]

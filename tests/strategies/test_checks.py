@@ -1,0 +1,112 @@
+"""What cannot work is refused before a weight is loaded, with what to write instead."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from svd_lightning.errors import InputError
+from svd_lightning.models import Backbone, decoder_layers
+from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, check_strategy
+from svd_lightning.strategies.checks import stored_dtype
+from tests.chain import BASE_FOLDER, ROOT, environment, write_config
+
+BASE = Backbone(name_or_path=str(BASE_FOLDER))
+
+
+def trainer(strategy, **options):
+    """What the checks look at."""
+    given = {"precision": "32-true", "gradient_clip_val": None, "gradient_clip_algorithm": None, **options}
+    return SimpleNamespace(strategy=strategy, **given)
+
+
+def quantised(bits):
+    return Backbone(name_or_path=str(BASE_FOLDER), **{f"load_in_{bits}bit": True})
+
+
+def bfloat16():
+    return Backbone(name_or_path=str(BASE_FOLDER), dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backbone", "options", "message"),
+    [
+        (FSDPStrategy(), BASE, {}, r"where to cut the model.*configs/strategy/fsdp.yaml"),
+        (FSDPStrategy(state_dict_type="sharded"), BASE, {}, r"cannot load the adapter-only.*fsdp.yaml"),
+        (ModelParallelStrategy(), BASE, {}, r"shards nothing by its default sizes.*fsdp2.yaml"),
+        (ModelParallelStrategy(tensor_parallel_size=2), BASE, {}, r"tensor parallelism has no plan.*fsdp2.yaml"),
+        (FSDP1Strategy(), quantised(4), {}, r"load_in_4bit: quantised weights.*ddp.yaml"),
+        (FSDP2Strategy(), quantised(8), {}, r"load_in_8bit: quantised weights.*ddp.yaml"),
+        (FSDP1Strategy(), BASE, {"gradient_clip_val": 1.0}, r"clip_algorithm value.*fsdp2.yaml"),
+        (
+            FSDP1Strategy(),
+            bfloat16(),
+            {"precision": "bf16-mixed"},
+            r"a bfloat16 base.*--trainer.precision bf16-true",
+        ),
+    ],
+    ids=["fsdp", "shards", "parallel", "tensors", "4bit", "8bit", "clipping", "dtypes"],
+)
+def test_refused_with_a_remedy(strategy, backbone, options, message):
+    with pytest.raises(InputError, match=message):
+        check_strategy(trainer(strategy, **options), backbone)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backbone", "options"),
+    [
+        (DDPStrategy(), quantised(4), {"gradient_clip_val": 1.0}),
+        (FSDP2Strategy(), BASE, {"gradient_clip_val": 1.0}),
+        (FSDP1Strategy(), BASE, {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"}),
+        (FSDP1Strategy(), BASE, {"precision": "bf16-mixed"}),
+        (FSDP1Strategy(), bfloat16(), {"precision": "bf16-true"}),
+    ],
+)
+def test_what_works_is_let_through(strategy, backbone, options):
+    check_strategy(trainer(strategy, **options), backbone)
+
+
+def test_deepspeed_says_what_there_is_instead():
+    strategy = object.__new__(DeepSpeedStrategy)  # its constructor needs the package
+    with pytest.raises(InputError, match=r"DeepSpeed is not supported yet.*fsdp2.yaml"):
+        check_strategy(trainer(strategy), BASE)
+
+
+def test_the_stored_dtype_of_a_base():
+    assert stored_dtype(LlamaConfig(dtype=torch.bfloat16)) == "bfloat16"
+    assert stored_dtype(LlamaConfig()) == "float32"
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "opt", "gemma3_text", "mixtral"])
+def test_the_layers_are_found_in_every_family(family):
+    from transformers import AutoConfig
+
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "vocab_size": 40}
+    given = {**sizes, "intermediate_size": 48, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_key_value_heads": 4}
+    config = AutoConfig.for_model(family, **given)
+    config.tie_word_embeddings = True
+    layers = decoder_layers(AutoModelForCausalLM.from_config(config))
+    assert len(layers) == 3
+    assert len({type(layer) for layer in layers}) == 1
+
+
+def test_the_command_line_refuses_in_one_line_before_the_weights(diaries, tmp_path):
+    config = write_config(tmp_path / "run.yaml", diaries, tmp_path, trainer={"gradient_clip_val": 1.0})
+    options = ["--config", str(config), "--config", "configs/strategy/fsdp.yaml", "--trainer.devices", "1"]
+    done = subprocess.run(  # in a process of its own, for the process group that it begins
+        [sys.executable, "-m", "svd_lightning", "fit", *options],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error: trainer.gradient_clip_val: FSDP1 sees a part" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "trainable of" not in done.stderr
