@@ -52,7 +52,7 @@ from svd_lightning.trainer import SteeringTrainer
 SHARED = Path(__file__).parents[2] / "shared"
 Task = Literal["demo", "truthfulqa", "arc_easy"]
 FEATURES = (Entropy(), Divergence(), Agreement())
-RIDGES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
+PRICES = {"free": 0.0, "0.01": 0.01, "1": 1.0, "chosen": None}
 
 
 def quality(*, task: Task = "demo", epochs: int = 2, seed: int = 0) -> None:
@@ -152,24 +152,29 @@ def _show_contextual(title: str, recipe: Steering, here: TokenTable, there: Toke
         table.add_column(name, no_wrap="gain" in name)
     for rules in (*([rule] for rule in recipe.rules), recipe.rules):
         plain: dict[str, Any] = {}
-        for ridge in (None, *RIDGES):
-            directions = rules if ridge is None else expand(rules, FEATURES)
-            estimator = LineSearch(ridge=ridge or 0.0)
-            fitted = torch.tensor(estimator(MaskedObjective(here, directions, penalty=0.0)).strengths)
+        for name, ridge in {"constant": 0.0, **PRICES}.items():
+            directions = rules if name == "constant" else expand(rules, FEATURES)
+            estimator = LineSearch(ridge=ridge)
+            strengths = estimator(MaskedObjective(here, directions, penalty=0.0)).strengths
+            fitted = torch.tensor(strengths, dtype=torch.float64)
             held_out = cross_fit(here, directions, estimator, penalty=0.0, folds=4)
             test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(fitted)
             fit, unseen = (score(tokens, directions, fitted.tolist(), penalty=0.0) for tokens in (here, there))
             plain = plain or {"held_out": held_out, "test": test}
             table.add_row(
-                " + ".join(map(rule_name, rules)) if ridge is None else "",
-                "constant" if ridge is None else f"{ridge:g}",
+                " + ".join(map(rule_name, rules)) if name == "constant" else "",
+                name,
                 f"{fit.nll:.4f}",
-                "" if ridge is None else gain_text(asdict(paired_gain(held_out, plain["held_out"], here.example))),
+                _gain(name, held_out, plain["held_out"], here),
                 f"{unseen.nll:.4f}",
-                "" if ridge is None else gain_text(asdict(paired_gain(test, plain["test"], there.example))),
+                _gain(name, test, plain["test"], there),
                 f"{unseen.accuracy:.1%}",
             )
     Console(width=150).print(table)
+
+
+def _gain(name: str, better: torch.Tensor, worse: torch.Tensor, tokens: TokenTable) -> str:
+    return "" if name == "constant" else gain_text(asdict(paired_gain(better, worse, tokens.example)))
 
 
 def _bare(model: Any, batches: list[dict[str, Any]]) -> None:

@@ -103,7 +103,7 @@ class SteeredLanguageModel(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse, before weights are loaded, a strategy that cannot work."""
-        check_strategy(self.trainer, self.backbone)
+        check_strategy(self.trainer, self.backbone, masked=self.recipe.alpha is not None)
 
     def configure_model(self) -> None:
         """Load the base, attach the adapter, shard both where the strategy does; the second time only that."""

@@ -51,3 +51,16 @@ def fitted(diaries, tmp_path_factory) -> Path:
     L.seed_everything(0, verbose=False)
     trainer = chain.fit(tmp_path_factory.mktemp("fitted"), chain.diary_model(), chain.diary_data(diaries))
     return Path(trainer.log_dir)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(fitted) -> str:
+    """The checkpoint of that run."""
+    return str(fitted / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture(scope="session")
+def config(diaries, tmp_path_factory) -> Path:
+    """A YAML file for the command line: the embedded base, LoRA, the diaries."""
+    folder = tmp_path_factory.mktemp("cli")
+    return chain.write_config(folder / "config.yaml", diaries, folder)

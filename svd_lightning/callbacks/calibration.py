@@ -1,7 +1,8 @@
 """The callback that measures how far to steer."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 from torch.utils.data import DataLoader
 
-from svd_lightning.calibration import TokenTable
+from svd_lightning.calibration import CalibrationData, ReferenceSnapshot
 from svd_lightning.callbacks.figures import log_figures
 from svd_lightning.callbacks.guards import (
     as_completion_data,
@@ -24,6 +25,7 @@ from svd_lightning.callbacks.guards import (
 )
 from svd_lightning.callbacks.reference import Reference
 from svd_lightning.callbacks.tables import comparison_table, console, sweep_table
+from svd_lightning.decoding.states import CompletionStates
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
@@ -39,8 +41,9 @@ class SteeringCalibration(L.Callback):
     """Calibrates the steering strength on a labelled split, at the end of every warm-start epoch.
 
     The base's hidden states are taken once and kept; each epoch costs one forward of the tuned model over the
-    calibration split. The strength goes into the module, and from there into the epoch's checkpoint; the
-    figures go to the logger and to `calibration.json` in the run folder.
+    calibration split, and without a mask some ten passes of the two heads over its tokens. The strength goes into
+    the module, and from there into the epoch's checkpoint; the figures go to the logger and to
+    `calibration.json` in the run folder.
 
     Args:
         estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
@@ -109,36 +112,42 @@ class SteeringCalibration(L.Callback):
         check_calibration_split(as_completion_data(trainer))
         if self.on_validate:
             _hint_at_more_data(trainer, module)
-        table = self._tabulate(trainer, module)
-        record = calibrate(
-            table, module.recipe, self.estimator, guard=self.guard, folds=self.folds, alphas=self.alphas
-        )
+        with _evaluating(module):
+            data = self._measure(trainer, module)
+            record = calibrate(
+                data, module.recipe, self.estimator, guard=self.guard, folds=self.folds, alphas=self.alphas
+            )
         record |= {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
         module.adopt(record)
         self._calibrated_step = trainer.global_step
-        self._report(trainer, module, table, record)
+        self._report(trainer, module, data, record)
 
-    def _tabulate(self, trainer: L.Trainer, module: SteeredLanguageModel) -> TokenTable:
-        """One pass over the calibration split, gathered from all processes."""
-        table = new_table(module.recipe, alphas=self.alphas).to(module.device)
+    def _measure(self, trainer: L.Trainer, module: SteeredLanguageModel) -> CalibrationData:
+        """One pass over the calibration split, gathered from all processes; without a mask its hidden states."""
         loader = as_completion_data(trainer).calibration_dataloader()
         snapshot = self._reference.open(trainer, module)
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
-        collect = partial(tabulate, module.peft_model, table=table, snapshot=snapshot)
-        training = module.training
-        module.eval()
-        try:
-            with torch.no_grad(), trainer.precision_plugin.val_step_context():
-                for batch in _progress(trainer, loader):
-                    on_device = trainer.strategy.batch_to_device(batch, module.device)
-                    run_step(trainer, module, "calibration_step", collect, on_device)
-            self._reference.keep()
-        finally:
-            module.train(training)
-        return table.compute()
+        collect, result = self._collector(trainer, module, snapshot)
+        with torch.no_grad(), trainer.precision_plugin.val_step_context():
+            for batch in _progress(trainer, loader):
+                on_device = trainer.strategy.batch_to_device(batch, module.device)
+                run_step(trainer, module, "calibration_step", collect, on_device)
+        self._reference.keep()
+        return result()
+
+    def _collector(
+        self, trainer: L.Trainer, module: SteeredLanguageModel, snapshot: ReferenceSnapshot
+    ) -> tuple[Callable[[dict[str, Any]], None], Callable[[], CalibrationData]]:
+        """What takes the batches, and what gives the tokens: with a mask a table, else the models' states."""
+        if module.recipe.alpha is None:
+            precision = trainer.precision_plugin.val_step_context
+            states = CompletionStates(module.peft_model, snapshot=snapshot, around=precision)
+            return states.add, states.stream
+        table = new_table(module.recipe, alphas=self.alphas).to(module.device)
+        return partial(tabulate, module.peft_model, table=table, snapshot=snapshot), table.compute
 
     def _report(
-        self, trainer: L.Trainer, module: SteeredLanguageModel, table: TokenTable, record: dict[str, Any]
+        self, trainer: L.Trainer, module: SteeredLanguageModel, data: CalibrationData, record: dict[str, Any]
     ) -> None:
         folder = run_folder(trainer)
         if not trainer.is_global_zero:
@@ -153,9 +162,9 @@ class SteeringCalibration(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(scalars, step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
-                log_figures(logger, table, module.recipe.directions, record, step=trainer.global_step)
+                log_figures(logger, data, module.recipe.directions, record, step=trainer.global_step)
         if folder is not None:
-            save_calibration(folder, record, table)
+            save_calibration(folder, record, data)
         if self.show_table:
             console().print(comparison_table("Calibration split", record))
             if record["sweep"]:
@@ -173,6 +182,17 @@ def _hint_at_more_data(trainer: L.Trainer, module: SteeredLanguageModel) -> None
             here,
             idle,
         )
+
+
+@contextmanager
+def _evaluating(module: SteeredLanguageModel) -> Iterator[None]:
+    """The module in evaluation mode."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def _progress(trainer: L.Trainer, loader: DataLoader) -> Iterator[dict[str, Any]]:

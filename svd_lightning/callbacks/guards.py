@@ -1,5 +1,6 @@
 """What the callbacks refuse before any expensive work starts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -64,9 +65,9 @@ def check_estimator(estimator: StrengthEstimator, steering: Steering) -> None:
     """Try the estimator on two made-up tokens: it may be one for a single rule, or hold too many strengths.
 
     Raises:
-        InputError: as the estimator; for a steering without a mask.
+        InputError: as the estimator.
     """
-    table = new_table(steering)
+    table = new_table(steering if steering.alpha is not None else replace(steering, alpha=0.1))
     table.sync_on_compute = False
     logits = torch.tensor([[1.0, 0.9, 0.8], [1.0, 0.7, 0.9]])
     table.update(logits, logits.flip(0), torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([0, 0]))

@@ -68,10 +68,16 @@ def _numbers(record: Mapping[str, Any], nll: str, decoded: str, accuracy: str) -
 
 
 def _caption(record: Mapping[str, Any], gains: bool) -> str:
-    penalty = record["penalty"]
+    tokens = f"{record['tokens']} tokens of {record['examples']} examples; nats per token"
+    gain = " Gain: held-out, over the tuned model, as decoded." * gains
+    return f"{tokens}; accuracy: label ranked first.{_mask_caption(record)}{gain}"
+
+
+def _mask_caption(record: Mapping[str, Any]) -> str:
+    if record["alpha"] is None:
+        return " No mask: the whole vocabulary is steered, and decoded so."
     covered = f", on the {record['coverage']:.1%} of them whose label lies inside the mask"
     return (
-        f"{record['tokens']} tokens of {record['examples']} examples; nats per token; accuracy: label ranked "
-        f"first. NLL: the mask (α = {record['alpha']:g}) only silences the steering. As decoded: λ = {penalty:g}"
-        f"{covered * (penalty == -math.inf)}." + " Gain: held-out, over the tuned model, as decoded." * gains
+        f" NLL: the mask (α = {record['alpha']:g}) only silences the steering. As decoded: λ = "
+        f"{record['penalty']:g}{covered * (record['penalty'] == -math.inf)}."
     )

@@ -26,7 +26,7 @@ SteeringFunction = Callable[[Tensor, Tensor], Tensor]
 IGNORED = -100
 """Label of the tokens that are not scored."""
 
-_CHUNK_ELEMENTS = 2**23
+CHUNK_ELEMENTS = 2**23
 """Default chunk: as few tokens as bring one float32 [n, V] tensor to 32 MiB. Blocks of that size glibc maps and
 returns one by one; smaller ones fragment its heap (2.5 GiB instead of 0.3 at V = 152k)."""
 
@@ -151,7 +151,7 @@ def logit_chunks(
         )
     tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask, shared_columns=shared), tokens)
     vocabulary = peft_model.get_base_model().config.get_text_config().vocab_size
-    size = chunk_size or math.ceil(_CHUNK_ELEMENTS / vocabulary)
+    size = chunk_size or math.ceil(CHUNK_ELEMENTS / vocabulary)
     heads = tuned_head(peft_model), base_head(peft_model)
     for tuned, base, labels in zip(
         tuned_states.split(size), base_states.split(size), tokens.labels.split(size), strict=True

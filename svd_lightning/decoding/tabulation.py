@@ -6,7 +6,12 @@ from typing import Any
 from peft import PeftModel
 
 from svd_lightning.calibration import CalibrationTable, ReferenceSnapshot
-from svd_lightning.decoding.scoring import completion_states, completion_tokens, logit_chunks
+from svd_lightning.decoding.scoring import (
+    CompletionTokens,
+    completion_states,
+    completion_tokens,
+    logit_chunks,
+)
 from svd_lightning.errors import InputError
 from svd_lightning.models.hidden import base_hidden_states
 from svd_lightning.steering import ConfidentSet, Steering
@@ -48,13 +53,10 @@ def tabulate(
         InputError: for logits that are not finite, or an adapter that cannot be switched off.
     """
     tokens = completion_tokens(batch)
-    examples = batch["index"].tolist()
     states = None
     if snapshot is not None:
-        if not snapshot.has(examples):
-            hidden = base_hidden_states(peft_model, batch["input_ids"], batch["attention_mask"])
-            snapshot.put(examples, tokens.rows, completion_states(hidden, tokens))
-        states = snapshot.get(examples)
+        reference_states(peft_model, batch, tokens, snapshot)
+        states = snapshot.get(batch["index"].tolist())
     start = 0
     for chunk in logit_chunks(peft_model, batch, base_states=states):
         part = slice(start, start := start + len(chunk.labels))
@@ -65,3 +67,13 @@ def tabulate(
             batch["index"][tokens.rows[part]],
             tokens.positions[part],
         )
+
+
+def reference_states(
+    peft_model: PeftModel, batch: dict[str, Any], tokens: CompletionTokens, snapshot: ReferenceSnapshot
+) -> None:
+    """See that the snapshot has the base's hidden states at a batch's tokens; costs a forward the first time."""
+    examples = batch["index"].tolist()
+    if not snapshot.has(examples):
+        hidden = base_hidden_states(peft_model, batch["input_ids"], batch["attention_mask"])
+        snapshot.put(examples, tokens.rows, completion_states(hidden, tokens))

@@ -3,6 +3,7 @@
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from transformers import PretrainedConfig
 
 from svd_lightning.errors import InputError
@@ -11,8 +12,13 @@ from svd_lightning.strategies.fsdp1 import FSDP1Strategy
 from svd_lightning.strategies.fsdp2 import FSDP2Strategy
 
 
-def check_strategy(trainer: L.Trainer, backbone: Backbone) -> None:
+def check_strategy(trainer: L.Trainer, backbone: Backbone, *, masked: bool = True) -> None:
     """Refuse a strategy, or options beside it, that would fail later or compute something else.
+
+    Args:
+        trainer: about to run.
+        backbone: of the module.
+        masked: whether the strengths, if they are calibrated, are for a steering with a mask.
 
     Raises:
         InputError: says what to write instead.
@@ -42,8 +48,18 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone) -> None:
             "write --config configs/strategy/ddp.yaml"
         )
     if isinstance(strategy, FSDP1Strategy):
+        _check_mask(trainer, masked)
         _check_clipping(trainer)
         _check_one_dtype(trainer, backbone)
+
+
+def _check_mask(trainer: L.Trainer, masked: bool) -> None:
+    if not masked and trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+        raise InputError(
+            "steering.alpha: without a mask the calibration asks the model's head again and again, which FSDP1 "
+            "gathers within a step only; set alpha (0.001 comes close to none), or write --config "
+            "configs/strategy/fsdp2.yaml"
+        )
 
 
 def _check_clipping(trainer: L.Trainer) -> None:

@@ -4,10 +4,10 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from svd_lightning.callbacks.guards import as_completion_data, as_steered
+from svd_lightning.callbacks.guards import as_completion_data, as_steered, check_estimator
 from svd_lightning.errors import InputError
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
-from svd_lightning.strength import Fixed, Mean
+from svd_lightning.strength import Fixed, LineSearch, Mean
 from tests.chain import Losses, diary_data, diary_model, fit, plain_calibration
 
 
@@ -73,9 +73,12 @@ def test_step_checkpoints_may_stand_beside_an_epoch_s(diaries, tmp_path):
     assert trainer.checkpoint_callbacks[1].last_model_path
 
 
-def test_a_steering_without_a_mask(diaries, tmp_path):
-    module = diary_model(steering=Steering(alpha=None))
-    refused(tmp_path, diary_data(diaries), module=module, message="calibration table needs a mask")
+@pytest.mark.parametrize("alpha", [0.1, None])
+def test_an_estimator_is_tried_before_training(alpha):
+    steering = Steering([KLGradient(), NaturalGradient()], alpha=alpha)
+    check_estimator(LineSearch(), steering)
+    with pytest.raises(InputError, match="defined for a single rule"):
+        check_estimator(Mean(), steering)
 
 
 @pytest.mark.parametrize(

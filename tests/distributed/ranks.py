@@ -5,6 +5,7 @@ JOB.json` on several. What each process found goes to `FOUND-<rank>.pt` in the j
 """
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from peft import PromptTuningConfig
 
 from svd_lightning.callbacks import PredictionWriter
+from svd_lightning.steering import Steering
 from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy
 from tests.chain import Losses, diary_data, diary_model, plain_calibration, quiet_trainer, small_lora
 
@@ -69,7 +71,8 @@ class Fault(Callback):
 def new_module(job: dict[str, Any]) -> Any:
     """From the same seed on every process."""
     L.seed_everything(3, verbose=False)
-    return diary_model(ADAPTERS[job.get("adapter", "lora")](), learning_rate=2e-3)
+    steering = Steering(alpha=job.get("alpha", 0.1), penalty=job.get("penalty", -math.inf))
+    return diary_model(ADAPTERS[job.get("adapter", "lora")](), learning_rate=2e-3, steering=steering)
 
 
 def new_trainer(job: dict[str, Any], verb: str, *callbacks: Callback, **options: Any) -> Any:

@@ -106,3 +106,22 @@ def test_a_checkpoint_serves_every_other_strategy(two, one, uneven, target, tmp_
         )
         assert rank["test"]["metrics"][0] == pytest.approx(two[2][0]["test"]["metrics"][0], rel=1e-5, abs=1e-6)
     assert (tmp_path / "predictions.jsonl").read_text() == (two[1] / "predictions.jsonl").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize(
+    "options", [{"adapter": "prompt"}, {"alpha": None, "penalty": 0.0}], ids=["prompt", "unmasked"]
+)
+def test_virtual_tokens_and_steering_without_a_mask(strategy, options, uneven, tmp_path):
+    if strategy == "fsdp" and "alpha" in options:
+        pytest.skip("refused: see tests/strategies")
+    verbs = ("fit", "test", "predict")
+    [alone] = results(write_job(tmp_path / "one", uneven, "single", *verbs, **options))
+    found = results(write_job(tmp_path / "two", uneven, strategy, *verbs, **options))
+    torch.testing.assert_close(mean_losses(found), mean_losses([alone]), rtol=1e-5, atol=1e-5)
+    for rank in found:
+        for name in ("nll_tuned", "nll_steered"):
+            assert rank["fit"]["calibration"][name] == pytest.approx(alone["fit"]["calibration"][name], rel=1e-5)
+    texts = [(tmp_path / name / "predictions.jsonl").read_text() for name in ("one", "two")]
+    assert texts[0] == texts[1]

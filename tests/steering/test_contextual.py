@@ -73,7 +73,9 @@ def test_no_weight_on_the_features_is_the_plain_steering(dtype):
 
 
 def test_the_number_of_strengths():
-    with pytest.raises(InputError, match=r"one per rule and one per rule and feature \(KLGradient, KLGradient\.Ent"):
+    with pytest.raises(
+        InputError, match=r"one per rule and one per rule and feature \(KLGradient, KLGradient\.Ent"
+    ):
         Steering(strengths=[1.0], features=[Entropy()])
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from svd_lightning.errors import InputError
@@ -68,6 +69,14 @@ def test_refused_with_a_remedy(strategy, backbone, options, message):
 )
 def test_what_works_is_let_through(strategy, backbone, options):
     check_strategy(trainer(strategy, **options), backbone)
+
+
+def test_calibration_without_a_mask_needs_another_strategy_than_fsdp1():
+    fitting, predicting = (SimpleNamespace(fn=verb) for verb in (TrainerFn.FITTING, TrainerFn.PREDICTING))
+    with pytest.raises(InputError, match=r"steering.alpha: .* FSDP1 .*fsdp2.yaml"):
+        check_strategy(trainer(FSDP1Strategy(), state=fitting), BASE, masked=False)
+    check_strategy(trainer(FSDP1Strategy(), state=predicting), BASE, masked=False)
+    check_strategy(trainer(FSDP2Strategy(), state=fitting), BASE, masked=False)
 
 
 def test_deepspeed_says_what_there_is_instead():
