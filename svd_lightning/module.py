@@ -103,7 +103,7 @@ class SteeredLanguageModel(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse, before weights are loaded, a strategy that cannot work."""
-        check_strategy(self.trainer, self.backbone, masked=self.recipe.alpha is not None)
+        check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.recipe.alpha is not None)
 
     def configure_model(self) -> None:
         """Load the base, attach the adapter, shard both where the strategy does; the second time only that."""
@@ -206,7 +206,7 @@ class SteeredLanguageModel(L.LightningModule):
         return {**record, "estimator": found["estimator"], "candidates": again}
 
     def calibration_step(self, collect: Callable[[Batch], None], batch: Batch) -> None:
-        """Show a batch of the calibration split to what collects it; a step, so that wrappers take part."""
+        """Show a batch to what collects it; a step, so that wrappers take part."""
         collect(batch)
 
     def _score(self, batch: Batch) -> None:

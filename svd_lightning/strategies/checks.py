@@ -4,6 +4,7 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from peft import PeftConfig
 from transformers import PretrainedConfig
 
 from svd_lightning.errors import InputError
@@ -12,12 +13,13 @@ from svd_lightning.strategies.fsdp1 import FSDP1Strategy
 from svd_lightning.strategies.fsdp2 import FSDP2Strategy
 
 
-def check_strategy(trainer: L.Trainer, backbone: Backbone, *, masked: bool = True) -> None:
+def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, *, masked: bool = True) -> None:
     """Refuse a strategy, or options beside it, that would fail later or compute something else.
 
     Args:
         trainer: about to run.
         backbone: of the module.
+        adapter: its configuration.
         masked: whether the strengths, if they are calibrated, are for a steering with a mask.
 
     Raises:
@@ -46,6 +48,11 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, *, masked: bool = Tru
         raise InputError(
             f"model.backbone.{name}: quantised weights cannot be split over processes here; leave it out, or "
             "write --config configs/strategy/ddp.yaml"
+        )
+    if isinstance(strategy, FSDP2Strategy) and adapter.is_prompt_learning:
+        raise InputError(
+            "model.adapter: PEFT puts virtual tokens beside the base's embeddings outside its forward, where FSDP2 "
+            "has not gathered them; write --config configs/strategy/fsdp.yaml, or take LoRA"
         )
     if isinstance(strategy, FSDP1Strategy):
         _check_mask(trainer, masked)

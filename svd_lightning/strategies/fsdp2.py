@@ -4,10 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import PeftModel
-from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -49,8 +47,7 @@ def shard(peft_model: PeftModel, mesh: DeviceMesh) -> None:
     """Split the base's parameters, and the adapter's within its layers; does nothing the second time.
 
     The PEFT model itself stays as it is: FSDP2 changes the class of what it splits, and PEFT's `generate` does
-    not survive that. What lives there (prompt learning's virtual tokens) is small: each process holds all of
-    it, and the gradients are averaged.
+    not survive that.
     """
     base = peft_model.get_base_model()
     if isinstance(base, FSDPModule):
@@ -59,21 +56,3 @@ def shard(peft_model: PeftModel, mesh: DeviceMesh) -> None:
     for layer in decoder_layers(base):
         fully_shard(layer, mesh=split)
     fully_shard(base, mesh=split, reshard_after_forward=False)  # the head is asked again and again
-    inside = set(map(id, base.parameters()))
-    for parameter in peft_model.parameters():
-        if id(parameter) not in inside and parameter.requires_grad:
-            _replicate(parameter, split)
-
-
-def _replicate(parameter: nn.Parameter, mesh: DeviceMesh) -> None:
-    """The first process's values for all, and the mean of all gradients."""
-    group = mesh.get_group()
-    with torch.no_grad():
-        parameter.data = parameter.to(mesh.device_type)
-        torch.distributed.broadcast(parameter.data, group_src=0, group=group)
-
-    def average(trained: Tensor) -> None:
-        assert trained.grad is not None
-        torch.distributed.all_reduce(trained.grad.div_(mesh.size()), group=group)
-
-    parameter.register_post_accumulate_grad_hook(average)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from peft import PromptTuningConfig
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, decoder_layers
 from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, check_strategy
 from svd_lightning.strategies.checks import stored_dtype
-from tests.chain import BASE_FOLDER, ROOT, environment, write_config
+from tests.chain import BASE_FOLDER, ROOT, environment, small_lora, write_config
 
 BASE = Backbone(name_or_path=str(BASE_FOLDER))
 
@@ -54,7 +55,7 @@ def bfloat16():
 )
 def test_refused_with_a_remedy(strategy, backbone, options, message):
     with pytest.raises(InputError, match=message):
-        check_strategy(trainer(strategy, **options), backbone)
+        check_strategy(trainer(strategy, **options), backbone, small_lora())
 
 
 @pytest.mark.parametrize(
@@ -68,21 +69,26 @@ def test_refused_with_a_remedy(strategy, backbone, options, message):
     ],
 )
 def test_what_works_is_let_through(strategy, backbone, options):
-    check_strategy(trainer(strategy, **options), backbone)
+    check_strategy(trainer(strategy, **options), backbone, small_lora())
+
+
+def test_virtual_tokens_need_another_strategy_than_fsdp2():
+    with pytest.raises(InputError, match=r"model.adapter: .* FSDP2 .*fsdp.yaml"):
+        check_strategy(trainer(FSDP2Strategy()), BASE, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
 
 
 def test_calibration_without_a_mask_needs_another_strategy_than_fsdp1():
     fitting, predicting = (SimpleNamespace(fn=verb) for verb in (TrainerFn.FITTING, TrainerFn.PREDICTING))
     with pytest.raises(InputError, match=r"steering.alpha: .* FSDP1 .*fsdp2.yaml"):
-        check_strategy(trainer(FSDP1Strategy(), state=fitting), BASE, masked=False)
-    check_strategy(trainer(FSDP1Strategy(), state=predicting), BASE, masked=False)
-    check_strategy(trainer(FSDP2Strategy(), state=fitting), BASE, masked=False)
+        check_strategy(trainer(FSDP1Strategy(), state=fitting), BASE, small_lora(), masked=False)
+    check_strategy(trainer(FSDP1Strategy(), state=predicting), BASE, small_lora(), masked=False)
+    check_strategy(trainer(FSDP2Strategy(), state=fitting), BASE, small_lora(), masked=False)
 
 
 def test_deepspeed_says_what_there_is_instead():
     strategy = object.__new__(DeepSpeedStrategy)  # its constructor needs the package
     with pytest.raises(InputError, match=r"DeepSpeed is not supported yet.*fsdp2.yaml"):
-        check_strategy(trainer(strategy), BASE)
+        check_strategy(trainer(strategy), BASE, small_lora())
 
 
 def test_the_stored_dtype_of_a_base():
@@ -92,7 +98,8 @@ def test_the_stored_dtype_of_a_base():
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "opt", "gemma3_text", "mixtral"])
 def test_the_layers_are_found_in_every_family(family):
-    from transformers import AutoConfig
+    from peft import PromptTuningConfig
+from transformers import AutoConfig
 
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "vocab_size": 40}
     given = {**sizes, "intermediate_size": 48, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_key_value_heads": 4}
