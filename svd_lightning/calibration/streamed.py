@@ -208,7 +208,7 @@ class StreamedObjective:
 
     def __init__(self, stream: TokenStream, rules: Sequence[SteeringRule]) -> None:
         self._stream, self._rules = stream, tuple(rules)
-        self._keep: Tensor | None = None
+        self._keep = torch.ones(stream.num_examples, dtype=torch.bool)
         self._start = torch.zeros(len(self._rules), dtype=torch.float64)
 
     def only(self, examples: Tensor, *, start: Tensor) -> "StreamedObjective":
@@ -241,7 +241,7 @@ class StreamedObjective:
     @property
     def examples(self) -> Tensor:
         """Numbers of the examples that count, int64 [E], ascending."""
-        return self._stream.examples if self._keep is None else self._stream.examples[self._keep]
+        return self._stream.examples[self._keep]
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
         """Steered log-probability of each label, float64 [N]."""
@@ -250,30 +250,24 @@ class StreamedObjective:
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """K(μ), its gradient and its Hessian, means over tokens."""
         found, k = self._ask(strengths), self.num_directions
-        tokens, sums = found.tokens[:, 0], found.examples[:, 1:]
-        if self._keep is not None:
-            tokens, sums = tokens[self._kept_tokens()], sums[self._keep]
+        tokens, sums = found.tokens[self._kept_tokens(), 0], found.examples[self._keep, 1:]
         n, total = len(tokens), sums.sum(dim=0)
         return Evaluation(-tokens.sum().item() / n, total[:k] / n, total[k:].view(k, k) / n)
 
     def divergence(self, strengths: Tensor) -> float:
         """Mean KL(p_μ ‖ p_0), in nats."""
-        sums = self._ask(strengths).examples[:, 0]
-        if self._keep is None:
-            return sums.sum().item() / self._stream.num_tokens
-        return sums[self._keep].sum().item() / int(self._kept_tokens().sum())
+        sums = self._ask(strengths).examples[self._keep, 0]
+        return sums.sum().item() / int(self._kept_tokens().sum())
 
     def terms(self) -> StrengthTerms:
         """Per-token slope and curvatures of the single rule."""
         found = self._stream.ask(Slopes(single(self._rules)[0])).tokens
-        found = found if self._keep is None else found[self._kept_tokens()]
-        return StrengthTerms(*found.unbind(dim=-1))
+        return StrengthTerms(*found[self._kept_tokens()].unbind(dim=-1))
 
     def _ask(self, strengths: Tensor) -> Answer:
         return self._stream.ask(Steered(self._rules, strengths.double()))
 
     def _kept_tokens(self) -> Tensor:
-        assert self._keep is not None
         return self._keep[self._stream.number]
 
 
