@@ -51,8 +51,8 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, 
         )
     if isinstance(strategy, FSDP2Strategy) and adapter.is_prompt_learning:
         raise InputError(
-            "model.adapter: PEFT puts virtual tokens beside the base's embeddings outside its forward, where FSDP2 "
-            "has not gathered them; write --config configs/strategy/fsdp.yaml, or take LoRA"
+            "model.adapter: PEFT puts virtual tokens beside the base's embeddings outside its forward, where "
+            "FSDP2 has not gathered them; write --config configs/strategy/fsdp.yaml, or take LoRA"
         )
     if isinstance(strategy, FSDP1Strategy):
         _check_mask(trainer, masked)

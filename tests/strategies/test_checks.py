@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from peft import PromptTuningConfig
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, decoder_layers
@@ -74,7 +74,7 @@ def test_what_works_is_let_through(strategy, backbone, options):
 
 def test_virtual_tokens_need_another_strategy_than_fsdp2():
     with pytest.raises(InputError, match=r"model.adapter: .* FSDP2 .*fsdp.yaml"):
-        check_strategy(trainer(FSDP2Strategy()), BASE, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4))
+        check_strategy(trainer(FSDP2Strategy()), BASE, PromptTuningConfig(num_virtual_tokens=4))
 
 
 def test_calibration_without_a_mask_needs_another_strategy_than_fsdp1():
@@ -98,9 +98,6 @@ def test_the_stored_dtype_of_a_base():
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neox", "opt", "gemma3_text", "mixtral"])
 def test_the_layers_are_found_in_every_family(family):
-    from peft import PromptTuningConfig
-from transformers import AutoConfig
-
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 3, "vocab_size": 40}
     given = {**sizes, "intermediate_size": 48, "ffn_dim": 48, "word_embed_proj_dim": 32, "num_key_value_heads": 4}
     config = AutoConfig.for_model(family, **given)
