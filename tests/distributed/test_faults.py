@@ -53,9 +53,9 @@ def test_an_exception_on_one_process_stops_all_with_its_message(strategy, launch
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
 def test_fewer_prompts_than_processes(strategy, one, tmp_path):
-    diaries = write_diaries(tmp_path / "data", train=80, calibration=1, test=1, validation=1, predict=1)
+    diaries = write_diaries(tmp_path / "data", train=80, calibration=3, test=1, validation=1, predict=1)
     checkpoint = str(one[0] / "fit/run/version_0/checkpoints/last.ckpt")
     found = results(write_job(tmp_path, diaries, strategy, "calibrate", "test", "predict", ckpt_path=checkpoint))
     assert {rank["test"]["test"]["examples"] for rank in found} == {1}
-    assert {rank["calibrate"]["calibration"]["examples"] for rank in found} == {1}
+    assert {rank["calibrate"]["calibration"]["examples"] for rank in found} == {3}
     assert [row["id"] for row in read_jsonl(tmp_path / "predictions.jsonl")] == ["predict-0"]
