@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -105,8 +105,10 @@ class MaskedObjective:
         self._log_p = self.table.log_p.double()
         self._rest = self.table.rest.double() + penalty
         self._labels = _Labels(self.table, penalty)
-        self._keep: Tensor | None = None
+        self._counted = torch.ones(self.table.num_tokens, dtype=torch.float64)
+        self._counted_entries = torch.ones(len(self._log_p), dtype=torch.float64)
         self._keep_whole: Tensor | None = None
+        self._known: dict[str, Any] = {}  # what all parts of the objective share, once it is known
         self._start = torch.zeros(len(self._rules), dtype=torch.float64)
 
     def only(self, examples: Tensor, *, start: Tensor) -> "MaskedObjective":
@@ -117,7 +119,8 @@ class MaskedObjective:
             start: where a search may begin, float64 [k].
         """
         part = copy.copy(self)
-        part._keep = torch.isin(self.table.example, examples)
+        part._counted = torch.isin(self.table.example, examples).double()
+        part._counted_entries = part._counted[self.table.rows()]
         part._keep_whole = torch.isin(self._whole.example, examples)
         part._start = start
         return part
@@ -140,7 +143,7 @@ class MaskedObjective:
     @property
     def examples(self) -> Tensor:
         """Numbers of the examples that count, int64 [E], ascending."""
-        return (self.table.example if self._keep is None else self.table.example[self._keep]).unique()
+        return self.table.example[self._counted > 0].unique()
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
         """Steered log-probability of the label of each token of `table`, float64 [N]."""
@@ -150,28 +153,35 @@ class MaskedObjective:
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """K(μ), its gradient and its Hessian, means over tokens."""
         steered, normaliser = self._normalise(strengths)
-        rows, counted = self.table.rows(), self._counted()
+        rows, counted = self.table.rows(), self._counted
         weight = (steered - normaliser[rows]).exp()
         weighted = weight * self._directions
         mean = torch.zeros(self.num_directions, self.table.num_tokens, dtype=torch.float64)
         mean.index_add_(1, rows, weighted)
         nll = (counted * (normaliser - self._labels.values(steered))).sum()
         gradient = ((mean - self._labels.at(self._directions)) * counted).sum(dim=1)
-        hessian = (weighted * counted[rows]) @ self._directions.T - (mean * counted) @ mean.T
+        hessian = (weighted * self._counted_entries) @ self._directions.T - (mean * counted) @ mean.T
         n = counted.sum()
         return Evaluation((nll / n).item(), gradient / n, hessian / n)
 
     def divergence(self, strengths: Tensor) -> float:
         """Mean KL(p_μ ‖ p_0) = E_{p_μ}[μ·d] − (log-normaliser at μ − log-normaliser at 0), in nats."""
         steered, normaliser = self._normalise(strengths)
-        _, before = self._normalise(torch.zeros_like(strengths))
-        rows, counted = self.table.rows(), self._counted()
-        shift = (steered - normaliser[rows]).exp() * (steered - self._log_p)
-        moved = (counted[rows] * shift).sum() - (counted * (normaliser - before)).sum()
-        return (moved / counted.sum()).item()
+        if "before" not in self._known:
+            _, self._known["before"] = self._normalise(torch.zeros_like(strengths))
+        shift = (steered - normaliser[self.table.rows()]).exp() * (steered - self._log_p)
+        moved = (self._counted_entries * shift).sum()
+        moved -= (self._counted * (normaliser - self._known["before"])).sum()
+        return (moved / self._counted.sum()).item()
 
     def terms(self) -> StrengthTerms:
         """The paper's per-token terms: masked entries of d are 0, labels outside the mask count as 0."""
+        if "terms" not in self._known:
+            self._known["terms"] = self._terms()
+        found: StrengthTerms = self._known["terms"]
+        return found if self._keep_whole is None else StrengthTerms(*(field[self._keep_whole] for field in found))
+
+    def _terms(self) -> StrengthTerms:
         table = self._whole
         [direction] = table.directions(single(self._rules))
         rows, n = table.rows(), table.num_tokens
@@ -184,13 +194,7 @@ class MaskedObjective:
         outside = 1.0 - total(p)
         variance = total(p * (direction - mean[rows]).square()) + outside.clamp_min(0.0) * mean.square()
         at_label = _Labels(table, 0.0).at(direction.unsqueeze(0)).squeeze(0)
-        found = StrengthTerms(at_label - mean, sq_norm, variance)
-        return found if self._keep_whole is None else StrengthTerms(*(field[self._keep_whole] for field in found))
-
-    def _counted(self) -> Tensor:
-        """1 for the tokens that count, 0 for the others, float64 [N]."""
-        n = self.table.num_tokens
-        return torch.ones(n, dtype=torch.float64) if self._keep is None else self._keep.double()
+        return StrengthTerms(at_label - mean, sq_norm, variance)
 
     def _normalise(self, strengths: Tensor) -> tuple[Tensor, Tensor]:
         """Steered entries [M] and log-normaliser of each token [N]."""

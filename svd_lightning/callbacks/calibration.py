@@ -51,6 +51,7 @@ class SteeringCalibration(L.Callback):
             sure; else fall back to sharpening, or to the tuned model.
         folds: of the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
+        others: solve the other rules and estimators too, for the comparison in tables and report.
         show_table: print base, tuned, the sharpening control and every estimator side by side.
         snapshot: folder where the base's hidden states on the split are kept and found again; what it holds of
             another base or other data is refused. Null for `snapshot` in the run folder, remade as needed.
@@ -68,11 +69,12 @@ class SteeringCalibration(L.Callback):
         guard: bool = True,
         folds: int = 4,
         alphas: Sequence[float] = PAPER_ALPHAS,
+        others: bool = True,
         show_table: bool = True,
         snapshot: str | None = None,
     ) -> None:
         self.estimator, self.guard, self.folds = estimator, guard, folds
-        self.alphas, self.show_table = tuple(alphas), show_table
+        self.alphas, self.others, self.show_table = tuple(alphas), others, show_table
         self.on_validate = False
         self._reference = Reference(snapshot)
         self._calibrated_step: int | None = None
@@ -115,7 +117,13 @@ class SteeringCalibration(L.Callback):
         with _evaluating(module):
             data = self._measure(trainer, module)
             record = calibrate(
-                data, module.recipe, self.estimator, guard=self.guard, folds=self.folds, alphas=self.alphas
+                data,
+                module.recipe,
+                self.estimator,
+                guard=self.guard,
+                folds=self.folds,
+                alphas=self.alphas,
+                others=self.others,
             )
         record |= {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
         module.adopt(record)

@@ -82,15 +82,25 @@ def generate(
 
 
 def complete(
-    peft_model: PeftModel, batch: Mapping[str, Any], wanted: Mapping[str, SteeringFunction], **options: Any
+    peft_model: PeftModel,
+    batch: Mapping[str, Any],
+    wanted: Mapping[str, SteeringFunction],
+    *,
+    config: GenerationConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    together: bool = False,
 ) -> list[dict[str, Any]]:
     """Complete a batch in several ways: one record per row, with the completions under their names.
 
     Args:
-        peft_model, batch, options: as in `generate`; the batch holds index, id, prompt and completion too.
+        peft_model, batch, config, tokenizer, together: as in `generate`; the batch holds index, id, prompt and
+            completion too.
         wanted: the steering of each completion.
     """
-    texts = {name: generate(peft_model, batch, steering, **options) for name, steering in wanted.items()}
+    texts = {
+        name: generate(peft_model, batch, steering, config=config, tokenizer=tokenizer, together=together)
+        for name, steering in wanted.items()
+    }
     return [
         {name: batch[name][row] for name in ("id", "prompt")}
         | {"index": int(batch["index"][row]), "reference": batch["completion"][row]}

@@ -23,6 +23,7 @@ def calibrate(
     guard: bool = True,
     folds: int = 4,
     alphas: Sequence[float] = (),
+    others: bool = True,
 ) -> dict[str, Any]:
     """Solve for the strengths, put intervals on their gain, and describe the result in plain numbers.
 
@@ -34,6 +35,7 @@ def calibrate(
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
         folds: of the cross-fit behind every gain; examples are never split.
         alphas: masks to compare; none leaves the comparison out, and so does a steering without a mask.
+        others: solve the other rules and estimators too, for the comparison.
 
     Returns:
         What a checkpoint and `calibration.json` hold: the strengths found and those `used`, NLL in nats per
@@ -50,7 +52,7 @@ def calibrate(
         )
     masked = _at_alpha(data, steering)
     penalty, chosen = steering.penalty, Recipe(steering.directions, estimator)
-    wanted = list(recipes(steering, estimator))
+    wanted = list(recipes(steering, estimator, others=others))
     fits = masked.map(lambda recipe: fit(masked, recipe, penalty=penalty, folds=folds), wanted)
     zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
     tuned = label_log_probs(masked, steering.directions, zeros, penalty=penalty)

@@ -69,13 +69,21 @@ CONTROL = Recipe((Temperature(),), LineSearch())
 """Sharpening alone, which every comparison carries."""
 
 
-def recipes(steering: Steering, estimator: StrengthEstimator) -> Iterator[Recipe]:
-    """The control, the chosen recipe, its rules with every estimator, the other rules, and all rules together.
+def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = True) -> Iterator[Recipe]:
+    """The control and the chosen recipe; its rules with every estimator, the other rules, and all together.
+
+    Args:
+        steering: the chosen rules.
+        estimator: the chosen estimator.
+        others: whether to go beyond the control and the chosen recipe.
 
     Features belong to the chosen recipe alone: the others show what they are worth.
     """
     rules, everything = tuple(steering.rules), known_rules(steering.rules)
     wanted = [CONTROL, Recipe(steering.directions, estimator)]
+    if not others:
+        yield from {recipe.key: recipe for recipe in wanted}.values()
+        return
     for rule in everything:
         if rule in rules and not isinstance(rule, Temperature):
             closed = (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton())
