@@ -126,6 +126,21 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
 
 
+def run_module(*arguments: str, timeout: int = 250) -> str:
+    """A module in a process of its own, which must end well; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
 def interrupted_command(until: Iterator[bool], sign: signal.Signals, *arguments: str, log: Path) -> int:
     """Exit status of `svd-lightning …` in a process of its own, sent a signal as soon as `until` yields true."""
     with log.open("w") as output:

@@ -1,8 +1,6 @@
 """Two processes say what one says."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,13 +8,12 @@ import torch
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.callbacks import PredictionWriter
 from tests.chain import (
-    ROOT,
     diary_data,
     diary_model,
-    environment,
     plain_calibration,
     quiet_trainer,
     read_jsonl,
+    run_module,
     write_config,
     write_diaries,
 )
@@ -35,16 +32,7 @@ def two(fitted, data_folder, tmp_path_factory):
     """The folder in which two processes have left their runs."""
     folder = tmp_path_factory.mktemp("two")
     write_config(folder / "config.yaml", data_folder, folder, data={"eval_batch_size": 2})
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.two_ranks", str(folder), str(fitted / "checkpoints/last.ckpt")],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=250,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_module("tests.two_ranks", str(folder), str(fitted / "checkpoints/last.ckpt"))
     return folder
 
 

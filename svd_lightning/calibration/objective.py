@@ -76,7 +76,34 @@ class TokenObjective(Objective, Protocol):
         ...
 
 
-class MaskedObjective:
+class Along:
+    """What every objective along some directions is asked first.
+
+    Args:
+        rules: the directions d_k.
+    """
+
+    def __init__(self, rules: Sequence[SteeringRule]) -> None:
+        self._rules = tuple(rules)
+        self._start = torch.zeros(len(self._rules), dtype=torch.float64)
+
+    @property
+    def num_directions(self) -> int:
+        """How many strengths the objective has: k."""
+        return len(self._rules)
+
+    @property
+    def start(self) -> Tensor:
+        """Strengths from which a search may begin, float64 [k]."""
+        return self._start
+
+    @property
+    def contextual(self) -> Tensor:
+        """Directions that are a rule times a feature, bool [k]."""
+        return torch.tensor([isinstance(rule, Contextual) for rule in self._rules])
+
+
+class MaskedObjective(Along):
     """K(μ) of the masked steering, exactly, from the compact table.
 
     ẑ = log p + Σ_k μ_k d_k on confident entries; the rest weighs exp(λ) times its mass. With λ = −∞ a
@@ -93,7 +120,7 @@ class MaskedObjective:
     """
 
     def __init__(self, table: "TokenTable", rules: Sequence[SteeringRule], *, penalty: float = -math.inf) -> None:
-        self._rules = tuple(rules)
+        super().__init__(rules)
         self.table = table.select(table.covered) if penalty == -math.inf else table
         if not self.table.num_tokens:
             raise InputError(
@@ -109,7 +136,6 @@ class MaskedObjective:
         self._counted_entries = torch.ones(len(self._log_p), dtype=torch.float64)
         self._keep_whole: Tensor | None = None
         self._known: dict[str, Any] = {}  # what all parts of the objective share, once it is known
-        self._start = torch.zeros(len(self._rules), dtype=torch.float64)
 
     def only(self, examples: Tensor, *, start: Tensor) -> "MaskedObjective":
         """The objective of some examples alone (int64 numbers), sharing everything else; for folds.
@@ -124,21 +150,6 @@ class MaskedObjective:
         part._keep_whole = torch.isin(self._whole.example, examples)
         part._start = start
         return part
-
-    @property
-    def num_directions(self) -> int:
-        """How many strengths the objective has: k."""
-        return len(self._rules)
-
-    @property
-    def start(self) -> Tensor:
-        """Strengths from which a search may begin, float64 [k]."""
-        return self._start
-
-    @property
-    def contextual(self) -> Tensor:
-        """Directions that are a rule times a feature, bool [k]."""
-        return contextual(self._rules)
 
     @property
     def examples(self) -> Tensor:
@@ -220,11 +231,6 @@ class _Labels:
     def at(self, directions: Tensor) -> Tensor:
         """The label's entry of each direction, [k, M] → [k, N]; 0 outside the mask."""
         return directions[:, self._entry] * self._inside
-
-
-def contextual(rules: tuple[SteeringRule, ...]) -> Tensor:
-    """Directions that are a rule times a feature, bool [k]."""
-    return torch.tensor([isinstance(rule, Contextual) for rule in rules])
 
 
 def single(rules: tuple[SteeringRule, ...]) -> tuple[SteeringRule, ...]:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from svd_lightning.calibration.objective import Evaluation, contextual, single
+from svd_lightning.calibration.objective import Along, Evaluation, single
 from svd_lightning.calibration.questions import Key, Labels, Question, Slopes, Steered, View
 from svd_lightning.calibration.together import Together
 from svd_lightning.errors import InputError
@@ -198,7 +198,7 @@ class TokenStream:
             self._bytes -= self._known.popitem(last=False)[1][1].size
 
 
-class StreamedObjective:
+class StreamedObjective(Along):
     """K(μ) of unmasked steering, exactly: ẑ = log p + Σ_k μ_k d_k over the whole vocabulary.
 
     Args:
@@ -207,9 +207,9 @@ class StreamedObjective:
     """
 
     def __init__(self, stream: TokenStream, rules: Sequence[SteeringRule]) -> None:
-        self._stream, self._rules = stream, tuple(rules)
+        super().__init__(rules)
+        self._stream = stream
         self._keep = torch.ones(stream.num_examples, dtype=torch.bool)
-        self._start = torch.zeros(len(self._rules), dtype=torch.float64)
 
     def only(self, examples: Tensor, *, start: Tensor) -> "StreamedObjective":
         """The objective of some examples alone (int64 numbers); for folds.
@@ -222,21 +222,6 @@ class StreamedObjective:
         part._keep = torch.isin(self._stream.examples, examples)
         part._start = start
         return part
-
-    @property
-    def num_directions(self) -> int:
-        """How many strengths the objective has: k."""
-        return len(self._rules)
-
-    @property
-    def start(self) -> Tensor:
-        """Strengths from which a search may begin, float64 [k]."""
-        return self._start
-
-    @property
-    def contextual(self) -> Tensor:
-        """Directions that are a rule times a feature, bool [k]."""
-        return contextual(self._rules)
 
     @property
     def examples(self) -> Tensor:

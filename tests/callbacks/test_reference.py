@@ -2,8 +2,6 @@
 
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from svd_lightning.callbacks.reference import tokenizer_digest
 from svd_lightning.demo.run import BASE_FOLDER
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, fingerprint, weights_digest
-from tests.chain import Losses, diary_data, diary_model, environment, fit, quiet_trainer, write_diaries
+from tests.chain import Losses, diary_data, diary_model, fit, quiet_trainer, run_module, write_diaries
 from tests.conftest import WORDS
 
 FILE = "snapshot/reference-0-of-1.safetensors"
@@ -172,16 +170,7 @@ def test_the_tokenizer_s_digest_sees_words_and_templates(word_tokenizer):
 def test_two_processes_keep_a_share_each(diaries, tmp_path):
     """23 examples, so one share has a filler: made, reused, and made again where one file is missing."""
     write_diaries(tmp_path / "data", calibration=23)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.callbacks.two_ranks", str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_module("tests.callbacks.two_ranks", str(tmp_path))
     names = [f"reference-{rank}-of-2.safetensors" for rank in range(2)]
     assert sorted(os.listdir(tmp_path / "kept")) == names
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]

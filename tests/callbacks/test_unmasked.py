@@ -1,28 +1,18 @@
 """Steering without a mask through the verbs, and over two processes."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
-from tests.chain import ROOT, diary_data, diary_model, environment, plain_calibration, quiet_trainer, write_config
-
-
-def run(*arguments: str) -> str:
-    """A module in a process of its own; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+from tests.chain import (
+    diary_data,
+    diary_model,
+    plain_calibration,
+    quiet_trainer,
+    run_module,
+    write_config,
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +20,7 @@ def unmasked(diaries, tmp_path_factory):
     """A run of `svd-lightning fit` with alpha null."""
     folder = tmp_path_factory.mktemp("unmasked")
     config = write_config(folder / "config.yaml", diaries, folder)
-    run("svd_lightning", "fit", "--config", str(config), "--model.steering.alpha", "null")
+    run_module("svd_lightning", "fit", "--config", str(config), "--model.steering.alpha", "null")
     return folder
 
 
@@ -43,8 +33,8 @@ def test_fit_calibrates_and_test_and_report_use_it(unmasked):
     assert not (unmasked / "run/version_0/calibration_table.safetensors").exists()
     options = ["--config", str(unmasked / "config.yaml"), "--model.steering.alpha", "null"]
     checkpoint = str(unmasked / "run/version_0/checkpoints/last.ckpt")
-    assert "nll_steered" in run("svd_lightning", "test", *options, "--ckpt_path", checkpoint)
-    run("svd_lightning", "report", str(unmasked / "run/version_0"))
+    assert "nll_steered" in run_module("svd_lightning", "test", *options, "--ckpt_path", checkpoint)
+    run_module("svd_lightning", "report", str(unmasked / "run/version_0"))
 
 
 def test_two_processes_find_the_same_strengths(fitted, diaries, tmp_path):
@@ -54,7 +44,7 @@ def test_two_processes_find_the_same_strengths(fitted, diaries, tmp_path):
     trainer.calibrate(
         module := diary_model(steering=steering), datamodule=diary_data(diaries), ckpt_path=checkpoint
     )
-    run("tests.callbacks.two_unmasked", str(tmp_path / "two"), str(diaries), str(checkpoint))
+    run_module("tests.callbacks.two_unmasked", str(tmp_path / "two"), str(diaries), str(checkpoint))
     for rank in range(2):
         found = json.loads((tmp_path / f"two/{rank}.json").read_text())
         for name in ("strengths", "tokens", "examples", "nll_tuned", "nll_steered", "kl_to_reference"):

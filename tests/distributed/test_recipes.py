@@ -1,29 +1,14 @@
 """What the README says: one more --config, the same run on several processes."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
-from tests.chain import ROOT, environment, write_config
+from tests.chain import run_module, write_config
 from tests.distributed.launch import read_results, torchrun_node, write_job
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.guard", "false", "--calibration.show_table", "false"]
-
-
-def finished(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.slow
@@ -32,13 +17,13 @@ def test_one_more_config_on_the_command_line(name, uneven, one, tmp_path):
     config = write_config(tmp_path / "run.yaml", uneven, tmp_path, data={"batch_size": 4, "eval_batch_size": 2})
     checkpoint = str(one[0] / "fit/run/version_0/checkpoints/last.ckpt")
     two = ["--config", str(config), "--config", f"configs/strategy/{name}.yaml", "--trainer.devices", "2"]
-    finished("svd_lightning", "fit", *two, *QUICK, "--trainer.logger.init_args.name", "fit")
+    run_module("svd_lightning", "fit", *two, *QUICK, "--trainer.logger.init_args.name", "fit")
     record = json.loads((tmp_path / "fit/version_0/calibration.json").read_text())
     content = torch.load(tmp_path / "fit/version_0/checkpoints/last.ckpt", weights_only=True)
     assert content["calibration"]["strengths"] == record["strengths"]
     assert content["global_step"] == record["global_step"] == 10
     output = ["--predict.output", str(tmp_path / "two.jsonl"), "--predict.compare", "true"]
-    finished("svd_lightning", "predict", *two, *output, "--ckpt_path", checkpoint)
+    run_module("svd_lightning", "predict", *two, *output, "--ckpt_path", checkpoint)
     assert (tmp_path / "two.jsonl").read_text() == (one[0] / "predictions.jsonl").read_text()
 
 
