@@ -5,11 +5,12 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from svd_lightning.calibration import CalibrationData, TokenTable, base_nll, score, tuned_nll
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Steering, feature_name, rule_name
-from svd_lightning.strength.candidates import CONTROL, Recipe, fit, recipes
+from svd_lightning.strength.candidates import CONTROL, Candidate, Recipe, RecipeKey, fit, recipes
 from svd_lightning.strength.estimate import StrengthEstimator
 from svd_lightning.strength.guard import Gain, label_log_probs, paired_gain
 from svd_lightning.strength.sweep import recommend, sweep
@@ -51,15 +52,9 @@ def calibrate(
             f"data.calibration: expected at least 2 examples (gains get an interval), got {data.num_examples}"
         )
     masked = _at_alpha(data, steering)
-    penalty, chosen = steering.penalty, Recipe(steering.directions, estimator)
+    chosen = Recipe(steering.directions, estimator)
     wanted = list(recipes(steering, estimator, others=others))
-    fits = masked.map(lambda recipe: fit(masked, recipe, penalty=penalty, folds=folds), wanted)
-    zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
-    tuned = label_log_probs(masked, steering.directions, zeros, penalty=penalty)
-    found = {
-        recipe.key: (one.candidate(recipe, paired_gain(one.held_out, tuned, masked.example)), one.held_out)
-        for recipe, one in zip(wanted, fits, strict=True)
-    }
+    found = _compared(masked, wanted, steering, folds=folds)
     best, held_out = found[chosen.key]
     control, held_out_control = found[CONTROL.key]
     over_control = paired_gain(held_out, held_out_control, masked.example)
@@ -77,15 +72,33 @@ def calibrate(
         "verdict": verdict,
         "message": explain(verdict, guard=guard),
         "guard": guard,
-        "used": {
-            "rules": list(used.rules) if used else [rule_name(rule) for rule in steering.directions],
-            "strengths": list(used.strengths) if used else [0.0] * len(steering.directions),
-            "gain": asdict(used.gain) if used else asdict(Gain(0.0, 0.0, 0.0)),
-        },
+        "used": _plain(used, steering),
         "candidates": [candidate.plain() for candidate, _ in found.values()],
         "sweep": [asdict(choice) for choice in choices],
         "recommended": recommend(choices) if choices else None,
     }
+
+
+def _compared(
+    data: CalibrationData, wanted: Sequence[Recipe], steering: Steering, *, folds: int
+) -> dict[RecipeKey, tuple[Candidate, Tensor]]:
+    """Each recipe's strengths with the interval of their gain, and its held-out log-probabilities, [N]."""
+    penalty = steering.penalty
+    fits = data.map(lambda recipe: fit(data, recipe, penalty=penalty, folds=folds), wanted)
+    zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
+    tuned = label_log_probs(data, steering.directions, zeros, penalty=penalty)
+    return {
+        recipe.key: (one.candidate(recipe, paired_gain(one.held_out, tuned, data.example)), one.held_out)
+        for recipe, one in zip(wanted, fits, strict=True)
+    }
+
+
+def _plain(used: Candidate | None, steering: Steering) -> dict[str, Any]:
+    """The recipe in use; strengths of 0 where it is the tuned model."""
+    if used is None:
+        names = [rule_name(rule) for rule in steering.directions]
+        return {"rules": names, "strengths": [0.0] * len(names), "gain": asdict(Gain(0.0, 0.0, 0.0))}
+    return {"rules": list(used.rules), "strengths": list(used.strengths), "gain": asdict(used.gain)}
 
 
 def _at_alpha(data: CalibrationData, steering: Steering) -> CalibrationData:

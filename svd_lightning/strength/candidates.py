@@ -25,6 +25,9 @@ from svd_lightning.strength.newton import Newton
 from svd_lightning.strength.sequence import Sequence as SequenceEstimator
 from svd_lightning.strength.trimmed_mean import TrimmedMean
 
+RecipeKey = tuple[tuple[str, ...], str]
+"""Names of the rules, and of the estimator."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -34,7 +37,7 @@ class Recipe:
     estimator: StrengthEstimator
 
     @property
-    def key(self) -> tuple[tuple[str, ...], str]:
+    def key(self) -> RecipeKey:
         """Two recipes with the same key are the same."""
         return tuple(map(rule_name, self.rules)), estimator_name(self.estimator)
 
