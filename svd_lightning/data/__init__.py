@@ -2,7 +2,7 @@
 
 from svd_lightning.data.collate import PredictionBatch, PredictionCollator, ScoringBatch, ScoringCollator
 from svd_lightning.data.datamodule import CompletionDataModule
-from svd_lightning.data.examples import Example, Message
+from svd_lightning.data.examples import ChoiceQuestion, Example, Message
 from svd_lightning.data.jsonl import JSONLData
 from svd_lightning.data.sampler import LengthGroupedSampler
 from svd_lightning.data.splits import SplitSizes, cut, make_splits
@@ -10,6 +10,7 @@ from svd_lightning.data.tokenise import EncodedExample, encode
 from svd_lightning.data.truthfulqa import TruthfulQA, TruthfulQuestion
 
 __all__ = [
+    "ChoiceQuestion",
     "CompletionDataModule",
     "EncodedExample",
     "Example",

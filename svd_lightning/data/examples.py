@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from svd_lightning.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
@@ -31,8 +33,53 @@ class Example:
     """Examples of one group (the answers to one question) never come apart into two splits."""
     messages: tuple[Message, ...] | None = None
     """The conversation before the completion; the tokenizer's chat template turns it into the prompt."""
+    task: str | None = None
+    """The task that it belongs to, where a dataset mixes several."""
 
     @property
     def family(self) -> str:
         """What the splits keep together: the group, or the example alone."""
         return self.id if self.group is None else self.group
+
+
+@dataclass(frozen=True)
+class ChoiceQuestion:
+    """A prompt and several completions of which some are right.
+
+    >>> ChoiceQuestion("1", "2 + 2 =", (" 5", " 4"), correct=(1,), best=1).choices[1]
+    ' 4'
+
+    Raises:
+        InputError: without choices, without a right one, or for an index that is none of theirs.
+    """
+
+    id: str
+    """Unique within the dataset; also the group of an `Example` made of it."""
+    prompt: str
+    """What the model reads."""
+    choices: tuple[str, ...]
+    """The completions that are scored, each with its leading space."""
+    correct: tuple[int, ...]
+    """Indices of the right choices."""
+    best: int
+    """Index of the one that is trained on."""
+    task: str | None = None
+    """The task that it belongs to, where a dataset mixes several."""
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise InputError(f"question {self.id!r}: expected choices, got none")
+        if any(not choice.strip() for choice in self.choices):
+            raise InputError(f"question {self.id!r}: expected choices with text, got {self.choices!r:.200}")
+        if not self.correct:
+            raise InputError(f"question {self.id!r}: expected at least one right choice, got none")
+        indices = range(len(self.choices))
+        if any(index not in indices for index in (*self.correct, self.best)) or self.best not in self.correct:
+            raise InputError(
+                f"question {self.id!r}: expected right choices among 0 to {len(self.choices) - 1} and the best "
+                f"among the right ones, got correct {self.correct} and best {self.best}"
+            )
+
+    def as_example(self) -> Example:
+        """The prompt with its best choice: what is trained and calibrated on."""
+        return Example(self.id, self.prompt, self.choices[self.best], task=self.task)
