@@ -30,7 +30,14 @@ from svd_lightning.models import (
     weights_digest,
 )
 from svd_lightning.steering import Steering, rule_name
-from svd_lightning.strategies import any_rank, check_strategy, is_sharded, shard, token_share
+from svd_lightning.strategies import (
+    any_rank,
+    check_strategy,
+    is_sharded,
+    leave_group_at_exit,
+    shard,
+    token_share,
+)
 from svd_lightning.strength import describe, known_rules, rescore
 
 Batch = dict[str, Any]
@@ -103,6 +110,7 @@ class SteeredLanguageModel(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse, before weights are loaded, a strategy that cannot work."""
+        leave_group_at_exit()
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.recipe.alpha is not None)
 
     def configure_model(self) -> None:

@@ -3,7 +3,14 @@
 from svd_lightning.strategies.checks import check_strategy
 from svd_lightning.strategies.fsdp1 import FSDP1Strategy
 from svd_lightning.strategies.fsdp2 import FSDP2Strategy, shard
-from svd_lightning.strategies.steps import any_rank, is_sharded, run_step, token_share, trained_sum
+from svd_lightning.strategies.steps import (
+    any_rank,
+    is_sharded,
+    leave_group_at_exit,
+    run_step,
+    token_share,
+    trained_sum,
+)
 
 __all__ = [
     "FSDP1Strategy",
@@ -11,6 +18,7 @@ __all__ = [
     "any_rank",
     "check_strategy",
     "is_sharded",
+    "leave_group_at_exit",
     "run_step",
     "shard",
     "token_share",

@@ -1,11 +1,13 @@
 """Running a step so that every process takes part in it, whatever the strategy."""
 
+import atexit
+from functools import cache
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
@@ -13,6 +15,20 @@ from torch.distributed.tensor import DTensor
 def is_sharded(trainer: L.Trainer | None) -> bool:
     """Whether a forward on one process waits for the others."""
     return trainer is not None and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+
+
+@cache
+def leave_group_at_exit() -> None:
+    """Close the process group when the interpreter ends; called again, it does nothing more.
+
+    Lightning does so for NCCL alone, and a process that ends with gloo's threads still running may abort.
+    """
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def run_step(trainer: L.Trainer, module: L.LightningModule, name: str, *arguments: Any) -> Any:

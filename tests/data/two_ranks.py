@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from svd_lightning.data import CompletionDataModule, Example, LengthGroupedSampler
+from svd_lightning.strategies import leave_group_at_exit
 
 
 class Numbers(CompletionDataModule):
@@ -95,4 +96,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    leave_group_at_exit()
     main(Path(sys.argv[1]))
