@@ -1,5 +1,6 @@
 """Datasets: examples, splits, token ids, batches."""
 
+from svd_lightning.data.choices import ChoiceDataModule
 from svd_lightning.data.collate import PredictionBatch, PredictionCollator, ScoringBatch, ScoringCollator
 from svd_lightning.data.datamodule import CompletionDataModule
 from svd_lightning.data.examples import ChoiceQuestion, Example, Message
@@ -10,6 +11,7 @@ from svd_lightning.data.tokenise import EncodedExample, encode
 from svd_lightning.data.truthfulqa import TruthfulQA, TruthfulQuestion
 
 __all__ = [
+    "ChoiceDataModule",
     "ChoiceQuestion",
     "CompletionDataModule",
     "EncodedExample",

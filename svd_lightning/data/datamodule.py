@@ -15,7 +15,7 @@ from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.data.collate import PredictionCollator, ScoringCollator
-from svd_lightning.data.examples import Example
+from svd_lightning.data.examples import ChoiceQuestion, Example
 from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler
 from svd_lightning.data.splits import SplitSizes, make_splits
 from svd_lightning.data.tokenise import EncodedExample, encode
@@ -68,6 +68,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         self.sizes = SplitSizes(test=self.test, validation=self.validation, calibration=self.calibration)
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.context_length: int | None = None
+        self._splits: dict[str, list[Example]] = {}
         self._rows: dict[str, list[EncodedExample]] = {}
         self._built_for: tuple[PreTrainedTokenizerBase, int | None] | None = None
 
@@ -79,6 +80,11 @@ class CompletionDataModule(LightningDataModule, ABC):
         """The splits that come ready, by name: calibration, validation, test, predict."""
         return {}
 
+    def load_splits(self) -> dict[str, list[Example]]:
+        """All splits by name, before any tokenizer has seen them."""
+        given = self.load_given_splits()
+        return make_splits(self.load(), given, sizes=self.sizes, seed=self.seed, limit=self.limit)
+
     def setup(self, stage: str | None = None) -> None:
         """Load, check, split and tokenise everything, once for all stages."""
         tokenizer, context_length = self._model_side()
@@ -89,10 +95,8 @@ class CompletionDataModule(LightningDataModule, ABC):
                 f"data.max_length: expected at most the model's context of {context_length} tokens, "
                 f"got {self.max_length}; lower `max_length`"
             )
-        splits = make_splits(
-            self.load(), self.load_given_splits(), sizes=self.sizes, seed=self.seed, limit=self.limit
-        )
-        self._rows = self._encoded(splits, tokenizer)
+        self._splits = self.load_splits()
+        self._rows = self._encoded(self._splits, tokenizer)
         self._built_for = (tokenizer, context_length)
 
     def train_dataloader(self) -> DataLoader[EncodedExample]:
@@ -146,6 +150,12 @@ class CompletionDataModule(LightningDataModule, ABC):
     def split_ids(self, split: str) -> list[str]:
         """Ids of the examples of a split: train, calibration, validation, test or predict."""
         return [row.id for row in self._all_rows()[split]]
+
+    def questions(self, split: str) -> list[ChoiceQuestion]:
+        """The questions with choices behind the rows of a split, in order; none where there are no choices."""
+        kept = set(self.split_ids(split))
+        found = (example.question for example in self._splits[split] if example.id in kept)
+        return list(dict.fromkeys(question for question in found if question is not None))
 
     def digest(self, split: str) -> str:
         """SHA-256 over the token ids of a split, row by row: changes whenever what the model reads does."""

@@ -1,6 +1,6 @@
 """What a dataset is made of before any tokenizer has seen it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from svd_lightning.errors import InputError
 
@@ -35,6 +35,8 @@ class Example:
     """The conversation before the completion; the tokenizer's chat template turns it into the prompt."""
     task: str | None = None
     """The task that it belongs to, where a dataset mixes several."""
+    question: "ChoiceQuestion | None" = field(default=None, repr=False, compare=False)
+    """The question with choices that it was made of, if there is one."""
 
     @property
     def family(self) -> str:
@@ -65,6 +67,8 @@ class ChoiceQuestion:
     """Index of the one that is trained on."""
     task: str | None = None
     """The task that it belongs to, where a dataset mixes several."""
+    messages: tuple[Message, ...] | None = None
+    """The conversation before the choices; the tokenizer's chat template turns it into the prompt."""
 
     def __post_init__(self) -> None:
         if not self.choices:
@@ -82,4 +86,11 @@ class ChoiceQuestion:
 
     def as_example(self) -> Example:
         """The prompt with its best choice: what is trained and calibrated on."""
-        return Example(self.id, self.prompt, self.choices[self.best], task=self.task)
+        return self.as_examples()[self.best]
+
+    def as_examples(self) -> tuple[Example, ...]:
+        """The prompt with each of the choices, all of one id: the rows that are scored."""
+        return tuple(
+            Example(self.id, self.prompt, choice, messages=self.messages, task=self.task, question=self)
+            for choice in self.choices
+        )

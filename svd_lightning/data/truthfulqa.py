@@ -1,10 +1,10 @@
 """TruthfulQA (Lin et al. 2022): questions that people answer falsely."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from svd_lightning.data.datamodule import CompletionDataModule
-from svd_lightning.data.examples import Example
+from svd_lightning.data.choices import ChoiceDataModule
+from svd_lightning.data.examples import ChoiceQuestion, Example
 from svd_lightning.data.records import Record, read_records
 from svd_lightning.errors import InputError
 
@@ -28,7 +28,7 @@ class TruthfulQuestion:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TruthfulQA(CompletionDataModule):
+class TruthfulQA(ChoiceDataModule):
     """TruthfulQA, from its CSV file or from the hub; the completion is the best answer.
 
     The test split is a fifth (164 of 817 questions), the calibration split a fifth of what training is left.
@@ -50,22 +50,34 @@ class TruthfulQA(CompletionDataModule):
         if "{question}" not in self.template:
             raise InputError(f"data.template: expected the place {{question}} in it, got {self.template!r}")
 
-    def questions(self) -> list[TruthfulQuestion]:
+    def references(self) -> list[TruthfulQuestion]:
         """Every question with its true and false answers, in the order of the dataset."""
         records = read_records(self.path, subset="generation", split="validation")
         return [_question(record, str(number)) for number, record in enumerate(records)]
 
     def load(self) -> list[Example]:
         """One example per question, or per true answer."""
-        return [example for question in self.questions() for example in self._examples(question)]
+        return [example for question in self.load_questions() for example in self._examples(question)]
 
-    def _examples(self, question: TruthfulQuestion) -> list[Example]:
-        prompt = self.template.replace("{question}", question.question)
+    def load_questions(self) -> list[ChoiceQuestion]:
+        """Every question; its choices are the true answers, the best one first, then the false ones."""
+        return [self._with_choices(question) for question in self.references()]
+
+    def _with_choices(self, question: TruthfulQuestion) -> ChoiceQuestion:
+        return ChoiceQuestion(
+            question.id,
+            self.template.replace("{question}", question.question),
+            tuple(f" {answer}" for answer in (*question.correct, *question.incorrect)),
+            correct=tuple(range(len(question.correct))),
+            best=0,
+        )
+
+    def _examples(self, question: ChoiceQuestion) -> list[Example]:
         if not self.all_correct_answers:
-            return [Example(question.id, prompt, f" {question.best}")]
+            return [question.as_example()]
+        examples = question.as_examples()
         return [
-            Example(f"{question.id}-{number}", prompt, f" {answer}", group=question.id)
-            for number, answer in enumerate(question.correct)
+            replace(examples[index], id=f"{question.id}-{index}", group=question.id) for index in question.correct
         ]
 
 

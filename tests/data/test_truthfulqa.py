@@ -34,7 +34,7 @@ def test_the_best_answer_is_the_completion(path):
 
 
 def test_all_answers_stay_reachable_with_the_best_one_first(path):
-    question = TruthfulQA(path).questions()[3]
+    question = TruthfulQA(path).references()[3]
     assert (question.correct, question.incorrect) == (("best 3", "good 3"), ("bad 3", "worse 3"))
     assert (question.id, question.category, question.best) == ("3", "Health", "best 3")
 
@@ -45,6 +45,21 @@ def test_every_true_answer_can_be_an_example(path):
         ("3-0", " best 3", "3"),
         ("3-1", " good 3", "3"),
     ]
+
+
+@pytest.mark.parametrize("options", [{}, {"all_correct_answers": True}])
+def test_a_split_gives_its_questions_with_true_answers_first(path, word_tokenizer, options):
+    data = TruthfulQA(path, test=2, **options)
+    data.tokenizer = word_tokenizer
+    questions = data.questions("test")
+    assert len(questions) == 2
+    assert [question.id for question in questions] == list(
+        dict.fromkeys(each.split("-")[0] for each in data.split_ids("test"))
+    )
+    assert data.questions("predict") == questions
+    i = questions[0].id
+    assert questions[0].choices == (f" best {i}", f" good {i}", f" bad {i}", f" worse {i}")
+    assert (questions[0].correct, questions[0].best) == ((0, 1), 0)
 
 
 def test_a_question_stays_within_one_split(path, word_tokenizer):
@@ -86,7 +101,7 @@ def test_the_hub_layout_reads_the_same(path, tmp_path):
         "---\nconfigs:\n- config_name: generation\n  data_files:\n"
         "  - split: validation\n    path: generation/validation-*\n---\n"
     )
-    assert TruthfulQA(tmp_path).questions() == TruthfulQA(path).questions()
+    assert TruthfulQA(tmp_path).references() == TruthfulQA(path).references()
 
 
 def test_the_default_goes_to_the_hub(monkeypatch):
@@ -136,4 +151,4 @@ def test_the_real_file_gives_the_papers_split(shared):
     data.tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "wiki-tiny")
     sizes = {name: len(data.split_ids(name)) for name in ("test", "validation", "calibration", "train")}
     assert sizes == {"test": 164, "validation": 66, "calibration": 118, "train": 469}
-    assert all(len(question.incorrect) >= 1 for question in data.questions())
+    assert all(len(question.incorrect) >= 1 for question in data.references())
