@@ -13,13 +13,10 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import SchedulerType, get_scheduler
 
-from svd_lightning.calibration import CalibrationTable, TokenTable
 from svd_lightning.checkpoint import check_base, check_keys, check_steering, hyperparameters
 from svd_lightning.decoding.generation import UNSTEERED, complete, generation_config, rows_of
-from svd_lightning.decoding.scoring import score_tokens
-from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.errors import InputError
-from svd_lightning.metrics import MeanNLL
+from svd_lightning.evaluation import HeldOutTable, Likelihood
 from svd_lightning.models import (
     Backbone,
     adapter_config,
@@ -38,7 +35,7 @@ from svd_lightning.strategies import (
     shard,
     token_share,
 )
-from svd_lightning.strength import describe, known_rules, rescore
+from svd_lightning.strength import known_rules
 
 Batch = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -97,9 +94,8 @@ class SteeredLanguageModel(L.LightningModule):
         self.compare = self.recalibrating = False
         self.trained: dict[str, torch.Size] = {}  # names and shapes, as they are before sharding
         self.predicted: set[int] = set()
-        # plain dictionaries: FSDP casts the float64 sums of registered metrics
-        self.nll = {name: MeanNLL() for name in ("base", "tuned", "steered")}
-        self.tables: dict[str, CalibrationTable] = {}
+        self.likelihood = Likelihood()
+        self.held_out: HeldOutTable | None = None
         self.test_record: dict[str, Any] | None = None
         self.strict_loading = False  # checkpoints hold the adapter only; `check_keys` is the strict part
         self.save_hyperparameters(
@@ -178,61 +174,38 @@ class SteeredLanguageModel(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch's label log-probabilities under base, tuned and (once calibrated) steered."""
-        self._score(batch)
-
-    def on_test_start(self) -> None:
-        """Begin a table of the test tokens: every candidate of the calibration is scored on it."""
-        if self.steering.alpha is not None:
-            self.tables["test"] = new_table(self.recipe).to(self.device)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Tabulate the batch; without a mask there is no table, and it is scored as in validation."""
-        if "test" in self.tables:
-            tabulate(self.peft_model, batch, self.tables["test"])
-        else:
-            self._score(batch)
+        self.likelihood.add(self.peft_model, batch, self.steering)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/nll_base`, `val/nll_tuned`, `val/nll_steered`."""
-        self._log_nll("val")
+        self._log("val", self.likelihood.result(self.steering))
+
+    def on_test_start(self) -> None:
+        """Begin a table of the test tokens: every candidate of the calibration is scored on it."""
+        masked = self.steering.alpha is not None
+        self.held_out = HeldOutTable(self.recipe, self.device) if masked else None
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Tabulate the batch; without a mask there is no table, and it is scored as in validation."""
+        if self.held_out is None:
+            self.likelihood.add(self.peft_model, batch, self.steering)
+        else:
+            self.held_out.add(self.peft_model, batch)
 
     def on_test_epoch_end(self) -> None:
         """Log `test/nll_base`, `test/nll_tuned`, `test/nll_steered` and the rest of the test record."""
-        if "test" not in self.tables:
-            return self._log_nll("test")
-        self.test_record = self._describe_test(self.tables.pop("test").compute())
+        if self.held_out is None:
+            return self._log("test", self.likelihood.result(self.steering))
+        self.test_record, self.held_out = self.held_out.record(self.steering, self.calibration), None
         names = ("nll_base", "nll_tuned", "nll_steered", "accuracy_tuned", "accuracy_steered", "kl_to_reference")
         self.log_dict({f"test/{name}": self.test_record[name] for name in names}, sync_dist=True)
-
-    def _describe_test(self, table: TokenTable) -> dict[str, Any]:
-        """The steering as it is, and the calibration's candidates with the strengths they had there."""
-        neutral = self.steering.with_strengths([0.0] * len(self.steering.directions))
-        record = describe(table, self.steering if self.steering.calibrated else neutral)
-        found = self.calibration or {"estimator": None, "candidates": []}
-        rules = (*known_rules(self.recipe.rules), *self.recipe.directions)
-        again = rescore(table, found["candidates"], rules, penalty=self.steering.penalty)
-        return {**record, "estimator": found["estimator"], "candidates": again}
 
     def calibration_step(self, collect: Callable[[Batch], None], batch: Batch) -> None:
         """Show a batch to what collects it; a step, so that wrappers take part."""
         collect(batch)
 
-    def _score(self, batch: Batch) -> None:
-        steering = self.steering if self.steering.calibrated else UNSTEERED["tuned"]
-        scores = score_tokens(self.peft_model, batch, steering)
-        for name, log_probabilities in (
-            ("base", scores.base),
-            ("tuned", scores.tuned),
-            ("steered", scores.steered),
-        ):
-            if name != "steered" or self.steering.calibrated:
-                self.nll[name].to(self.device).update(log_probabilities)
-
-    def _log_nll(self, stage: str) -> None:
-        for name, metric in self.nll.items():
-            if name != "steered" or self.steering.calibrated:  # the same on every rank: compute synchronises
-                self.log(f"{stage}/nll_{name}", metric.compute().float(), prog_bar=True, sync_dist=True)
-            metric.reset()
+    def _log(self, stage: str, found: Mapping[str, Tensor]) -> None:
+        self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, prog_bar=True, sync_dist=True)
 
     # -- decoding ------------------------------------------------------------------------------------------
 
