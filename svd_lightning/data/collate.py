@@ -23,6 +23,7 @@ class ScoringBatch(TypedDict):
     labels: Tensor
     index: Tensor
     id: list[str]
+    task: list[str | None]
 
 
 class PredictionBatch(TypedDict):
@@ -32,6 +33,7 @@ class PredictionBatch(TypedDict):
     attention_mask: Tensor
     index: Tensor
     id: list[str]
+    task: list[str | None]
     prompt: list[str]
     completion: list[str]
 
@@ -55,6 +57,7 @@ class ScoringCollator:
             "labels": _padded(labels, IGNORED, side="right", multiple_of=self.multiple_of),
             "index": torch.tensor([row.index for row in rows]),
             "id": [row.id for row in rows],
+            "task": [row.task for row in rows],
         }
 
 
@@ -75,6 +78,7 @@ class PredictionCollator:
             "attention_mask": _padded(mask, 0, side="left", multiple_of=self.multiple_of),
             "index": torch.tensor([row.index for row in rows]),
             "id": [row.id for row in rows],
+            "task": [row.task for row in rows],
             "prompt": [row.prompt for row in rows],
             "completion": [row.completion for row in rows],
         }

@@ -157,6 +157,10 @@ class CompletionDataModule(LightningDataModule, ABC):
         found = (example.question for example in self._splits[split] if example.id in kept)
         return list(dict.fromkeys(question for question in found if question is not None))
 
+    def tasks(self, split: str) -> dict[int, str]:
+        """The task of each row of a split that has one, by the row's number; on every rank for all rows."""
+        return {row.index: row.task for row in self._all_rows()[split] if row.task is not None}
+
     def digest(self, split: str) -> str:
         """SHA-256 over the token ids of a split, row by row: changes whenever what the model reads does."""
         digest = hashlib.sha256()

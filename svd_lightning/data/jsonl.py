@@ -36,6 +36,8 @@ class JSONLData(CompletionDataModule):
     """The column with conversations; where a row has it, it replaces prompt and completion."""
     id_column: str = "id"
     """The column with the ids; rows without are called after file and line."""
+    task_column: str | None = "task"
+    """The column with the task's name, where a row has one: each task is steered as far as suits it; null for none."""
     subset: str | None = None
     """Configuration of a folder or hub dataset."""
     split: str = "train"
@@ -87,7 +89,13 @@ class JSONLData(CompletionDataModule):
             completion = record.text(self.completion_column, option="completion_column") if wanted else ""
         if not completion and not prompts_only:
             raise InputError(f"{record.where}: expected a completion, got an empty one; write it, or drop the row")
-        return Example(name, prompt, completion, messages=before)
+        return Example(name, prompt, completion, messages=before, task=self._task(record))
+
+    def _task(self, record: Record) -> str | None:
+        """The name of the row's task; a missing or empty one is none."""
+        if self.task_column is None or record.values.get(self.task_column) in (None, ""):
+            return None
+        return record.text(self.task_column, option="task_column")
 
 
 def _messages(record: Record, column: str) -> tuple[Message, ...]:

@@ -29,6 +29,8 @@ class EncodedExample:
     """int64 [P], P ≥ 1: what generation starts from."""
     completion_ids: Tensor
     """int64 [C]: the labels, EOS included unless the completion was cut."""
+    task: str | None = None
+    """The example's task."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -83,7 +85,7 @@ def encode(
         cut += len(completion_ids) > room
         ids = torch.tensor(prompt_ids + completion_ids[:room])
         parts = ids[: len(prompt_ids)], ids[len(prompt_ids) :]
-        rows.append(EncodedExample(len(rows), example.id, prompt, completion, *parts))
+        rows.append(EncodedExample(len(rows), example.id, prompt, completion, *parts, task=example.task))
     if overlong:
         _report_overlong(overlong, len(examples), split=split, max_length=max_length, skip=skip_overlong)
     return EncodedSplit(rows, cut, len(overlong))

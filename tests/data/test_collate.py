@@ -6,7 +6,7 @@ import torch
 from svd_lightning.data import Example, PredictionCollator, ScoringCollator, encode
 
 # <pad> 0, <s> 1, </s> 2, a 4, b 5, c 6, d 7
-EXAMPLES = [Example("long", "a b", " c d"), Example("short", "a", " c")]
+EXAMPLES = [Example("long", "a b", " c d", task="letters"), Example("short", "a", " c")]
 
 
 @pytest.fixture
@@ -20,14 +20,14 @@ def test_scoring_batch_by_hand(rows):
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, -100, -100, 6, 7, 2], [-100, -100, 6, 2, -100, -100]]
     assert batch["index"].tolist() == [0, 1]
-    assert batch["id"] == ["long", "short"]
+    assert (batch["id"], batch["task"]) == (["long", "short"], ["letters", None])
 
 
 def test_prediction_batch_by_hand(rows):
     batch = PredictionCollator(pad_token_id=0)(rows)
     assert batch["input_ids"].tolist() == [[1, 4, 5], [0, 1, 4]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
-    assert batch["index"].tolist() == [0, 1]
+    assert (batch["index"].tolist(), batch["task"]) == ([0, 1], ["letters", None])
     assert (batch["prompt"], batch["completion"]) == (["a b", "a"], [" c d", " c"])
 
 

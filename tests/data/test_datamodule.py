@@ -25,6 +25,13 @@ class Letters(CompletionDataModule):
         return [Example(str(i), "a " * (i % 5 + 1), f" {'bcdefgh'[i % 7]}" * (i // 5 + 1)) for i in range(20)]
 
 
+class Alternating(CompletionDataModule):
+    """Every third example is of no task, the others of two."""
+
+    def load(self):
+        return [Example(str(i), "a", " b", task=("x", "y", None)[i % 3]) for i in range(12)]
+
+
 class Counter(LightningModule):
     """Sees batches and learns nothing."""
 
@@ -309,3 +316,11 @@ def test_options_parse_from_the_command_line():
     options = config.init_args
     assert config.class_path.endswith("JSONLData")
     assert (options.path, options.calibration, options.test, options.validation) == ("x.jsonl", 12, 0.5, None)
+
+
+def test_tasks_by_the_number_of_the_row(word_tokenizer):
+    data = Alternating(calibration=6, validation=None, test=None)
+    data.tokenizer = word_tokenizer
+    tasks, ids = data.tasks("calibration"), data.split_ids("calibration")
+    assert tasks == {row: "xy"[int(i) % 3] for row, i in enumerate(ids) if int(i) % 3 < 2}
+    assert data.tasks("validation") == {}

@@ -42,6 +42,16 @@ def test_columns_can_have_other_names(jsonl):
     assert data.load() == [Example("train-1", "a", "b")]
 
 
+def test_a_row_may_name_its_task(jsonl):
+    rows = [{**row, **task} for row, task in zip(numbered(4), ({"task": "x"}, {}, {"task": None}, {"task": ""}))]
+    path = jsonl("train.jsonl", *rows)
+    assert [example.task for example in JSONLData(path).load()] == ["x", None, None, None]
+    assert [example.task for example in JSONLData(path, task_column=None).load()] == [None] * 4
+    assert JSONLData(path, task_column="prompt").load()[2].task == "a 2"
+    with pytest.raises(InputError, match="line 1: expected text in 'task', got 3"):
+        JSONLData(jsonl("bad.jsonl", {**rows[0], "task": 3})).load()
+
+
 def test_csv_and_parquet_and_folders_serve_as_well(tmp_path):
     (tmp_path / "t.csv").write_text("prompt,completion\na,NA\n")
     Dataset.from_list(numbered(2)).to_parquet(tmp_path / "t.parquet")
