@@ -37,7 +37,7 @@ class JSONLData(CompletionDataModule):
     id_column: str = "id"
     """The column with the ids; rows without are called after file and line."""
     task_column: str | None = "task"
-    """The column with the task's name, where a row has one: each task is steered as far as suits it; null for none."""
+    """The column with the task's name, where a row has one: each task is steered as far as suits it."""
     subset: str | None = None
     """Configuration of a folder or hub dataset."""
     split: str = "train"

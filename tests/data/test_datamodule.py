@@ -29,7 +29,7 @@ class Alternating(CompletionDataModule):
     """Every third example is of no task, the others of two."""
 
     def load(self):
-        return [Example(str(i), "a", " b", task=("x", "y", None)[i % 3]) for i in range(12)]
+        return [Example(str(i), "a " * (i + 1), " b", task=("x", "y", None)[i % 3]) for i in range(12)]
 
 
 class Counter(LightningModule):

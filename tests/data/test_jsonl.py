@@ -43,7 +43,9 @@ def test_columns_can_have_other_names(jsonl):
 
 
 def test_a_row_may_name_its_task(jsonl):
-    rows = [{**row, **task} for row, task in zip(numbered(4), ({"task": "x"}, {}, {"task": None}, {"task": ""}))]
+    rows = numbered(4)
+    for row, task in zip(rows, ({"task": "x"}, {}, {"task": None}, {"task": ""}), strict=True):
+        row |= task
     path = jsonl("train.jsonl", *rows)
     assert [example.task for example in JSONLData(path).load()] == ["x", None, None, None]
     assert [example.task for example in JSONLData(path, task_column=None).load()] == [None] * 4
