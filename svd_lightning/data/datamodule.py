@@ -80,10 +80,10 @@ class CompletionDataModule(LightningDataModule, ABC):
         """The splits that come ready, by name: calibration, validation, test, predict."""
         return {}
 
-    def load_splits(self) -> dict[str, list[Example]]:
-        """All splits by name, before any tokenizer has seen them."""
+    def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
+        """All splits by name, before any tokenizer has seen them; `sizes` replace the module's own."""
         given = self.load_given_splits()
-        return make_splits(self.load(), given, sizes=self.sizes, seed=self.seed, limit=self.limit)
+        return make_splits(self.load(), given, sizes=sizes or self.sizes, seed=self.seed, limit=self.limit)
 
     def setup(self, stage: str | None = None) -> None:
         """Load, check, split and tokenise everything, once for all stages."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from svd_lightning.data.datamodule import CompletionDataModule
 from svd_lightning.data.examples import Example, Message
-from svd_lightning.data.records import Record, is_file_path, read_records
+from svd_lightning.data.records import Record, read_records, source_name
 from svd_lightning.errors import InputError
 
 
@@ -62,22 +62,15 @@ class JSONLData(CompletionDataModule):
 
     def _read(self, source: str | Path, *, split: str, prompts_only: bool = False) -> list[Example]:
         records = read_records(source, subset=self.subset, split=split)
-        stem = self._stem(source) if is_file_path(source) else f"{Path(source).name}-{split}"
-        return [self._example(record, stem, prompts_only=prompts_only) for record in records]
-
-    def _stem(self, source: str | Path) -> str:
-        """The file's name, with its folder where another of the files has the same name."""
         paths = (self.path, self.calibration_path, self.validation_path, self.test_path, self.predict_path)
-        files = {Path(path).expanduser().resolve() for path in paths if path is not None}
-        this = Path(source).expanduser().resolve()
-        namesakes = [file for file in files if file.stem == this.stem]
-        return this.stem if len(namesakes) == 1 else f"{this.parent.name}/{this.name}"
+        stem = source_name(source, split=split, among=paths)
+        return [self._example(record, stem, prompts_only=prompts_only) for record in records]
 
     def _example(self, record: Record, stem: str, *, prompts_only: bool) -> Example:
         given_id = record.values.get(self.id_column)
         name = f"{stem}-{record.number}" if given_id is None else str(given_id)
         if record.values.get(self.messages_column) is not None:
-            messages = _messages(record, self.messages_column)
+            messages = read_messages(record, self.messages_column)
             answered = messages[-1].role == "assistant"
             completion = messages[-1].content if answered else ""
             before = messages[:-1] if answered else messages
@@ -89,16 +82,12 @@ class JSONLData(CompletionDataModule):
             completion = record.text(self.completion_column, option="completion_column") if wanted else ""
         if not completion and not prompts_only:
             raise InputError(f"{record.where}: expected a completion, got an empty one; write it, or drop the row")
-        return Example(name, prompt, completion, messages=before, task=self._task(record))
-
-    def _task(self, record: Record) -> str | None:
-        """The name of the row's task; a missing or empty one is none."""
-        if self.task_column is None or record.values.get(self.task_column) in (None, ""):
-            return None
-        return record.text(self.task_column, option="task_column")
+        task = record.text_if_any(self.task_column, option="task_column")
+        return Example(name, prompt, completion, messages=before, task=task)
 
 
-def _messages(record: Record, column: str) -> tuple[Message, ...]:
+def read_messages(record: Record, column: str) -> tuple[Message, ...]:
+    """The turns of a conversation in a column."""
     turns: Any = record.value(column)
     if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
         raise InputError(

@@ -32,6 +32,12 @@ class Record:
             raise InputError(f"{self.where}: expected text in {column!r}, got {value!r}; write it in quotes")
         return value
 
+    def text_if_any(self, column: str | None, *, option: str | None = None) -> str | None:
+        """The same of a column that may be missing or empty; None for no column."""
+        if column is None or self.values.get(column) in (None, ""):
+            return None
+        return self.text(column, option=option)
+
     def value(self, column: str, *, option: str | None = None) -> Any:
         """Whatever is in a column."""
         if column not in self.values:
@@ -41,10 +47,13 @@ class Record:
         return self.values[column]
 
 
-def read_records(source: str | Path, *, subset: str | None = None, split: str = "train") -> list[Record]:
+def read_records(
+    source: str | Path, *, subset: str | None = None, split: str = "train", revision: str | None = None
+) -> list[Record]:
     """All rows of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a dataset folder, or a hub dataset.
 
-    `subset` (the hub's configuration) and `split` matter for folders and hub datasets only.
+    `subset` (the hub's configuration) and `split` matter for folders and hub datasets only, `revision` (a
+    branch, tag or commit) for hub datasets only.
 
     Raises:
         InputError: for a missing, empty or unreadable source, naming the line where there is one.
@@ -53,7 +62,8 @@ def read_records(source: str | Path, *, subset: str | None = None, split: str = 
     if path.is_file():
         records = list(_reader(path)(path))
     elif path.is_dir() or not _names_a_file(str(source)):
-        records = _read_dataset(str(path if path.is_dir() else source), subset=subset, split=split)
+        name, revision = (str(path), None) if path.is_dir() else (str(source), revision)
+        records = _load(f"{name} ({split})", name, subset=subset, split=split, revision=revision)
     else:
         raise InputError(f"data: expected a file, a folder or a hub dataset, got {str(path)!r}: no such file")
     if not records:
@@ -65,6 +75,20 @@ def is_file_path(source: str | Path) -> bool:
     """Whether a source is meant as a file, rather than as a dataset that has splits of its own."""
     path = Path(source).expanduser()
     return path.is_file() or (not path.is_dir() and _names_a_file(str(source)))
+
+
+def source_name(source: str | Path, *, split: str, among: Iterable[str | Path | None] = ()) -> str:
+    """What rows without ids are called after: the file, or dataset and split.
+
+    A file is called with its folder where another file `among` the sources has the same name.
+    """
+    if not is_file_path(source):
+        return f"{Path(source).name}-{split}"
+    this = Path(source).expanduser().resolve()
+    files = {Path(path).expanduser().resolve() for path in among if path is not None}
+    return (
+        f"{this.parent.name}/{this.name}" if any(file.stem == this.stem for file in files - {this}) else this.stem
+    )
 
 
 def _names_a_file(source: str) -> bool:
@@ -119,16 +143,18 @@ def _read_parquet(path: Path) -> Iterable[Record]:
     return _load(str(path), "parquet", data_files=str(path))
 
 
-def _read_dataset(name: str, *, subset: str | None, split: str) -> list[Record]:
-    return _load(f"{name} ({split})", name, subset=subset, split=split)
-
-
 def _load(
-    label: str, name: str, *, subset: str | None = None, split: str = "train", data_files: str | None = None
+    label: str,
+    name: str,
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    data_files: str | None = None,
 ) -> list[Record]:
     try:
-        rows = load_dataset(name, subset, split=split, data_files=data_files)
-    except (DatasetsError, OSError, ValueError) as error:
+        rows = load_dataset(name, subset, split=split, revision=revision, data_files=data_files)
+    except (DatasetsError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: a dataset that is a script
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"data: cannot load {label}; expected a file, a folder or a hub dataset: {reason}"

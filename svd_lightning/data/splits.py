@@ -65,7 +65,7 @@ def make_splits(
     splits["predict"] = list(given["predict"]) if "predict" in given else _one_per_group(splits["test"])
     check_disjoint(splits)
     _warn_repeated_texts(splits["train"], splits["calibration"])
-    return {name: _limited(examples, limit, seed=seed) for name, examples in splits.items()}
+    return {name: limited(examples, limit, seed=seed) for name, examples in splits.items()}
 
 
 def cut(
@@ -132,7 +132,8 @@ def _one_per_group(examples: Sequence[Example]) -> list[Example]:
     return list(firsts.values())
 
 
-def _limited(examples: list[Example], limit: int | None, *, seed: int) -> list[Example]:
+def limited(examples: list[Example], limit: int | None, *, seed: int) -> list[Example]:
+    """So many of the examples at most, drawn like the splits, in their old order."""
     if limit is None or limit >= len(examples):
         return examples
     chosen = set(_drawn({example.id for example in examples}, seed=seed, name="limit")[:limit])

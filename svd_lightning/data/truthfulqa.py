@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from svd_lightning.data.choices import ChoiceDataModule
 from svd_lightning.data.examples import ChoiceQuestion, Example
+from svd_lightning.data.primers import primed
 from svd_lightning.data.records import Record, read_records
 from svd_lightning.errors import InputError
 
@@ -16,7 +18,7 @@ class TruthfulQuestion:
     id: str
     """The row's number in the dataset, from 0."""
     category: str
-    """The dataset's category, such as Misconceptions."""
+    """The dataset's category, such as Misconceptions; empty in the subset `multiple_choice`."""
     question: str
     """The question itself."""
     best: str
@@ -29,17 +31,22 @@ class TruthfulQuestion:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TruthfulQA(ChoiceDataModule):
-    """TruthfulQA, from its CSV file or from the hub; the completion is the best answer.
+    """TruthfulQA, open-ended and multiple choice; the completion is the best answer, the choices are all answers.
 
     The test split is a fifth (164 of 817 questions), the calibration split a fifth of what training is left.
+    A file may be TruthfulQA.csv, or hold the columns of either of the hub's subsets.
     """
 
     path: str | Path = field(default="truthfulqa/truthful_qa", kw_only=False)
-    """TruthfulQA.csv, or the dataset's name on the hub (its subset `generation`)."""
+    """A file, a dataset folder, or the dataset's name on the hub."""
+    subset: Literal["generation", "multiple_choice"] = "generation"
+    """Which of the hub's layouts: they hold the same questions, and answers that differ in a few places."""
     all_correct_answers: bool = False
     """One example for each true answer, not for the best one alone; a question stays within one split."""
     template: str = "Q: {question}\nA:"
     """The prompt; {question} stands for the question, and the answer follows after a space."""
+    primed: bool = False
+    """Put before it an instruction (answer literally, or "I have no comment") and six answered questions."""
     calibration: int | float | None = 0.2
     """Calibration split, never trained on: a count of questions, or a fraction of what is left for training."""
     test: int | float | None = 0.2
@@ -52,7 +59,7 @@ class TruthfulQA(ChoiceDataModule):
 
     def references(self) -> list[TruthfulQuestion]:
         """Every question with its true and false answers, in the order of the dataset."""
-        records = read_records(self.path, subset="generation", split="validation")
+        records = read_records(self.path, subset=self.subset, split="validation")
         return [_question(record, str(number)) for number, record in enumerate(records)]
 
     def load(self) -> list[Example]:
@@ -64,9 +71,10 @@ class TruthfulQA(ChoiceDataModule):
         return [self._with_choices(question) for question in self.references()]
 
     def _with_choices(self, question: TruthfulQuestion) -> ChoiceQuestion:
+        prompt = self.template.replace("{question}", question.question)
         return ChoiceQuestion(
             question.id,
-            self.template.replace("{question}", question.question),
+            primed(prompt) if self.primed else prompt,
             tuple(f" {answer}" for answer in (*question.correct, *question.incorrect)),
             correct=tuple(range(len(question.correct))),
             best=0,
@@ -88,6 +96,8 @@ def _question(record: Record, name: str) -> TruthfulQuestion:
         record.number,
         {column.strip().lower().replace(" ", "_"): value for column, value in record.values.items()},
     )
+    if "mc2_targets" in record.values:
+        return _from_targets(record, name)
     best = record.text("best_answer").strip()
     if not best:
         raise InputError(f"{record.where}: expected a best answer, got an empty one")
@@ -99,6 +109,39 @@ def _question(record: Record, name: str) -> TruthfulQuestion:
         correct=tuple(dict.fromkeys((best, *_answers(record, "correct_answers")))),
         incorrect=tuple(dict.fromkeys(_answers(record, "incorrect_answers"))),
     )
+
+
+def _from_targets(record: Record, name: str) -> TruthfulQuestion:
+    """The layout of `multiple_choice`: the best answer is the right one of mc1, all answers are those of mc2."""
+    best = _labelled(record, "mc1_targets", 1)
+    if len(best) != 1:
+        raise InputError(f"{record.where}: expected one right answer in 'mc1_targets', got {len(best)}")
+    return TruthfulQuestion(
+        id=name,
+        category="",
+        question=record.text("question").strip(),
+        best=best[0],
+        correct=tuple(dict.fromkeys((*best, *_labelled(record, "mc2_targets", 1)))),
+        incorrect=tuple(dict.fromkeys(_labelled(record, "mc2_targets", 0))),
+    )
+
+
+def _labelled(record: Record, column: str, label: int) -> list[str]:
+    """The answers under a label, 1 for true ones."""
+    targets = record.value(column)
+    choices, labels = (targets.get(key) if isinstance(targets, dict) else None for key in ("choices", "labels"))
+    if (
+        not isinstance(choices, list)
+        or not isinstance(labels, list)
+        or len(choices) != len(labels)
+        or not all(isinstance(choice, str) and choice.strip() for choice in choices)
+        or any(each not in (0, 1) for each in labels)
+    ):
+        raise InputError(
+            f"{record.where}: expected in {column!r} {{choices: [texts], labels: [0 or 1 for each]}}, "
+            f"got {targets!r:.80}"
+        )
+    return [choice.strip() for choice, each in zip(choices, labels, strict=True) if each == label]
 
 
 def _answers(record: Record, column: str) -> list[str]:
