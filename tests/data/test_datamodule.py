@@ -1,17 +1,15 @@
-import re
 import subprocess
 import sys
 import warnings
-from dataclasses import fields
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser
 from lightning import LightningModule, Trainer
 
-from svd_lightning.data import CompletionDataModule, Example, JSONLData, TruthfulQA
+from svd_lightning.data import CompletionDataModule, Example
 from svd_lightning.errors import InputError
 
 SPLITS = ("train", "calibration", "validation", "test", "predict")
@@ -294,18 +292,6 @@ def test_two_real_processes_train_calibrate_and_predict_on_every_example(tmp_pat
 def test_worker_processes_collate_the_same_batches(letters):
     alone, helped = letters().val_dataloader(), letters(num_workers=1).val_dataloader()
     assert [batch["input_ids"].tolist() for batch in alone] == [batch["input_ids"].tolist() for batch in helped]
-
-
-@pytest.mark.parametrize("data", [JSONLData, TruthfulQA])
-def test_every_option_explains_itself_in_help(data):
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser()
-    parser.add_class_arguments(data, "data")
-    shown = parser.format_help()
-    for option in fields(data):
-        found = re.search(rf"--data\.{option.name} (\{{true,false\}}|[A-Z_]+)\s+(\S+)", shown)
-        assert found, option.name
-        assert not found[2].startswith("("), f"{option.name} has no docstring"
 
 
 def test_options_parse_from_the_command_line():
