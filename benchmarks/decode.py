@@ -17,7 +17,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.plan import Plan
 from svd_lightning.decoding.two_pass import TwoPassModel
-from svd_lightning.models.hidden import adapter_layers
+from svd_lightning.models.switch import adapter_layers
 from svd_lightning.steering import Steering
 
 SIZES = {

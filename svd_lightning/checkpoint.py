@@ -1,6 +1,5 @@
 """What a checkpoint must agree with before its weights are used."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import as_class_path
-from svd_lightning.steering import Feature, Steering, SteeringRule, feature_name, rule_name
+from svd_lightning.steering import Steering, as_plain, feature_name, rule_name
 
 
 def hyperparameters(
@@ -29,26 +28,11 @@ def hyperparameters(
     return {
         "backbone": backbone,
         "adapter": as_class_path(adapter),
-        "steering": {
-            "rules": [_as_class_path(rule) for rule in steering.rules],
-            "strengths": None if steering.strengths is None else list(steering.strengths),
-            "alpha": steering.alpha,
-            "penalty": steering.penalty,
-            "features": [_as_class_path(feature) for feature in steering.features],
-        },
+        "steering": as_plain(steering),
         "warmup_ratio": warmup_ratio,
         "gradient_checkpointing": gradient_checkpointing,
         "generation": None if generation is None else dict(generation),
         "_instantiator": "lightning.pytorch.cli.instantiate_module",
-    }
-
-
-def _as_class_path(part: SteeringRule | Feature) -> dict[str, Any]:
-    kind = type(part)
-    names = inspect.signature(kind).parameters
-    return {
-        "class_path": f"{kind.__module__}.{kind.__qualname__}",
-        "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)},
     }
 
 

@@ -26,10 +26,10 @@ def test_the_newest_of_several_last_checkpoints_is_taken(checkpoint, tmp_path):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(InputError, match="run: expected a run folder or a checkpoint, got .*nowhere"):
+    with pytest.raises(InputError, match=r"run: expected a run folder or a checkpoint, got .*nowhere"):
         open_run(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"run: expected checkpoints/last\.ckpt"):
         open_run(tmp_path)
     (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match="run: cannot read .*broken"):
+    with pytest.raises(InputError, match=r"run: cannot read .*broken"):
         open_run(tmp_path / "broken.ckpt")

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from svd_lightning.decoding.scoring import SteeringFunction
+from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.decoding.twin import steer_model
 from svd_lightning.errors import InputError
 

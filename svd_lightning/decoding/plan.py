@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -16,7 +16,7 @@ from svd_lightning.decoding.prompts import EmbeddingPromptModel, PrefixModel
 from svd_lightning.decoding.steered import SteeredModel
 from svd_lightning.decoding.two_pass import TwoPassModel
 from svd_lightning.errors import InputError
-from svd_lightning.models.hidden import adapter_layers
+from svd_lightning.models.switch import AdaptedModel, active_config, adapter_layers
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,13 @@ class Plan:
     """What that mixin needs to know."""
 
 
-def decoding_plan(peft_model: PeftModel) -> Plan:
+def decoding_plan(peft_model: AdaptedModel) -> Plan:
     """One pass where every adapter layer has a paired forward, else two.
 
     Raises:
         InputError: for prompt learning of an unknown kind, and for adapters that act on marked tokens only.
     """
-    config = peft_model.active_peft_config
+    config = active_config(peft_model)
     if getattr(config, "alora_invocation_tokens", None):
         raise InputError(
             "peft_config.alora_invocation_tokens: an activated LoRA is switched on by tokens of the prompt, which "
@@ -66,7 +66,7 @@ def decoding_plan(peft_model: PeftModel) -> Plan:
     return Plan(OnePassModel, {"_paired_forwards": forwards, "_virtual_tokens": 0})
 
 
-def _paired_forwards(peft_model: PeftModel) -> tuple[list[tuple[nn.Module, PairedForward]], str]:
+def _paired_forwards(peft_model: AdaptedModel) -> tuple[list[tuple[nn.Module, PairedForward]], str]:
     """Paired forwards of all adapter layers, and the first layer that has none ("" if all have)."""
     forwards = []
     for name, layer in peft_model.named_modules():

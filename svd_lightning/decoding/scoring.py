@@ -1,7 +1,7 @@
 """Teacher-forced log-probabilities under base, tuned and steered distributions, chunk by chunk over tokens."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from svd_lightning.decoding.logits import SteeringFunction, check_logits
 from svd_lightning.errors import InputError
 from svd_lightning.functional import expectation, label_nll, log_probabilities
 from svd_lightning.models.hidden import (
@@ -19,9 +20,6 @@ from svd_lightning.models.hidden import (
     tuned_hidden_states,
 )
 from svd_lightning.steering import Steering
-
-SteeringFunction = Callable[[Tensor, Tensor], Tensor]
-"""(tuned logits, base logits), [..., V] each → steered logits [..., V]; usually a `Steering`."""
 
 IGNORED = -100
 """Label of the tokens that are not scored."""
@@ -203,21 +201,6 @@ def finite_penalty(steering: SteeringFunction) -> SteeringFunction:
     if isinstance(steering, Steering) and math.isinf(steering.penalty):
         return steering.with_penalty(0.0)
     return steering
-
-
-def check_logits(name: str, logits: Tensor) -> None:
-    """Refuse logits from which no token can be picked; one pass, no effect inside a compiled graph.
-
-    Raises:
-        InputError: for NaN, +∞, or nothing but −∞.
-    """
-    if torch.compiler.is_compiling() or logits.numel() == 0:
-        return
-    if not logits.amax(dim=-1).isfinite().all():
-        raise InputError(
-            f"{name}: expected finite numbers or -inf, got NaN or +inf (or a row of -inf only); the weights "
-            "or the adapter are damaged, or the dtype overflows: try bfloat16 or float32"
-        )
 
 
 def _score_chunk(chunk: LogitChunk, steering: SteeringFunction) -> tuple[Tensor, ...]:

@@ -11,13 +11,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from svd_lightning.calibration import ReferenceSnapshot, TokenStream
-from svd_lightning.decoding.scoring import (
-    CHUNK_ELEMENTS,
-    LogitChunk,
-    check_logits,
-    completion_states,
-    completion_tokens,
-)
+from svd_lightning.decoding.logits import check_logits
+from svd_lightning.decoding.scoring import CHUNK_ELEMENTS, LogitChunk, completion_states, completion_tokens
 from svd_lightning.decoding.tabulation import reference_states
 from svd_lightning.models.hidden import base_head, tuned_head, tuned_hidden_states
 

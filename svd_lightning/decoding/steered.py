@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
-from svd_lightning.decoding.scoring import SteeringFunction, check_logits
+from svd_lightning.decoding.logits import SteeringFunction, check_logits
 from svd_lightning.errors import InputError
-from svd_lightning.models.hidden import check_adapter
+from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter
 
 
 class SteeredModel:
@@ -22,7 +21,7 @@ class SteeredModel:
     asked for, are the tuned model's.
     """
 
-    _peft_model: PeftModel
+    _peft_model: AdaptedModel
     _base_model: PreTrainedModel
     _steering: SteeringFunction
     _adapter: str
@@ -34,7 +33,7 @@ class SteeredModel:
 
     def _check_adapter(self) -> None:
         check_adapter(self._peft_model)
-        active = self._peft_model.active_adapters[0]
+        active = active_adapters(self._peft_model)[0]
         if active != self._adapter:
             raise InputError(
                 f"peft_model: expected the active adapter {self._adapter!r} of this steered model's making, "

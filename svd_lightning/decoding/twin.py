@@ -6,24 +6,24 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from peft import PeftModel
 from transformers import PreTrainedModel
 
+from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.decoding.plan import decoding_plan
-from svd_lightning.decoding.scoring import SteeringFunction
 from svd_lightning.decoding.steered import SteeredModel
-from svd_lightning.models.hidden import check_adapter, shallow_copy
+from svd_lightning.models.switch import AdaptedModel, active_adapters, base_of, check_adapter, shallow_copy
 
 _OWN_STATE = (
+    "generate",
     "prepare_inputs_for_generation",
     "_compiled_call",
     "_last_compile_config",
     "_previous_max_cache_length",
 )
-"""Attributes that PEFT or generate() leave on an instance and that belong to that instance only."""
+"""Attributes that PEFT, transformers and generate() leave on an instance and that belong to it alone."""
 
 
-def steer_model(peft_model: PeftModel, steering: SteeringFunction) -> Any:
+def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     """A causal LM whose logits are steering(tuned logits, base logits), with the full `generate()` API.
 
     It shares every weight and hook of the PEFT model, adds no parameter, follows later changes of the weights
@@ -33,7 +33,8 @@ def steer_model(peft_model: PeftModel, steering: SteeringFunction) -> Any:
     registered twice).
 
     Args:
-        peft_model: a PEFT model around a decoder-only causal LM, in evaluation mode.
+        peft_model: a PEFT model around a decoder-only causal LM, or such a model that transformers has loaded
+            together with an adapter; in evaluation mode.
         steering: maps (tuned logits, base logits), each [B, K, V], to steered logits; usually a `Steering`.
             `lambda tuned, base: base` decodes the base model.
 
@@ -47,7 +48,7 @@ def steer_model(peft_model: PeftModel, steering: SteeringFunction) -> Any:
     Source: Hu et al. (2025), arXiv 2509.15888, Algorithm 2.
     """
     check_adapter(peft_model)
-    base_model = peft_model.get_base_model()
+    base_model = base_of(peft_model)
     plan = decoding_plan(peft_model)
     model = shallow_copy(base_model, _steered_class(type(base_model), plan.model_class))  # type: ignore[arg-type]
     for name in _OWN_STATE:
@@ -58,7 +59,7 @@ def steer_model(peft_model: PeftModel, steering: SteeringFunction) -> Any:
         _peft_model=peft_model,
         _base_model=base_model,
         _steering=steering,
-        _adapter=peft_model.active_adapters[0],
+        _adapter=active_adapters(peft_model)[0],
     )
     return model
 

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from svd_lightning.decoding.steered import SteeredModel
 from svd_lightning.errors import InputError
-from svd_lightning.models.hidden import layers_off
+from svd_lightning.models.switch import layers_off
 
 
 class PairCache(Cache):

@@ -14,7 +14,7 @@ from rich.table import Table
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.callbacks.tables import console
 from svd_lightning.data import JSONLData
-from svd_lightning.decoding.scoring import SteeringFunction
+from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.demo.task import TASK
 from svd_lightning.demo.truth import Nearness, nearness
 from svd_lightning.models import Backbone

@@ -7,7 +7,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.decoding.scoring import IGNORED, SteeringFunction, logit_chunks
+from svd_lightning.decoding.logits import SteeringFunction
+from svd_lightning.decoding.scoring import IGNORED, logit_chunks
 from svd_lightning.demo.task import Language
 from svd_lightning.functional import label_nll
 

@@ -1,7 +1,8 @@
 """Base models, tokenizers and adapters."""
 
 from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, read_adapter_config
-from svd_lightning.models.backbone import Backbone, context_length, fingerprint, weights_digest
+from svd_lightning.models.backbone import Backbone, context_length
+from svd_lightning.models.identity import fingerprint, weights_digest
 from svd_lightning.models.layers import decoder_layers
 
 __all__ = [

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from svd_lightning.decoding.layers import installed, paired_forward
-from svd_lightning.models.hidden import adapter_layers, layers_off
+from svd_lightning.models.switch import adapter_layers, layers_off
 from tests.decoding import zoo
 
 CASES = [("llama", a) for a in ("lora", "rslora", "lora_saved_head", "ia3")] + [("gpt2", "lora"), ("gpt2", "ia3")]

@@ -335,3 +335,17 @@ def test_a_foreign_cache_is_refused():
 def test_one_pass_where_the_layers_allow_it(adapter):
     kind = OnePassModel if adapter in zoo.ONE_PASS else TwoPassModel
     assert isinstance(steer_model(zoo.tuned_model("llama", adapter), STEERING), kind)
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ia3", "lora_saved_head", "loha"])
+def test_an_adapter_that_transformers_loaded(adapter, tmp_path):
+    ids, mask = zoo.prompts()
+    peft_model = zoo.tuned_model("llama", adapter)
+    peft_model.save_pretrained(tmp_path)
+    native = zoo.base_model("llama")
+    native.load_adapter(str(tmp_path))
+    found = generate(steer_model(native.eval(), STEERING), ids, mask, do_sample=False)
+    assert torch.equal(found, generate(steer_model(peft_model, STEERING), ids, mask, do_sample=False))
+    native.disable_adapters()
+    with pytest.raises(InputError, match="switched off"):
+        steer_model(native, STEERING)

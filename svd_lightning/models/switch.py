@@ -1,0 +1,137 @@
+"""The adapter of a model: which one is active, whether it can be left out, and how to leave it out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias, TypeVar
+
+from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from transformers import PreTrainedModel
+
+from svd_lightning.errors import InputError
+
+AdaptedModel: TypeAlias = PeftModel | PreTrainedModel
+"""A PEFT model, or a model that transformers' own `load_adapter` has given an adapter."""
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+_REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""LoRA initialisations that move part of the base weights into the adapter: off is then not the base."""
+
+
+def adapter_layers(model: AdaptedModel) -> list[nn.Module]:
+    """The modules that carry the adapter and can be switched off; empty for prompt learning alone."""
+    return [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
+
+
+def base_of(model: AdaptedModel) -> PreTrainedModel:
+    """The causal LM that carries the adapter."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def active_adapters(model: AdaptedModel) -> list[str]:
+    """Names of the adapters in use; none for a model without any."""
+    if isinstance(model, PeftModel):
+        return list(model.active_adapters)
+    layers: list[Any] = adapter_layers(model)
+    return list(layers[0].active_adapters) if layers else []
+
+
+def active_config(model: AdaptedModel) -> PeftConfig:
+    """The configuration of the adapter in use."""
+    return model.peft_config[active_adapters(model)[0]]
+
+
+def check_adapter(peft_model: AdaptedModel) -> None:
+    """Refuse models whose base distribution cannot be had by leaving the adapter out.
+
+    Raises:
+        InputError: in training mode; for none or several active adapters; for trained biases; for merged or
+            switched-off adapters; for initialisations that rewrite the base; for adapters without an off switch.
+    """
+    layers = adapter_layers(peft_model)
+    if not layers and not isinstance(peft_model, PeftModel):
+        raise InputError(
+            f"peft_model: expected a peft.PeftModel, got {type(peft_model).__name__}; wrap the base model with "
+            "peft.get_peft_model or PeftModel.from_pretrained, or call its load_adapter"
+        )
+    if peft_model.training:
+        raise InputError("peft_model: expected evaluation mode, got training mode; call .eval() first")
+    active = active_adapters(peft_model)
+    if len(active) != 1:
+        raise InputError(
+            f"peft_model: expected one active adapter, got {active}; select one with .set_adapter(name)"
+        )
+    config = active_config(peft_model)
+    _check_config(config)
+    if any(getattr(layer, "merged", False) for layer in layers):
+        raise InputError(
+            "peft_model: expected an adapter beside the base weights, got a merged one; call .unmerge_adapter()"
+        )
+    if getattr(peft_model, "_adapters_disabled", False) or any(layer.disable_adapters for layer in layers):
+        raise InputError(
+            "peft_model: expected the adapter switched on, got it switched off; leave disable_adapter() first"
+        )
+    if not layers and not config.is_prompt_learning:
+        raise InputError(
+            f"peft_model: expected an adapter that can be switched off layer by layer, got "
+            f"{type(config).__name__}; use LoRA, IA3 or prompt learning"
+        )
+
+
+def _check_config(config: Any) -> None:
+    if getattr(config, "bias", "none") != "none":
+        raise InputError(
+            f"peft_config.bias: expected 'none', got {config.bias!r}: the base model's biases were trained, so "
+            "switching the adapter off does not restore the base; train an adapter with bias='none'"
+        )
+    init = getattr(config, "init_lora_weights", None)
+    if isinstance(init, str) and init.lower().startswith(_REWRITES_BASE):
+        raise InputError(
+            f"peft_config.init_lora_weights: {init!r} rewrites the base weights, so switching the adapter off "
+            "does not restore the base; convert the adapter to plain LoRA (peft's save_pretrained with "
+            "path_initial_model_for_weight_conversion) or train with the default initialisation"
+        )
+
+
+@contextmanager
+def adapter_off(peft_model: PeftModel) -> Iterator[PreTrainedModel]:
+    """Within the context the yielded causal LM is the base model; the former state returns afterwards.
+
+    Flips the flag that every adapter layer reads: unlike `PeftModel.disable_adapter` it costs no scan for
+    the adapter's status and leaves `requires_grad` alone, which sharded parameters do not like to change.
+
+    Raises:
+        InputError: as `check_adapter`.
+    """
+    check_adapter(peft_model)
+    with layers_off(adapter_layers(peft_model)):
+        yield peft_model.get_base_model()
+
+
+@contextmanager
+def layers_off(layers: list[nn.Module]) -> Iterator[None]:
+    """Within the context the given adapter layers pass their input to the base layer."""
+    before = [layer._disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = True  # type: ignore[assignment]
+        assert all(layer.disable_adapters for layer in layers), "an adapter layer ignores its off switch"
+        yield
+    finally:
+        for layer, was_off in zip(layers, before, strict=True):
+            layer._disable_adapters = was_off
+
+
+def shallow_copy(module: ModuleT, cls: type[ModuleT] | None = None) -> ModuleT:
+    """A module with the same children, parameters and hooks, whose attributes can be replaced one by one.
+
+    `copy.copy` would share the dictionary of children, and it constructs anew under FSDP2.
+    """
+    clone = object.__new__(cls or type(module))
+    clone.__dict__.update(module.__dict__)
+    clone._modules = dict(module._modules)
+    clone.__dict__.pop("forward", None)  # accelerate binds a forward to the original
+    return clone

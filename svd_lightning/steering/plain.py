@@ -1,0 +1,74 @@
+"""A recipe as plain data, and back: what checkpoints and artefacts hold."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from svd_lightning.errors import InputError
+from svd_lightning.steering.confident_set import ConfidentSet
+from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feature
+from svd_lightning.steering.kl_gradient import KLGradient
+from svd_lightning.steering.natural_gradient import NaturalGradient
+from svd_lightning.steering.rule import SteeringRule
+from svd_lightning.steering.steering import Steering
+from svd_lightning.steering.task_aware import TaskAware
+from svd_lightning.steering.temperature import Temperature
+
+_RULES: tuple[type, ...] = (KLGradient, NaturalGradient, TaskAware, Temperature, ConfidentSet)
+_FEATURES: tuple[type, ...] = (Entropy, Divergence, Agreement)
+
+
+def as_plain(steering: Steering) -> dict[str, Any]:
+    """Strings and numbers that jsonargparse (in checkpoints) and `from_plain` read back.
+
+    >>> as_plain(Steering(strengths=[1.5]))["rules"]
+    [{'class_path': 'svd_lightning.steering.kl_gradient.KLGradient', 'init_args': {}}]
+    """
+    return {
+        "rules": [_as_class_path(rule) for rule in steering.rules],
+        "strengths": None if steering.strengths is None else list(steering.strengths),
+        "alpha": steering.alpha,
+        "penalty": steering.penalty,
+        "features": [_as_class_path(feature) for feature in steering.features],
+    }
+
+
+def from_plain(content: Mapping[str, Any]) -> Steering:
+    """The recipe of `as_plain`, also after JSON has turned infinities into strings.
+
+    Classes are looked up by name among those built in: a file from elsewhere imports nothing.
+
+    Raises:
+        InputError: for a rule or a feature that is not built in, or values that `Steering` refuses.
+
+    >>> from_plain(as_plain(Steering(strengths=[1.5]))).strengths
+    (1.5,)
+    """
+    strengths = content["strengths"]
+    return Steering(
+        rules=tuple(_built_in("rules", part, _RULES) for part in content["rules"]),
+        strengths=None if strengths is None else tuple(map(float, strengths)),
+        alpha=content["alpha"],
+        penalty=float(content["penalty"]),
+        features=tuple(_built_in("features", part, _FEATURES) for part in content["features"]),
+    )
+
+
+def _as_class_path(part: SteeringRule | Feature) -> dict[str, Any]:
+    kind = type(part)
+    names = inspect.signature(kind).parameters
+    return {
+        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)},
+    }
+
+
+def _built_in(name: str, part: Mapping[str, Any], known: tuple[type, ...]) -> Any:
+    package, _, wanted = part["class_path"].rpartition(".")
+    kinds = {kind.__name__: kind for kind in known}
+    if package.split(".")[0] != "svd_lightning" or wanted not in kinds:
+        raise InputError(
+            f"steering.{name}: expected those built in ({', '.join(kinds)}), got {part['class_path']!r}; a "
+            "class of your own does not travel: build the Steering in Python and pass it to steer_model"
+        )
+    return kinds[wanted](**part["init_args"])
