@@ -18,6 +18,7 @@ from peft import PeftConfig
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
+from svd_lightning.integrations.lm_eval_command import lm_eval
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.report.command import report
 from svd_lightning.trainer import SteeringTrainer
@@ -134,6 +135,15 @@ def _run(arguments: list[str] | None) -> None:
         about = "Write what the calibration of a run found as one HTML file."
         auto_cli(
             report, args=given[1:], prog="svd-lightning report", parser_class=SteeringParser, description=about
+        )
+        return
+    if given[:1] == ["lm-eval"]:
+        auto_cli(
+            lm_eval,
+            args=given[1:],
+            prog="svd-lightning lm-eval",
+            parser_class=SteeringParser,
+            description="Evaluate a run on tasks of lm-evaluation-harness, under base, tuned and steered logits.",
         )
         return
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)

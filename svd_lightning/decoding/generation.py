@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from peft import PeftModel
 from torch import Tensor
@@ -11,6 +11,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.decoding.twin import steer_model
 from svd_lightning.errors import InputError
+
+Distribution = Literal["base", "tuned", "steered"]
+"""Whose logits are decoded or evaluated."""
 
 UNSTEERED: dict[str, SteeringFunction] = {
     "base": lambda tuned_logits, base_logits: base_logits,
