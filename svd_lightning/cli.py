@@ -1,15 +1,18 @@
 """The command line: LightningCLI's verbs, `calibrate`, the demo and the report."""
 
+import inspect
 import logging
 import os
 import sys
 import warnings
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 from zipfile import is_zipfile
 
 import lightning as L
-from jsonargparse import auto_cli, set_parsing_settings
+from jsonargparse import DefaultHelpFormatter, auto_cli, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -17,22 +20,36 @@ from peft import PeftConfig
 
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.data import CompletionDataModule
+from svd_lightning.demo.run import demo
 from svd_lightning.errors import InputError
 from svd_lightning.integrations.lm_eval_command import lm_eval
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.report.command import report
 from svd_lightning.trainer import SteeringTrainer
 
-_DESCRIPTION = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its
-direction, and decode with it. `svd-lightning demo` runs the whole chain on an embedded model in a few minutes;
-`svd-lightning report RUN` writes what a run's calibration found as one HTML file."""
+COMMANDS: dict[str, Callable[..., Any]] = {"demo": demo, "report": report, "lm-eval": lm_eval}
+"""Verbs that are functions with options of their own; the rest are LightningCLI's and share one configuration."""
 
+
+def _about(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").splitlines()[0]
+
+
+_DESCRIPTION = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its
+direction, and decode with it.
+
+Verbs with options of their own, each with its own --help:
+""" + "\n".join(f"  {verb:<20}{_about(function)}" for verb, function in COMMANDS.items())
 
 _TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
 """Set in the environment, it makes bad input end in a traceback."""
 
 _CHECKPOINT_NAMES = ("best", "last", "hpc", "registry")
 """What Lightning's ckpt_path takes besides paths."""
+
+
+class VerbatimDescription(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Help whose description keeps its lines."""
 
 
 class SteeringParser(LightningArgumentParser):
@@ -126,24 +143,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
-    if given[:1] == ["demo"]:
-        from svd_lightning.demo.run import demo  # the demo is a program of its own
-
-        auto_cli(demo, args=given[1:], prog="svd-lightning demo")
-        return
-    if given[:1] == ["report"]:
-        about = "Write what the calibration of a run found as one HTML file."
+    if given and given[0] in COMMANDS:
+        verb = given[0]
         auto_cli(
-            report, args=given[1:], prog="svd-lightning report", parser_class=SteeringParser, description=about
-        )
-        return
-    if given[:1] == ["lm-eval"]:
-        auto_cli(
-            lm_eval,
+            COMMANDS[verb],
             args=given[1:],
-            prog="svd-lightning lm-eval",
+            prog=f"svd-lightning {verb}",
             parser_class=SteeringParser,
-            description="Evaluate a run on tasks of lm-evaluation-harness, under base, tuned and steered logits.",
+            description=_about(COMMANDS[verb]),
         )
         return
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
@@ -159,7 +166,11 @@ def _run(arguments: list[str] | None) -> None:
         save_config_callback=NewRunFolder,
         seed_everything_default=42,
         parser_class=SteeringParser,
-        parser_kwargs={"prog": "svd-lightning", "description": _DESCRIPTION},
+        parser_kwargs={
+            "prog": "svd-lightning",
+            "description": _DESCRIPTION,
+            "formatter_class": VerbatimDescription,
+        },
         args=arguments,
     )
 

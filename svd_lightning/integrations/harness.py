@@ -14,6 +14,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import open_run
 
+
 @register_model("svd-lightning")
 class SteeredHarnessModel(HFLM):
     """Log-likelihoods, rolling log-likelihoods and generation under one distribution of a run.

@@ -14,6 +14,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.runs import find_checkpoint, open_run
 
+
 def lm_eval(
     run: str,
     *,
