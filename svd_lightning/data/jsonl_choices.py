@@ -42,20 +42,27 @@ class JSONLChoices(RecordedChoices):
                 f"{record.where}: expected a list of texts in {self.choices_column!r}, got {choices!r:.80}"
             )
         correct = _indices(record, self.correct_column, option="correct_column")
-        best = correct[:1]
-        if record.values.get(self.best_column) not in (None, ""):
-            best = _indices(record, self.best_column, option="best_column")
         messages = None
         if record.values.get(self.messages_column) is not None:
             messages = read_messages(record, self.messages_column)
+            if messages[-1].role == "assistant":
+                raise InputError(f"{record.where}: expected messages before the answer, got the assistant's last")
             prompt = "\n".join(message.content for message in messages)
         else:
             prompt = record.text(self.prompt_column, option="prompt_column")
         task = record.text_if_any(self.task_column, option="task_column")
-        # Without a right choice there is no best one either; the question says so.
+        best = self._best(record, correct)
         return ChoiceQuestion(
-            name, prompt, tuple(choices), correct=correct, best=(best or (0,))[0], task=task, messages=messages
+            name, prompt, tuple(choices), correct=correct, best=best, task=task, messages=messages
         )
+
+    def _best(self, record: Record, correct: tuple[int, ...]) -> int:
+        if record.values.get(self.best_column) in (None, ""):
+            return correct[0] if correct else 0  # the question itself refuses to have no right choice
+        best = _indices(record, self.best_column, option="best_column")
+        if len(best) != 1:
+            raise InputError(f"{record.where}: expected one index in {self.best_column!r}, got {list(best)}")
+        return best[0]
 
 
 def _parsed(record: Record, column: str, *, option: str) -> Any:

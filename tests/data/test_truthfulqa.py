@@ -1,11 +1,14 @@
 import csv
+import re
 
 import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer
 
 from svd_lightning.data import Example, TruthfulQA
+from svd_lightning.data.primers import INSTRUCTION, PRIMERS
 from svd_lightning.errors import InputError
+from tests.chain import write_jsonl
 
 HEADER = ["Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source"]
 
@@ -104,6 +107,55 @@ def test_the_hub_layout_reads_the_same(path, tmp_path):
     assert TruthfulQA(tmp_path).references() == TruthfulQA(path).references()
 
 
+def targets(i, **change):
+    mc1 = {"choices": [f"best {i}", f"bad {i}"], "labels": [1, 0]}
+    mc2 = {"choices": [f"good {i}", f"best {i}", f"bad {i}", f"worse {i}"], "labels": [1, 1, 0, 0]}
+    return {"question": f"Question {i}?", "mc1_targets": mc1, "mc2_targets": mc2, **change}
+
+
+def test_the_multiple_choice_layout_gives_the_same_questions(path, tmp_path):
+    file = write_jsonl(tmp_path / "mc.jsonl", [targets(i) for i in range(10)])
+    assert TruthfulQA(file).load_questions() == TruthfulQA(path).load_questions()
+    assert TruthfulQA(file).load() == TruthfulQA(path).load()
+    Dataset.from_list([targets(i) for i in range(10)]).to_parquet(tmp_path / "mc.parquet")
+    assert TruthfulQA(tmp_path / "mc.parquet").load_questions() == TruthfulQA(path).load_questions()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mc1_targets": {"choices": ["a", "b"], "labels": [1, 1]}}, "one right answer in 'mc1_targets', got 2"),
+        ({"mc1_targets": {"choices": [], "labels": []}}, "one right answer in 'mc1_targets', got 0"),
+        ({"mc2_targets": {"choices": ["a"], "labels": [1, 0]}}, "expected in 'mc2_targets'"),
+        ({"mc2_targets": {"choices": ["a", " "], "labels": [1, 0]}}, "expected in 'mc2_targets'"),
+        ({"mc2_targets": {"choices": ["a"], "labels": [2]}}, "expected in 'mc2_targets'"),
+        ({"mc2_targets": None}, "expected in 'mc2_targets'"),
+    ],
+)
+def test_bad_targets_are_refused(tmp_path, change, message):
+    file = write_jsonl(tmp_path / "mc.jsonl", [targets(0), targets(1, **change)])
+    with pytest.raises(InputError, match=f"line 2: .*{message}"):
+        TruthfulQA(file).load_questions()
+
+
+def test_primers_stand_before_the_question(path):
+    prompt = TruthfulQA(path, primed=True).load()[3].prompt
+    assert prompt.startswith(f"{INSTRUCTION}\n\nQ: {PRIMERS[0][0]}\nA: {PRIMERS[0][1]}\n\nQ: ")
+    assert prompt.endswith("\n\nQ: Question 3?\nA:")
+    assert prompt.count("\nA:") == len(PRIMERS) + 1
+
+
+def test_primers_are_not_in_the_dataset(shared):
+    questions = {words(question.question) for question in TruthfulQA(shared / "data/TruthfulQA.csv").references()}
+    for primer, _ in PRIMERS:
+        asked = words(primer)
+        assert max(len(asked & known) / len(asked | known) for known in questions) < 0.5
+
+
+def words(question):
+    return frozenset(re.findall(r"\w+", question.lower()))
+
+
 def test_the_default_goes_to_the_hub(monkeypatch):
     asked = []
 
@@ -112,8 +164,11 @@ def test_the_default_goes_to_the_hub(monkeypatch):
         return []
 
     monkeypatch.setattr("svd_lightning.data.truthfulqa.read_records", read_records)
-    assert TruthfulQA().load() == []
-    assert asked == [("truthfulqa/truthful_qa", "generation", "validation")]
+    assert TruthfulQA().load() == TruthfulQA(subset="multiple_choice").load() == []
+    assert asked == [
+        ("truthfulqa/truthful_qa", "generation", "validation"),
+        ("truthfulqa/truthful_qa", "multiple_choice", "validation"),
+    ]
 
 
 def test_the_prompt_can_have_another_form(path):
