@@ -66,9 +66,13 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
 
 @functools.cache
 def _steered_class(model_class: type[PreTrainedModel], mixin: type[SteeredModel]) -> type:
-    """The model's class with the mixin before it."""
-    attributes = {"forward": _named_forward(model_class), "__module__": model_class.__module__}
-    return type(f"Steered{model_class.__name__}", (mixin, model_class), attributes)
+    """The model's class with the mixin before it; pipelines know classes by their names, so it keeps the name."""
+    attributes = {
+        "forward": _named_forward(model_class),
+        "__module__": model_class.__module__,
+        "__qualname__": f"Steered{model_class.__qualname__}",
+    }
+    return type(model_class.__name__, (mixin, model_class), attributes)
 
 
 def _named_forward(model_class: type[PreTrainedModel]) -> Callable[..., Any]:
