@@ -23,11 +23,12 @@ from svd_lightning.data import CompletionDataModule
 from svd_lightning.demo.run import demo
 from svd_lightning.errors import InputError
 from svd_lightning.integrations.lm_eval_command import lm_eval
+from svd_lightning.judging.command import judge
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.report.command import report
 from svd_lightning.trainer import SteeringTrainer
 
-COMMANDS: dict[str, Callable[..., Any]] = {"demo": demo, "report": report, "lm-eval": lm_eval}
+COMMANDS: dict[str, Callable[..., Any]] = {"demo": demo, "report": report, "judge": judge, "lm-eval": lm_eval}
 """Verbs that are functions with options of their own; the rest are LightningCLI's and share one configuration."""
 
 

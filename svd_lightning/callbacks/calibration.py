@@ -24,7 +24,8 @@ from svd_lightning.callbacks.guards import (
     run_folder,
 )
 from svd_lightning.callbacks.reference import Reference
-from svd_lightning.callbacks.tables import comparison_table, console, sweep_table
+from svd_lightning.callbacks.tables import comparison_table, sweep_table
+from svd_lightning.console import console
 from svd_lightning.decoding.states import CompletionStates
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.files import write_json

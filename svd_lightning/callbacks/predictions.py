@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from svd_lightning.callbacks.guards import as_completion_data, as_steered
+from svd_lightning.data import Example
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.module import SteeredLanguageModel
@@ -19,6 +20,9 @@ from svd_lightning.strategies import trained_sum
 
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.jsonl`: id, prompt, reference and completion of each row, in input order.
+
+    What the data know besides goes with them, for `svd-lightning judge`: the task, and of a question with choices
+    the question by itself, the right and the wrong answers.
 
     While it runs, each process appends to a part file of its own beside the target. At the end the first
     process merges the parts and moves the result into place in one step; an interrupted run leaves the parts,
@@ -72,10 +76,11 @@ class PredictionWriter(BasePredictionWriter):
             return
         assert self.path is not None
         rows = {record["index"]: record for record in self._records()}
+        known = {example.id: _known(example) for example in as_completion_data(trainer).examples("predict")}
         lines = []
         for index in sorted(rows):
             rows[index].pop("index")
-            lines.append(json.dumps(rows[index], ensure_ascii=False) + "\n")
+            lines.append(json.dumps(rows[index] | known[rows[index]["id"]], ensure_ascii=False) + "\n")
         write_text(self.path, "".join(lines))
         for part in self._parts():
             part.unlink()
@@ -117,6 +122,19 @@ class PredictionWriter(BasePredictionWriter):
                     yield json.loads(line or "")
                 except json.JSONDecodeError:  # an empty line, or one cut short
                     continue
+
+
+def _known(example: Example) -> dict[str, Any]:
+    """task, question, correct and incorrect, as far as the example has them."""
+    known: dict[str, Any] = {} if example.task is None else {"task": example.task}
+    question = example.question
+    if question is None:
+        return known
+    if question.asked is not None:
+        known["question"] = question.asked
+    texts = [(index in question.correct, choice.strip()) for index, choice in enumerate(question.choices)]
+    known["correct"] = [text for right, text in texts if right]
+    return known | {"incorrect": [text for right, text in texts if not right]}
 
 
 def _lines(part: Path) -> list[str | None]:

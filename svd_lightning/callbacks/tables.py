@@ -4,16 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from svd_lightning.report.words import gain_text, in_use, recipe_name
-
-
-def console() -> Console:
-    """The terminal, or 120 columns where there is none."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=120)
 
 
 def comparison_table(title: str, record: Mapping[str, Any], *, gains: bool = True) -> Table:

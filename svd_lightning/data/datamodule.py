@@ -153,13 +153,17 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     def questions(self, split: str) -> list[ChoiceQuestion]:
         """The questions with choices behind the rows of a split, in order; none where there are no choices."""
-        kept = set(self.split_ids(split))
-        found = (example.question for example in self._splits[split] if example.id in kept)
+        found = (example.question for example in self.examples(split))
         return list(dict.fromkeys(question for question in found if question is not None))
 
     def tasks(self, split: str) -> dict[int, str]:
         """The task of each row of a split that has one, by the row's number; on every rank for all rows."""
         return {row.index: row.task for row in self._all_rows()[split] if row.task is not None}
+
+    def examples(self, split: str) -> list[Example]:
+        """The examples behind the rows of a split, in order."""
+        kept = set(self.split_ids(split))
+        return [example for example in self._splits[split] if example.id in kept]
 
     def digest(self, split: str) -> str:
         """SHA-256 over the token ids of a split, row by row: changes whenever what the model reads does."""

@@ -69,6 +69,8 @@ class ChoiceQuestion:
     """The task that it belongs to, where a dataset mixes several."""
     messages: tuple[Message, ...] | None = None
     """The conversation before the choices; the tokenizer's chat template turns it into the prompt."""
+    asked: str | None = None
+    """The question by itself, where the prompt says more: what a judge of the answer reads."""
 
     def __post_init__(self) -> None:
         if not self.choices:

@@ -78,6 +78,7 @@ class TruthfulQA(ChoiceDataModule):
             tuple(f" {answer}" for answer in (*question.correct, *question.incorrect)),
             correct=tuple(range(len(question.correct))),
             best=0,
+            asked=question.question,
         )
 
     def _examples(self, question: ChoiceQuestion) -> list[Example]:

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from rich.table import Table
 
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
-from svd_lightning.callbacks.tables import console
+from svd_lightning.console import console
 from svd_lightning.data import JSONLData
 from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.demo.task import TASK

@@ -1,4 +1,4 @@
-"""What is tracked: torchmetrics that reduce over processes."""
+"""What is tracked: torchmetrics that reduce over processes, each sample counted once."""
 
 from svd_lightning.metrics.average import Average
 from svd_lightning.metrics.completions import Completions, CompletionScores

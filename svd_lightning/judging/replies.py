@@ -1,0 +1,78 @@
+"""What judges replied, kept on disk so that nothing is asked twice."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from svd_lightning.errors import InputError
+
+
+class Replies:
+    """A JSONL file of replies, keyed by judge, model and the full request; safe to use from several threads.
+
+    Each reply is one line, appended by one write, so that a killed run leaves whole lines and at most one cut
+    short, which is left out and asked again. The key is a SHA-256: requests are not kept in the file.
+
+    Args:
+        path: the file; made with the first reply.
+
+    Raises:
+        InputError: for a file that holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = Lock()
+        self._known = _read(path)
+
+    def get(self, request: Mapping[str, Any]) -> str | None:
+        """The reply to a request, or None where it has not been asked."""
+        return self._known.get(_key(request))
+
+    def add(self, request: Mapping[str, Any], reply: str) -> None:
+        """Keep the reply to a request."""
+        key = _key(request)
+        line = json.dumps({"key": key, "reply": reply}, ensure_ascii=False) + "\n"
+        with self._lock:
+            self._known[key] = reply
+            _append(self.path, line.encode("utf-8", errors="replace"))
+
+    def __len__(self) -> int:
+        """How many replies there are."""
+        return len(self._known)
+
+
+def _key(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _append(path: Path, line: bytes) -> None:
+    """One write to the file's end; behind a line that a killed run left cut short, a new line begins."""
+    with path.open("ab+", buffering=0) as file:
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
+
+
+def _read(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    found = {}
+    for number, line in enumerate(path.read_bytes().decode("utf-8", errors="replace").split("\n"), start=1):
+        try:
+            kept = json.loads(line or "null")
+        except json.JSONDecodeError:  # cut short
+            continue
+        if kept is None:
+            continue
+        if not isinstance(kept, dict) or not all(isinstance(kept.get(name), str) for name in ("key", "reply")):
+            raise InputError(
+                f"{path}, line {number}: expected a judge's reply, got {line!r:.80}; move the file away"
+            )
+        found[kept["key"]] = kept["reply"]
+    return found
