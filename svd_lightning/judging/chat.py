@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 
 from svd_lightning.errors import InputError
 from svd_lightning.judging.asking import Keep, verdicts_by_asking
-from svd_lightning.judging.endpoint import Endpoint
-from svd_lightning.judging.judge import Answer, Progress, Verdict
+from svd_lightning.judging.endpoint import Endpoint, Stopped
+from svd_lightning.judging.judge import Answer, Judge, Progress, Verdict
 from svd_lightning.judging.replies import Replies
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatCompletionsJudge:
+class ChatCompletionsJudge(Judge):
     """A model behind any OpenAI-compatible endpoint, asked the paper's two yes-or-no questions.
 
     Each prompt is sent once to `{base_url}/chat/completions`. Time-outs, lost connections, 408, 429 and 5xx are
@@ -114,10 +114,19 @@ class ChatCompletionsJudge:
 def _together(one: Callable[[str, Event], None], prompts: Sequence[str], *, workers: int) -> None:
     """Run `one` on every prompt in threads; the first error stops the rest, but not what is on its way."""
     stop = Event()
+
+    def guarded(prompt: str) -> None:
+        try:
+            one(prompt, stop)
+        except BaseException:
+            stop.set()
+            raise
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
     try:
-        for future in as_completed([pool.submit(one, prompt, stop) for prompt in prompts]):
-            future.result()
+        for future in as_completed([pool.submit(guarded, prompt) for prompt in prompts]):
+            if not isinstance(future.exception(), Stopped):  # the error that stopped it comes too
+                future.result()
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)

@@ -38,7 +38,7 @@ def judge(
     Args:
         predictions: run folder of `svd-lightning predict`, or its file; with `--predict.compare true` there are
             base and tuned answers to compare with.
-        judge: who judges: svd_lightning.judging.ReferenceJudge (no model), LocalJudge, ChatCompletionsJudge;
+        judge: who judges: ReferenceJudge (no model), LocalJudge, ChatCompletionsJudge, the class path of your own;
             null for nobody.
         output: the summary, a .json file; null for <predictions>.judged.json beside the predictions.
         replies: where a model's replies are kept; null for <predictions>.replies.jsonl beside them.

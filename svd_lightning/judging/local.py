@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from svd_lightning.errors import InputError
 from svd_lightning.judging.asking import Keep, verdicts_by_asking
-from svd_lightning.judging.judge import Answer, Progress, Verdict
+from svd_lightning.judging.judge import Answer, Judge, Progress, Verdict
 from svd_lightning.judging.replies import Replies
 from svd_lightning.models import Backbone
 
@@ -20,7 +20,7 @@ _WORDS = ("yes", "Yes", "no", "No")
 
 
 @dataclass(frozen=True)
-class LocalJudge:
+class LocalJudge(Judge):
     """A causal language model of transformers, asked the paper's two yes-or-no questions; nothing is sampled.
 
     The verdict is yes where P(yes) + P(Yes) > P(no) + P(No) right after the prompt: exact, over all tokens of
