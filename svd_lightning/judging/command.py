@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import lazy_instance
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from svd_lightning.console import console
@@ -21,7 +22,7 @@ from svd_lightning.judging.tables import summary_table
 def judge(
     predictions: str,
     *,
-    judge: Judge | None = ReferenceJudge(),  # noqa: B008  frozen
+    judge: Judge | None = lazy_instance(ReferenceJudge),  # noqa: B008  stateless
     output: str | None = None,
     replies: str | None = None,
 ) -> Path:
