@@ -45,15 +45,6 @@ class Mixture(CompletionDataModule):
         """What the parts train on, before any split is cut."""
         return [_of_task(example, task) for task, part in self.parts.items() for example in part.load()]
 
-    def load_given_splits(self) -> dict[str, list[Example]]:
-        """The splits with which some part comes, without the others' shares."""
-        given = {task: part.load_given_splits() for task, part in self.parts.items()}
-        names = dict.fromkeys(name for splits in given.values() for name in splits)
-        return {
-            name: [_of_task(each, task) for task, splits in given.items() for each in splits.get(name, [])]
-            for name in names
-        }
-
     def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
         """The splits of the parts, put together."""
         splits: dict[str, list[Example]] = {}

@@ -40,7 +40,7 @@ class TruthfulQA(ChoiceDataModule):
     path: str | Path = field(default="truthfulqa/truthful_qa", kw_only=False)
     """A file, a dataset folder, or the dataset's name on the hub."""
     subset: Literal["generation", "multiple_choice"] = "generation"
-    """Which of the hub's layouts: they hold the same questions, and answers that differ in a few places."""
+    """Which of the hub's two layouts; a file shows by its columns which it has."""
     all_correct_answers: bool = False
     """One example for each true answer, not for the best one alone; a question stays within one split."""
     template: str = "Q: {question}\nA:"
