@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import SchedulerType, get_scheduler
 
 from svd_lightning.checkpoint import check_base, check_keys, check_steering, hyperparameters
+from svd_lightning.data import CompletionDataModule
 from svd_lightning.decoding.generation import UNSTEERED, complete, generation_config, rows_of
 from svd_lightning.errors import InputError
-from svd_lightning.evaluation import HeldOutTable, Likelihood
+from svd_lightning.evaluation import HeldOut, Likelihood
 from svd_lightning.models import (
     Backbone,
     adapter_config,
@@ -26,7 +27,7 @@ from svd_lightning.models import (
     fingerprint,
     weights_digest,
 )
-from svd_lightning.steering import Steering, rule_name
+from svd_lightning.steering import Steering
 from svd_lightning.strategies import (
     any_rank,
     check_strategy,
@@ -35,7 +36,7 @@ from svd_lightning.strategies import (
     shard,
     token_share,
 )
-from svd_lightning.strength import known_rules
+from svd_lightning.strength import recall
 
 Batch = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -95,8 +96,9 @@ class SteeredLanguageModel(L.LightningModule):
         self.trained: dict[str, torch.Size] = {}  # names and shapes, as they are before sharding
         self.predicted: set[int] = set()
         self.likelihood = Likelihood()
-        self.held_out: HeldOutTable | None = None
+        self.held_out: HeldOut | None = None
         self.test_record: dict[str, Any] | None = None
+        self.test_metrics: dict[str, Any] | None = None
         self.strict_loading = False  # checkpoints hold the adapter only; `check_keys` is the strict part
         self.save_hyperparameters(
             hyperparameters(
@@ -181,24 +183,22 @@ class SteeredLanguageModel(L.LightningModule):
         self._log("val", self.likelihood.result(self.steering))
 
     def on_test_start(self) -> None:
-        """Begin a table of the test tokens: every candidate of the calibration is scored on it."""
-        masked = self.steering.alpha is not None
-        self.held_out = HeldOutTable(self.recipe, self.device) if masked else None
+        """Begin anew, with the strengths of the calibration."""
+        self.held_out = HeldOut(self.recipe, self.steering, self.calibration, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Tabulate the batch; without a mask there is no table, and it is scored as in validation."""
-        if self.held_out is None:
-            self.likelihood.add(self.peft_model, batch, self.steering)
-        else:
-            self.held_out.add(self.peft_model, batch)
+        """Score the batch, with all choices where it holds questions, under everything that is compared."""
+        assert self.held_out is not None
+        self.held_out.add(self.peft_model, batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log `test/nll_base`, `test/nll_tuned`, `test/nll_steered` and the rest of the test record."""
-        if self.held_out is None:
-            return self._log("test", self.likelihood.result(self.steering))
-        self.test_record, self.held_out = self.held_out.record(self.steering, self.calibration), None
-        names = ("nll_base", "nll_tuned", "nll_steered", "accuracy_tuned", "accuracy_steered", "kl_to_reference")
-        self.log_dict({f"test/{name}": self.test_record[name] for name in names}, sync_dist=True)
+        """Log `test/nll_tuned` and the like, `test/MC1_tuned` and the like where there were questions."""
+        assert self.held_out is not None
+        data = getattr(self.trainer, "datamodule", None)
+        tasks = data.tasks("test") if isinstance(data, CompletionDataModule) else {}
+        found, self.held_out = self.held_out.record(tasks), None
+        self.test_record, self.test_metrics = found.table, found.metrics
+        self.log_dict({f"test/{name}": value for name, value in found.scalars().items()}, sync_dist=True)
 
     def calibration_step(self, collect: Callable[[Batch], None], batch: Batch) -> None:
         """Show a batch to what collects it; a step, so that wrappers take part."""
@@ -239,12 +239,7 @@ class SteeredLanguageModel(L.LightningModule):
             return
         check_steering(self.recipe, calibration)
         used = calibration["used"]
-        if used["rules"] == [rule_name(rule) for rule in self.recipe.directions]:
-            self.steering = self.recipe.with_strengths(used["strengths"])
-            return
-        by_name = {rule_name(rule): rule for rule in known_rules(self.recipe.rules)}
-        rules = [by_name[name] for name in used["rules"]]
-        self.steering = replace(self.recipe, rules=rules, strengths=tuple(used["strengths"]), features=())
+        self.steering = recall(self.recipe, used["rules"], used["strengths"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights, the calibration, and what identifies the base."""

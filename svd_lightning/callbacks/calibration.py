@@ -24,7 +24,7 @@ from svd_lightning.callbacks.guards import (
     run_folder,
 )
 from svd_lightning.callbacks.reference import Reference
-from svd_lightning.callbacks.tables import comparison_table, sweep_table
+from svd_lightning.callbacks.tables import comparison_table, sweep_table, test_tables
 from svd_lightning.console import console
 from svd_lightning.decoding.states import CompletionStates
 from svd_lightning.decoding.tabulation import new_table, tabulate
@@ -100,14 +100,15 @@ class SteeringCalibration(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show every candidate on the test split, with the strengths from the calibration split."""
-        record, folder = as_steered(pl_module).test_record, run_folder(trainer)
-        if record is not None and trainer.is_global_zero:
-            if folder is not None:
-                write_json(folder / "test.json", record)
-            if self.show_table:
-                console().print(
-                    comparison_table("Test split, with the strengths of the calibration split", record)
-                )
+        if not trainer.is_global_zero:
+            return
+        module, folder = as_steered(pl_module), run_folder(trainer)
+        for name, found in (("test.json", module.test_record), ("test_metrics.json", module.test_metrics)):
+            if folder is not None and found is not None:
+                write_json(folder / name, found)
+        if self.show_table:
+            for table in test_tables(module.test_record, module.test_metrics):
+                console().print(table)
 
     def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
         if self._calibrated_step == trainer.global_step and not self.on_validate:

@@ -1,12 +1,15 @@
 """Results as tables in the terminal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
 
-from svd_lightning.report.words import gain_text, in_use, recipe_name
+from svd_lightning.report.words import gain_text, in_use, recipe_name, strengths_text
+
+CHOICE_METRICS = ("MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
+"""What is shown of `test_metrics.json`."""
 
 
 def comparison_table(title: str, record: Mapping[str, Any], *, gains: bool = True) -> Table:
@@ -54,6 +57,47 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
     table.caption = f"Largest gain: alpha {best['alpha']:g}, penalty {best['penalty']:.3g}; {best['reason']}."
     table.caption_justify = "left"
     return table
+
+
+def test_tables(record: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None) -> Iterator[Table]:
+    """What a test found: NLL of every candidate, and where there are questions how they were answered."""
+    if record is not None:
+        yield comparison_table("Test split, with the strengths of the calibration split", record)
+    if metrics is None:
+        return
+    for task, part in {"": metrics, **metrics["tasks"]}.items():
+        if part["questions"]:
+            yield choice_table(f"Choices{f' of {task}' * bool(task)}", part, metrics["distributions"])
+
+
+def choice_table(title: str, part: Mapping[str, Any], distributions: Mapping[str, Any]) -> Table:
+    """How questions were answered, one row per distribution, each metric over its gain on the tuned model.
+
+    Args:
+        title: what the questions are.
+        part: metrics as `svd_lightning.evaluation.summarise` returns them.
+        distributions: rules and strengths by name.
+    """
+    caption = f"{part['questions']} questions. Below each value its gain over tuned, with a paired 95 % interval."
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("distribution")
+    shown = [metric for metric in CHOICE_METRICS if metric in part["metrics"]]
+    for metric in shown:
+        table.add_column(metric.replace("_normalised", " per token"), justify="right", no_wrap=True)
+    for name in part["metrics"]["MC1"]:
+        about = distributions.get(name)
+        recipe = f"\n{recipe_name(about['rules'])}, {strengths_text(about['strengths'])}" if about else ""
+        table.add_row(name + recipe, *(_share(part["metrics"][metric][name]) for metric in shown))
+    return table
+
+
+def _share(entry: Mapping[str, Any]) -> str:
+    """A share in percent, its gain below in percentage points."""
+    text = f"{entry['value']:.1%}"
+    if entry.get("low") is None:
+        return text
+    gain, low, high = (100 * entry[name] for name in ("gain", "low", "high"))
+    return f"{text}\n{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _numbers(record: Mapping[str, Any], nll: str, decoded: str, accuracy: str) -> tuple[str, str, str]:

@@ -3,9 +3,9 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from lightning import LightningDataModule
@@ -16,10 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.data.collate import PredictionCollator, ScoringCollator
 from svd_lightning.data.examples import ChoiceQuestion, Example
-from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler
+from svd_lightning.data.questions import EncodedQuestion, QuestionCollator, encode_questions
+from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT
 from svd_lightning.data.splits import SplitSizes, make_splits
 from svd_lightning.data.tokenise import EncodedExample, encode
 from svd_lightning.errors import InputError
+
+Collator: TypeAlias = Callable[[Sequence[RowT]], Mapping[str, Any]]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -37,7 +40,8 @@ class CompletionDataModule(LightningDataModule, ABC):
     batch_size: int = 8
     """Examples per training batch and device."""
     eval_batch_size: int | None = None
-    """Examples per batch in validation, calibration, test and prediction; null takes `batch_size`."""
+    """Examples (in test: questions with all their choices) per batch in validation, calibration, test and
+    prediction; null takes `batch_size`. With 1 the prompt of a question is computed once for all its choices."""
     max_length: int = 512
     """Tokens of prompt and completion together; a longer completion is cut at its end."""
     calibration: int | float | None = 0.1
@@ -70,6 +74,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         self.context_length: int | None = None
         self._splits: dict[str, list[Example]] = {}
         self._rows: dict[str, list[EncodedExample]] = {}
+        self._questions: dict[str, list[EncodedQuestion]] = {}
         self._built_for: tuple[PreTrainedTokenizerBase, int | None] | None = None
 
     @abstractmethod
@@ -87,6 +92,11 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Load, check, split and tokenise everything, once for all stages."""
+        self._encode_splits()
+        if stage == "test":
+            self._all_choices("test")  # what is wrong with them shows before weights are loaded
+
+    def _encode_splits(self) -> None:
         tokenizer, context_length = self._model_side()
         if self._built_for == (tokenizer, context_length):
             return
@@ -96,7 +106,7 @@ class CompletionDataModule(LightningDataModule, ABC):
                 f"got {self.max_length}; lower `max_length`"
             )
         self._splits = self.load_splits()
-        self._rows = self._encoded(self._splits, tokenizer)
+        self._rows, self._questions = self._encoded(self._splits, tokenizer), {}
         self._built_for = (tokenizer, context_length)
 
     def train_dataloader(self) -> DataLoader[EncodedExample]:
@@ -118,11 +128,13 @@ class CompletionDataModule(LightningDataModule, ABC):
         """In order; nothing where there is no validation split, and Lightning then skips validation."""
         if not self.split_ids("validation"):
             return []
-        return self._share_loader("validation")
+        return self._share_loader(self._split("validation"), self._scoring_collator())
 
-    def test_dataloader(self) -> DataLoader[EncodedExample]:
-        """In order."""
-        return self._share_loader("test")
+    def test_dataloader(self) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
+        """In order; where there are questions with all their choices, so many questions in a batch."""
+        if not self.questions("test"):
+            return self._share_loader(self._split("test"), self._scoring_collator())
+        return self._share_loader(self._all_choices("test"), QuestionCollator(rows=self._scoring_collator()))
 
     def predict_dataloader(self) -> DataLoader[EncodedExample]:
         """Prompts in order, padded on the left; each rank as many, the first ones once more where they do not
@@ -140,7 +152,7 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     def calibration_dataloader(self) -> DataLoader[EncodedExample]:
         """In order; under a distributed Trainer this rank's share, of equal size on all (see `EvenShare`)."""
-        return self._share_loader("calibration")
+        return self._share_loader(self._split("calibration"), self._scoring_collator())
 
     @property
     def calibration_set(self) -> list[EncodedExample]:
@@ -222,12 +234,27 @@ class CompletionDataModule(LightningDataModule, ABC):
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (1, 0) if kwargs is None else (kwargs["num_replicas"], kwargs["rank"])
 
-    def _share_loader(self, split: str) -> DataLoader[EncodedExample]:
+    def _all_choices(self, split: str) -> list[EncodedQuestion]:
+        """The rows of a split with all choices of their questions; empty where there are no questions."""
+        rows = self._all_rows()[split]
+        if split not in self._questions:
+            asked = {each.id: each.question for each in self._splits[split] if each.question is not None}
+            self._questions[split] = encode_questions(
+                rows if asked else [],
+                asked,
+                self._model_side()[0],
+                split=split,
+                max_length=self.max_length,
+                skip_overlong=self.skip_overlong,
+            )
+        return self._questions[split]
+
+    def _share_loader(self, rows: Sequence[RowT], collator: Collator[RowT]) -> DataLoader[RowT]:
         """This rank's share, of equal size on all; with a sampler that Lightning does not share out again."""
         replicas, rank = self._share()
-        share = EvenShare(self._split(split), num_replicas=replicas, rank=rank)
+        share = EvenShare(rows, num_replicas=replicas, rank=rank)
         whole: DistributedSampler[Any] = DistributedSampler(share, num_replicas=1, rank=0, shuffle=False)
-        return self._loader(share, self._scoring_collator(), sampler=whole if replicas > 1 else None)
+        return self._loader(share, collator, sampler=whole if replicas > 1 else None)
 
     def _scoring_collator(self) -> ScoringCollator:
         return ScoringCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)
@@ -238,12 +265,12 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     def _loader(
         self,
-        rows: list[EncodedExample] | EvenShare,
-        collator: ScoringCollator | PredictionCollator,
+        rows: list[RowT] | EvenShare[RowT],
+        collator: Collator[RowT],
         *,
         batch_size: int | None = None,
         sampler: DistributedSampler[Any] | None = None,
-    ) -> DataLoader[EncodedExample]:
+    ) -> DataLoader[RowT]:
         return DataLoader(
             rows,  # type: ignore[arg-type]
             batch_size=batch_size or self.eval_batch_size or self.batch_size,

@@ -1,14 +1,23 @@
 """Which rows come when: length-grouped shuffling for training, even shares for calibration."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from svd_lightning.data.tokenise import EncodedExample
+
+class Row(Protocol):
+    """What a share is made of."""
+
+    def emptied(self: "RowT") -> "RowT":
+        """A copy that adds nothing to any sum over labels, its index −1."""
+        ...
+
+
+RowT = TypeVar("RowT", bound=Row)
 
 
 class LengthGroupedSampler(DistributedSampler[int]):
@@ -57,23 +66,22 @@ class LengthGroupedSampler(DistributedSampler[int]):
         return torch.cat([batches[longest : longest + 1], batches[:longest], batches[longest + 1 :]])
 
 
-class EvenShare(Dataset[EncodedExample]):
+class EvenShare(Dataset[RowT]):
     """One rank's share of the rows, of the same size on every rank, and no row counted twice.
 
     Sharded models need every rank to run the same number of batches. Where the rows do not divide evenly, the
-    last shares are filled with a copy of the first row without completion, its index −1: it adds nothing to any
-    sum over labels.
+    last shares are filled with a copy of the first row that has nothing to score, its index −1.
     """
 
-    def __init__(self, rows: Sequence[EncodedExample], *, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(self, rows: Sequence[RowT], *, num_replicas: int = 1, rank: int = 0) -> None:
         self.rows = rows[rank::num_replicas]
         self.size = -(-len(rows) // num_replicas)
-        self.filler = replace(rows[0], index=-1, completion="", completion_ids=rows[0].completion_ids[:0])
+        self.filler = rows[0].emptied()
 
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> EncodedExample:
+    def __getitem__(self, index: int) -> RowT:
         if not 0 <= index < self.size:
             raise IndexError(index)
         return self.rows[index] if index < len(self.rows) else self.filler

@@ -1,7 +1,7 @@
 """Examples as token ids: the same ids for training, scoring and the start of generation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -34,6 +34,11 @@ class EncodedExample:
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    def emptied(self) -> "EncodedExample":
+        """The same tokens with nothing to score."""
+        ids = torch.cat([self.prompt_ids, self.completion_ids])
+        return replace(self, index=-1, completion="", prompt_ids=ids, completion_ids=ids[:0])
 
 
 @dataclass(frozen=True)

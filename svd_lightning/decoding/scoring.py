@@ -1,7 +1,7 @@
 """Teacher-forced log-probabilities under base, tuned and steered distributions, chunk by chunk over tokens."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +47,15 @@ class LogitChunk(NamedTuple):
     """[n, V]"""
     labels: Tensor
     """int64 [n]"""
+
+
+class LabelScores(NamedTuple):
+    """What one distribution says of n scored tokens."""
+
+    log_probs: Tensor
+    """Log-probabilities of the labels, float32 [n]; −∞ where it forbids the label."""
+    kl: Tensor
+    """KL(· ‖ q) from it to the base, in nats, float32 [n]."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,16 @@ def shared_columns(batch: Mapping[str, Tensor]) -> int:
 def completion_states(hidden: Tensor, tokens: CompletionTokens) -> Tensor:
     """Hidden states that predict the scored tokens: [B, T, H] → [N, H]."""
     return hidden[tokens.rows, tokens.positions - 1]
+
+
+def placed(
+    chunks: Iterable[LogitChunk], tokens: CompletionTokens
+) -> Iterator[tuple[CompletionTokens, LogitChunk]]:
+    """Each chunk of a batch with the places of its tokens."""
+    start = 0
+    for chunk in chunks:
+        part = slice(start, start := start + len(chunk.labels))
+        yield CompletionTokens(*(field[part] for field in tokens)), chunk
 
 
 def logit_chunks(
@@ -194,6 +213,22 @@ def score_tokens(
     ]
     base, tuned, steered, divergence, agreement = map(torch.cat, zip(*parts, strict=True))
     return TokenScores(tokens.rows, tokens.positions, base, tuned, steered, divergence, agreement)
+
+
+def score_chunk(chunk: LogitChunk, steerings: Mapping[str, SteeringFunction]) -> dict[str, LabelScores]:
+    """Log-probabilities of a chunk's labels under several distributions, from the same logits.
+
+    Args:
+        chunk: of `logit_chunks`.
+        steerings: by name; a penalty of −∞ becomes 0, as in `score_tokens`.
+    """
+    tuned, base, labels = chunk
+    log_q, found = log_probabilities(base), {}
+    for name, steering in steerings.items():
+        logits = finite_penalty(steering)(tuned, base)
+        log_p = log_probabilities(logits)
+        found[name] = LabelScores(_at_labels(log_p, logits, labels), expectation(log_p, log_p - log_q))
+    return found
 
 
 def finite_penalty(steering: SteeringFunction) -> SteeringFunction:

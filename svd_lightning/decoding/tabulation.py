@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft import PeftModel
+from torch import Tensor
 
 from svd_lightning.calibration import CalibrationTable, ReferenceSnapshot
 from svd_lightning.decoding.scoring import (
     CompletionTokens,
+    LogitChunk,
     completion_states,
     completion_tokens,
     logit_chunks,
+    placed,
 )
 from svd_lightning.errors import InputError
 from svd_lightning.models.hidden import base_hidden_states
@@ -57,16 +60,32 @@ def tabulate(
     if snapshot is not None:
         reference_states(peft_model, batch, tokens, snapshot)
         states = snapshot.get(batch["index"].tolist())
-    start = 0
-    for chunk in logit_chunks(peft_model, batch, base_states=states):
-        part = slice(start, start := start + len(chunk.labels))
-        table.update(
-            chunk.tuned_logits,
-            chunk.base_logits,
-            chunk.labels,
-            batch["index"][tokens.rows[part]],
-            tokens.positions[part],
-        )
+    for here, chunk in placed(logit_chunks(peft_model, batch, base_states=states), tokens):
+        add_tokens(table, chunk, here, batch["index"])
+
+
+def add_tokens(
+    table: CalibrationTable,
+    chunk: LogitChunk,
+    tokens: CompletionTokens,
+    index: Tensor,
+    *,
+    among: Tensor | None = None,
+) -> None:
+    """Add a chunk of a batch to the table.
+
+    Args:
+        table: receives the tokens.
+        chunk: both models' logits of n tokens.
+        tokens: their places in the batch.
+        index: number of each row's example, int64 [B].
+        among: the rows whose tokens are wanted, bool [B]; None for all.
+    """
+    if among is not None:
+        keep = among[tokens.rows]
+        tokens = CompletionTokens(*(field[keep] for field in tokens))
+        chunk = LogitChunk(*(field[keep] for field in chunk))
+    table.update(*chunk, index[tokens.rows], tokens.positions)
 
 
 def reference_states(

@@ -19,6 +19,14 @@ class ChoiceScores:
         self.options, self.tokens, self.sums = options, tokens, sums
         """The choices; how many tokens each has, [R]; Σ log-probabilities under each distribution, float64 [R]."""
 
+    def select(self, keep: Tensor) -> "ChoiceScores":
+        """The questions for which `keep` (bool [Q]) is true."""
+        rows = keep[self.options.question]
+        _, question = self.options.question[rows].unique(return_inverse=True)
+        options = Options(question, self.options.correct[rows], self.options.best[rows])
+        sums = {name: each[rows] for name, each in self.sums.items()}
+        return ChoiceScores(self.number[keep], options, self.tokens[rows], sums)
+
     def metrics(self, name: str) -> dict[str, Tensor]:
         """MC1, MC2, MC3 and accuracy of each question under one distribution, float64 [Q] each.
 

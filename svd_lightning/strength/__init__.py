@@ -1,9 +1,10 @@
 """How far to steer: estimators of the strength, pure functions of the calibration objective."""
 
 from svd_lightning.strength.calibrate import calibrate, describe
-from svd_lightning.strength.candidates import known_rules, rescore
+from svd_lightning.strength.candidates import CONTROL, joint_recipe, known_rules, recall, rescore
 from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
 from svd_lightning.strength.fixed import Fixed
+from svd_lightning.strength.guard import paired_gain
 from svd_lightning.strength.line_search import LineSearch
 from svd_lightning.strength.mean import Mean
 from svd_lightning.strength.median import Median
@@ -14,6 +15,7 @@ from svd_lightning.strength.sweep import PAPER_ALPHAS
 from svd_lightning.strength.trimmed_mean import TrimmedMean
 
 __all__ = [
+    "CONTROL",
     "PAPER_ALPHAS",
     "Estimate",
     "Fixed",
@@ -28,6 +30,9 @@ __all__ = [
     "calibrate",
     "describe",
     "estimator_name",
+    "joint_recipe",
     "known_rules",
+    "paired_gain",
+    "recall",
     "rescore",
 ]

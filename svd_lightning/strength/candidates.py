@@ -1,7 +1,7 @@
 """Every recipe that the calibration tokens can tell about: rules, estimators, strengths, what they are worth."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -72,6 +72,23 @@ CONTROL = Recipe((Temperature(),), LineSearch())
 """Sharpening alone, which every comparison carries."""
 
 
+def joint_recipe(rules: Sequence[SteeringRule]) -> Recipe:
+    """Line search of the given and the built-in rules together, but for TaskAware.
+
+    For a small step TaskAware and KLGradient agree to first order: without it the fit is well conditioned.
+    """
+    return Recipe(tuple(rule for rule in known_rules(rules) if not isinstance(rule, TaskAware)), LineSearch())
+
+
+def recall(recipe: Steering, names: Sequence[str], strengths: Sequence[float]) -> Steering:
+    """What a calibration record means by these rules and strengths; mask and penalty are as configured."""
+    if list(names) == [rule_name(rule) for rule in recipe.directions]:
+        return recipe.with_strengths(strengths)
+    by_name = {rule_name(rule): rule for rule in known_rules(recipe.rules)}
+    rules = [by_name[name] for name in names]
+    return replace(recipe, rules=rules, strengths=tuple(strengths), features=())
+
+
 def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = True) -> Iterator[Recipe]:
     """The control and the chosen recipe; its rules with every estimator, the other rules, and all together.
 
@@ -92,9 +109,7 @@ def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = 
             closed = (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton())
             wanted += [Recipe((rule,), one) for one in closed]
         wanted.append(Recipe((rule,), LineSearch()))
-    # for a small step TaskAware and KLGradient agree to first order: without it the joint fit is well conditioned
-    without = tuple(rule for rule in everything if not isinstance(rule, TaskAware))
-    wanted += [Recipe(joint, LineSearch()) for joint in (rules, without, everything)]
+    wanted += [Recipe(rules, LineSearch()), joint_recipe(rules), Recipe(everything, LineSearch())]
     yield from {recipe.key: recipe for recipe in wanted}.values()
 
 

@@ -5,16 +5,20 @@ import math
 import pytest
 import torch
 
+from svd_lightning.decoding.generation import UNSTEERED
 from svd_lightning.decoding.scoring import (
+    LogitChunk,
     completion_states,
     completion_tokens,
     finite_penalty,
     logit_chunks,
+    placed,
+    score_chunk,
     score_tokens,
     shared_columns,
 )
 from svd_lightning.errors import InputError
-from svd_lightning.functional import kl_divergence
+from svd_lightning.functional import kl_divergence, label_nll
 from svd_lightning.models.hidden import base_hidden_states
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
 from tests.decoding import zoo
@@ -136,6 +140,31 @@ def test_chunks_cover_the_labels_in_order():
     chunks = list(logit_chunks(zoo.tuned_model(), batch, chunk_size=4))
     assert torch.equal(torch.cat([c.labels for c in chunks]), completion_tokens(batch).labels)
     assert [len(c.tuned_logits) for c in chunks] == [4, 4, 1]
+
+
+@torch.no_grad()
+def test_several_steerings_are_scored_from_the_same_logits():
+    model, batch, tokens = zoo.tuned_model(), make_batch(), completion_tokens(make_batch())
+    wanted = {"one": STEERING, "two": STEERING.with_strengths([-1.0, 2.0]), **UNSTEERED}
+    parts = [(here, score_chunk(chunk, wanted)) for here, chunk in placed(logit_chunks(model, batch), tokens)]
+    for name in ("rows", "positions", "labels"):
+        assert torch.equal(torch.cat([getattr(here, name) for here, _ in parts]), getattr(tokens, name))
+    for name in ("one", "two"):
+        expected = score_tokens(model, batch, wanted[name])
+        found = torch.cat([scores[name].log_probs for _, scores in parts])
+        torch.testing.assert_close(found, expected.steered)
+    found = {name: torch.cat([scores[name].kl for _, scores in parts]) for name in UNSTEERED}
+    torch.testing.assert_close(found["tuned"], expected.divergence)
+    assert not found["base"].any()
+
+
+@torch.no_grad()
+def test_the_kl_of_a_steered_distribution_is_its_own():
+    chunk = LogitChunk(torch.randn(4, 11), torch.randn(4, 11), torch.arange(4))
+    steered = STEERING.with_penalty(0.0)(*chunk[:2])
+    found = score_chunk(chunk, {"steered": STEERING})["steered"]
+    torch.testing.assert_close(found.kl, kl_divergence(steered, chunk.base_logits))
+    torch.testing.assert_close(found.log_probs, -label_nll(steered, chunk.labels))
 
 
 def test_only_an_infinite_penalty_is_replaced():

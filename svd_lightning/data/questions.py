@@ -1,0 +1,134 @@
+"""Questions with choices as token ids and batches: one row per choice, the rows of a question together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from sys import maxsize
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from transformers import PreTrainedTokenizerBase
+
+from svd_lightning.data.collate import ScoringCollator
+from svd_lightning.data.examples import ChoiceQuestion
+from svd_lightning.data.tokenise import EncodedExample, encode
+from svd_lightning.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedQuestion:
+    """A prompt with all its choices; an example without any is a question with its completion alone."""
+
+    index: int
+    """Number within the split of the row that was made of it (of the first, where there are several)."""
+    choices: tuple[EncodedExample, ...]
+    """One row per choice; prompt ids are the same in all of them, and EOS ends each."""
+    correct: tuple[int, ...] = (0,)
+    """Indices of the right choices."""
+    best: int = 0
+    """Index of the one that is trained on."""
+
+    def __len__(self) -> int:
+        return max(map(len, self.choices))
+
+    def emptied(self) -> "EncodedQuestion":
+        """The same prompt with nothing to score."""
+        return EncodedQuestion(-1, (self.choices[0].emptied(),))
+
+
+def encode_questions(
+    rows: Sequence[EncodedExample],
+    questions: Mapping[str, ChoiceQuestion],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    split: str,
+    max_length: int,
+    skip_overlong: bool = False,
+) -> list[EncodedQuestion]:
+    """The questions behind the rows of a split, each once, in their order; other rows stay by themselves.
+
+    Choices are never cut, since that would change their scores.
+
+    Args:
+        rows: the rows of the split.
+        questions: the question of each row that was made of one, by the row's id.
+        tokenizer: as for the rows.
+        split: its name.
+        max_length: tokens of a prompt with a choice.
+        skip_overlong: drop questions with a longer one, with a warning, instead of refusing them.
+
+    Raises:
+        InputError: for a choice beyond `max_length`, or without a token of its own.
+    """
+    first: dict[ChoiceQuestion | str, EncodedExample] = {}
+    for row in rows:
+        first.setdefault(questions.get(row.id, row.id), row)
+    asked = [each for each in first if isinstance(each, ChoiceQuestion)]
+    options = chain.from_iterable(question.as_examples() for question in asked)
+    encoded = iter(encode(list(options), tokenizer, split=split, max_length=maxsize).rows)
+    found: list[EncodedQuestion] = []
+    overlong: list[EncodedQuestion] = []
+    for each, row in first.items():
+        if isinstance(each, str):
+            found.append(EncodedQuestion(row.index, (row,)))
+            continue
+        choices = tuple(replace(next(encoded), index=row.index) for _ in each.choices)
+        _check_tokens(each, choices)
+        question = EncodedQuestion(row.index, choices, each.correct, each.best)
+        (overlong if len(question) > max_length else found).append(question)
+    if overlong:
+        _report_overlong(overlong, len(asked), split=split, max_length=max_length, skip=skip_overlong)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionCollator:
+    """All choices of some questions as one batch [R, T], as for scoring, with what tells them apart.
+
+    Beside the fields of a `ScoringBatch` there are, for each row, `option` (int64, its number among the
+    question's choices), `correct`, `best` and `asked` (bool; there is a choice at all) and `end` (int64, the
+    column of the EOS, which is not part of a choice's score); `alone` says that all rows are of one question.
+    `index` is the question's.
+    """
+
+    rows: ScoringCollator
+    """Puts prompt and choice side by side."""
+
+    def __call__(self, questions: Sequence[EncodedQuestion]) -> dict[str, Any]:
+        options = [(question, number) for question in questions for number in range(len(question.choices))]
+        choices = [question.choices[number] for question, number in options]
+        return {
+            **self.rows(choices),
+            "option": torch.tensor([number for _, number in options]),
+            "correct": torch.tensor([number in question.correct for question, number in options]),
+            "best": torch.tensor([number == question.best for question, number in options]),
+            "asked": torch.tensor([len(question.choices) > 1 for question, _ in options]),
+            "end": torch.tensor([len(choice) - 1 for choice in choices]),
+            "alone": len(questions) == 1,
+        }
+
+
+def _check_tokens(question: ChoiceQuestion, choices: Sequence[EncodedExample]) -> None:
+    for text, choice in zip(question.choices, choices, strict=True):
+        if len(choice.completion_ids) < 2:
+            raise InputError(
+                f"question {question.id!r}: expected choices of at least one token, got none for {text!r:.80}; "
+                "the tokenizer drops it: write it otherwise"
+            )
+
+
+def _report_overlong(
+    overlong: Sequence[EncodedQuestion], total: int, *, split: str, max_length: int, skip: bool
+) -> None:
+    first = ", ".join(f"{question.choices[0].id} ({len(question)} tokens)" for question in overlong[:3])
+    found = (
+        f"{len(overlong)} of {total} questions in the {split} split have a longer choice, and cutting it would "
+        f"change its score: {first}{', …' if len(overlong) > 3 else ''}"
+    )
+    if not skip:
+        raise InputError(
+            f"data.max_length: expected at most {max_length} tokens in a prompt with a choice, but {found}; raise "
+            "`max_length` (up to the model's context), or set `skip_overlong: true` to drop these questions"
+        )
+    rank_zero_warn(f"data.skip_overlong: dropped, since {found}")

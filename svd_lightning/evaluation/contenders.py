@@ -1,0 +1,84 @@
+"""The distributions that a test compares."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from svd_lightning.decoding.generation import UNSTEERED
+from svd_lightning.decoding.logits import SteeringFunction
+from svd_lightning.steering import Steering, rule_name
+from svd_lightning.strength import CONTROL, joint_recipe, recall
+
+_PAPER = (("KLGradient",), "Mean")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A steering with its strengths, and where they come from."""
+
+    steering: Steering
+    estimator: str | None
+    """None for strengths that the user gave."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        rules, strengths = self._recipe()
+        return {"rules": list(rules), "strengths": list(strengths), "estimator": self.estimator}
+
+    def same(self, other: "Contender") -> bool:
+        """Whether both give the same distribution."""
+        return self._recipe() == other._recipe() and self.steering.alpha == other.steering.alpha
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it scores as the tuned model does: strengths of 0, and nothing added outside the mask."""
+        unpenalised = self.steering.alpha is None or self.steering.penalty in (0.0, -math.inf)
+        return unpenalised and not any(self.steering.strengths or ())
+
+    def _recipe(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        return tuple(map(rule_name, self.steering.directions)), tuple(self.steering.strengths or ())
+
+
+def contenders(
+    recipe: Steering, steering: Steering, calibration: Mapping[str, Any] | None
+) -> dict[str, Contender]:
+    """What is compared with base and tuned, as far as the calibration has it.
+
+    Names: `control` (sharpening alone), `paper` (KLGradient with Mean), `joint` (line search of all rules, see
+    `joint_recipe`), `chosen` (the configured rules and estimator, whatever the guard said), `steered` (what
+    decoding uses).
+
+    Args:
+        recipe: the steering as configured.
+        steering: as in force.
+        calibration: the record of the calibration; None where there was none.
+    """
+    found = {}
+    if calibration is not None:
+        wanted = {
+            "control": CONTROL.key,
+            "paper": _PAPER,
+            "joint": joint_recipe(recipe.rules).key,
+            "chosen": (tuple(calibration["rules"]), calibration["estimator"]),
+        }
+        known = {(tuple(each["rules"]), each["estimator"]): each for each in calibration["candidates"]}
+        for name, key in wanted.items():
+            if key in known:
+                found[name] = Contender(recall(recipe, key[0], known[key]["strengths"]), key[1])
+    if steering.calibrated:
+        estimator = None if calibration is None or recipe.calibrated else calibration["estimator"]
+        found["steered"] = Contender(steering, estimator)
+    return found
+
+
+def distinct(wanted: Mapping[str, Contender]) -> tuple[dict[str, SteeringFunction], dict[str, str]]:
+    """Base, tuned and the contenders that differ, to be scored; and the name under which each one is scored."""
+    scored: dict[str, SteeringFunction] = dict(UNSTEERED)
+    names = {name: name for name in UNSTEERED}
+    for name, contender in wanted.items():
+        same = (other for other in names if other in wanted and wanted[other].same(contender))
+        names[name] = "tuned" if contender.is_tuned else next(same, name)
+        if names[name] == name:
+            scored[name] = contender.steering
+    return scored, names
