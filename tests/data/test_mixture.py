@@ -1,7 +1,10 @@
 """Several datasets as one."""
 
 import pytest
+import yaml
 
+from svd_lightning import SteeredLanguageModel
+from svd_lightning.cli import main
 from svd_lightning.data import BoolQ, JSONLChoices, JSONLData, Mixture, OpenBookQA
 from svd_lightning.errors import InputError
 from tests.chain import write_jsonl
@@ -131,3 +134,31 @@ def test_what_a_part_refuses_names_file_and_line(mix, tmp_path):
     bad = JSONLChoices(write_jsonl(tmp_path / "x.jsonl", [{"prompt": "a", "choices": [" b"], "correct": [1]}]))
     with pytest.raises(InputError, match=r"x\.jsonl, line 1: .*right choices among 0 to 0"):
         mix(parts={"x": bad}).setup()
+
+
+def test_the_whole_chain_runs_on_a_mixture_of_yaml_files(diaries, config, tmp_path):
+    row = {"prompt": "winter on the coast , by a monk :", "choices": [" cold dawn .", " snow ."]}
+    path = write_jsonl(tmp_path / "q.jsonl", [{**row, "correct": i % 2} for i in range(8)])
+    questions = {"path": str(path), "test": 2, "validation": 1, "calibration": 2}
+    plain = {"path": str(diaries / "train.jsonl"), "test": 2, "validation": 2, "calibration": 4}
+    parts = {
+        "choices": {"class_path": "svd_lightning.data.JSONLChoices", "init_args": questions},
+        "diaries": {"class_path": "JSONLData", "init_args": plain},
+    }
+    for name, part in parts.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(part))
+    mixed = {
+        "class_path": "Mixture",
+        "init_args": {"max_length": 64, "parts": {name: f"{name}.yaml" for name in parts}},
+    }
+    (tmp_path / "mixture.yaml").write_text(yaml.safe_dump(mixed))
+    given = yaml.safe_load(config.read_text())
+    del given["data"]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
+    quick = ["--calibration.alphas", "[]", "--calibration.show_table", "false", "--calibration.guard", "false"]
+    command = ["fit", "--config", str(tmp_path / "run.yaml"), "--data", str(tmp_path / "mixture.yaml"), *quick]
+    logger = ["--trainer.logger.init_args.save_dir", str(tmp_path / "runs")]
+    main([*command, *logger, "--trainer.max_steps", "2"])
+    (checkpoint,) = (tmp_path / "runs").rglob("last.ckpt")
+    module = SteeredLanguageModel.load_from_checkpoint(checkpoint)
+    assert module.steering.calibrated
