@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
+from svd_lightning.artifact.command import export
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.demo.run import demo
@@ -28,7 +29,13 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.report.command import report
 from svd_lightning.trainer import SteeringTrainer
 
-COMMANDS: dict[str, Callable[..., Any]] = {"demo": demo, "report": report, "judge": judge, "lm-eval": lm_eval}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "report": report,
+    "export": export,
+    "judge": judge,
+    "lm-eval": lm_eval,
+}
 """Verbs that are functions with options of their own; the rest are LightningCLI's and share one configuration."""
 
 

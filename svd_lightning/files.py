@@ -34,6 +34,27 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside the target to fill; moved into place at the end, and what stood there removed after.
+
+    If the body raises, the target stays as it was and the new folder goes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as name:
+        new, old = Path(name) / "new", Path(name) / "old"
+        new.mkdir()
+        yield new
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            if old.exists():
+                os.replace(old, path)
+            raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write beside the target, flush to disk, then move into place in one step."""
     with replacing(path) as temporary:
@@ -42,12 +63,33 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Strict JSON: infinities are written as the strings "inf" and "-inf", which `float` reads back."""
-    write_text(path, json.dumps(_strict(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(strict(content), indent=2, allow_nan=False) + "\n")
 
 
-def _strict(value: Any) -> Any:
+def parse_json(text: str) -> Any:
+    """JSON in which "inf" and "-inf" are numbers again, as `write_json` wrote them.
+
+    Raises:
+        ValueError: for text that is not JSON.
+
+    >>> parse_json('{"penalty": "-inf"}')
+    {'penalty': -inf}
+    """
+    return _numbers(json.loads(text))
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float(value) if value in ("inf", "-inf") else value
+
+
+def strict(value: Any) -> Any:
+    """Plain data as strict JSON has it: infinities as the strings "inf" and "-inf", tuples as lists."""
     if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: strict(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]
+        return [strict(item) for item in value]
     return str(value) if isinstance(value, float) and math.isinf(value) else value

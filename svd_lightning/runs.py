@@ -1,9 +1,16 @@
 """Runs, opened for use outside a Trainer."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.cli import instantiate_module
 
 from svd_lightning.errors import InputError
+from svd_lightning.files import parse_json
 from svd_lightning.module import SteeredLanguageModel
 
 
@@ -31,15 +38,42 @@ def open_run(run: str | Path) -> SteeredLanguageModel:
     """The module of a run on the CPU, in evaluation mode, with its adapter and, if calibrated, its strengths.
 
     Args:
-        run: a run folder, or a checkpoint.
+        run: a run folder of fit or calibrate, or a checkpoint.
 
     Raises:
         InputError: if there is no checkpoint, it cannot be read, or its base has changed since.
     """
+    folder = Path(run).expanduser()
+    if (folder / "calibration.json").is_file() and not any(folder.glob("checkpoints/last*.ckpt")):
+        return _open_calibrated(folder).eval()
     checkpoint = find_checkpoint(run)
     try:
         module = SteeredLanguageModel.load_from_checkpoint(checkpoint, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"run: cannot read {str(checkpoint)!r} as a checkpoint: {reason:.200}") from error
+        raise _unreadable(checkpoint, error) from error
     return module.eval()
+
+
+def _open_calibrated(folder: Path) -> SteeredLanguageModel:
+    """The module of a run of calibrate, which leaves no checkpoint: what it was given, and what it found."""
+    config = _read(folder / "config.yaml", yaml.safe_load)
+    options = {name: value for name, value in config["model"].items() if name not in ("optimizer", "lr_schedule")}
+    module = instantiate_module(SteeredLanguageModel, options)
+    module.configure_model()
+    if config.get("ckpt_path") is not None:
+        checkpoint = torch.load(config["ckpt_path"], map_location="cpu", weights_only=True)
+        module.check_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"])
+    module.adopt(_read(folder / "calibration.json", parse_json))
+    return module
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"run: cannot read {str(path)!r}: {' '.join(str(error).split()):.200}")

@@ -4,8 +4,11 @@ import hashlib
 import json
 
 import torch
+from peft import get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
+
+from svd_lightning.models.switch import AdaptedModel, active_adapters
 
 _SAMPLED = 64
 """How many values of a weight tensor its digest covers, about."""
@@ -24,6 +27,24 @@ def fingerprint(model: PreTrainedModel) -> str:
     weight = embeddings.weight.detach().to("cpu", torch.bfloat16).contiguous()
     digest = hashlib.sha256(shape.encode())
     digest.update(weight.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def adapter_digest(model: AdaptedModel) -> str | None:
+    """A digest of the active adapter's weights in bfloat16, however they were loaded.
+
+    None for weights in float16: rounded that way, bfloat16 no longer tells them apart from others.
+    """
+    name = active_adapters(model)[0]
+    state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if any(tensor.dtype is torch.float16 for tensor in state.values()):
+        return None
+    digest = hashlib.sha256()
+    # transformers' own loader knows no PeftModel, and so leaves its prefix out
+    for key, tensor in sorted((key.removeprefix("base_model.model."), state[key]) for key in state):
+        weight = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(f"{key} {tuple(weight.shape)}".encode())
+        digest.update(weight.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:32]
 
 

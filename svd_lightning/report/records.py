@@ -12,7 +12,7 @@ from typing import Any
 from svd_lightning.calibration import TokenTable
 from svd_lightning.calibration.storage import load_table, save_table
 from svd_lightning.errors import InputError
-from svd_lightning.files import write_json, write_text
+from svd_lightning.files import parse_json, write_json, write_text
 from svd_lightning.steering import (
     Agreement,
     ConfidentSet,
@@ -171,16 +171,7 @@ def _read_json(path: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def _parsed(path: Path, text: str) -> Any:
-    """JSON in which "inf" and "-inf" are numbers again, as `write_json` says."""
     try:
-        return _numbers(json.loads(text))
+        return parse_json(text)
     except ValueError as error:
         raise InputError(f"{path}: expected JSON, got a damaged file ({error})") from error
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return float(value) if value in ("inf", "-inf") else value

@@ -1,0 +1,6 @@
+"""What a user carries away: a PEFT adapter folder that decodes steered, with svd_lightning or without."""
+
+from svd_lightning.artifact.load import Artifact, load_artifact
+from svd_lightning.artifact.save import save_artifact
+
+__all__ = ["Artifact", "load_artifact", "save_artifact"]

@@ -1,0 +1,50 @@
+"""`svd-lightning export`: a run as a folder to carry away."""
+
+from pathlib import Path
+
+from svd_lightning.artifact.hub import check_hub_name, push_folder
+from svd_lightning.artifact.save import check_target, save_artifact
+from svd_lightning.errors import InputError
+from svd_lightning.runs import open_run
+
+
+def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool = True) -> Path:
+    """Write a run as a PEFT adapter folder that decodes steered wherever transformers and peft are.
+
+    The folder holds adapter, tokenizer, decoding options, steering and a model card; the base is not in it.
+
+    Args:
+        run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.
+        out: folder to write; an artefact that is there already is replaced.
+        push_to_hub: hub name to upload the folder to as well, such as me/my-adapter; needs `hf auth login`.
+        private: whether a repository that the upload makes is private.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: if the run cannot be opened or is not calibrated, the folder holds something else, or the hub
+            refuses.
+    """
+    check_target(target := Path(out).expanduser().absolute())
+    if push_to_hub is not None:
+        check_hub_name(push_to_hub)
+    module = open_run(run)
+    if not module.steering.calibrated:
+        raise InputError(
+            f"run: {run!r} is not calibrated; run `svd-lightning calibrate --ckpt_path CHECKPOINT` with its "
+            "config first"
+        )
+    folder = save_artifact(
+        target,
+        module.peft_model,
+        module.steering,
+        module.tokenizer,
+        calibration=None if module.recipe.calibrated else module.calibration,
+        generation=module.generation,
+        revision=module.backbone.revision,
+    )
+    print(folder)
+    if push_to_hub is not None:
+        print(push_folder(folder, push_to_hub, private=private))
+    return folder

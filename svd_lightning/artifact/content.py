@@ -1,0 +1,99 @@
+"""`steering_config.json`: what an artefact says of itself, and how it is recognised as whole."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from svd_lightning.errors import InputError
+from svd_lightning.files import write_json
+
+FORMAT_VERSION = 1
+"""Raised when older code could no longer read the folder rightly."""
+
+CONFIG, CARD = "steering_config.json", "README.md"
+_SELF = "sha256"
+_EXPECTED = {"format_version", "steering", "base", "adapter", "calibration", "versions", "files", _SELF}
+_FROM_RECORD = (
+    *("estimator", "verdict", "message", "guard", "gain_over_tuned", "gain_over_control"),
+    *("tokens", "examples", "coverage", "mask_size", "kl_to_reference"),
+    *("nll_base", "nll_tuned", "nll_steered", "nll_decoded_tuned", "nll_decoded_steered"),
+    *("accuracy_tuned", "accuracy_steered", "data", "global_step"),
+)
+
+
+def calibration_summary(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What a calibration found, and the digest by which its whole record is known again; None without one."""
+    if record is None:
+        return None
+    return {"digest": digest_of(record), **{name: record[name] for name in _FROM_RECORD if name in record}}
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def write_content(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write `steering_config.json` with its own SHA-256 and that of every file beside it but the card."""
+    files = {name: _sha256(folder / name) for name in files_of(folder) - {CARD, CONFIG}}
+    sealed = {"format_version": FORMAT_VERSION, **content, "files": dict(sorted(files.items()))}
+    write_json(folder / CONFIG, sealed)
+    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))  # infinities are words there
+    write_json(folder / CONFIG, {**written, _SELF: digest_of(written)})
+
+
+def read_content(folder: Path) -> dict[str, Any]:
+    """The content of an artefact that is whole.
+
+    Raises:
+        InputError: for a folder without one, a newer format, an edited or missing file.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InputError(
+            f"artifact: expected a folder with {CONFIG}, got {str(folder)!r}, which has none; "
+            "make one with `svd-lightning export RUN OUT`"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"artifact: cannot read {str(path)!r}: {error}; it is cut short or damaged") from error
+    if not isinstance(content, dict) or not isinstance(content.get("format_version"), int):
+        raise InputError(f"artifact: {str(path)!r} names no format_version; it is no steering configuration")
+    if content["format_version"] > FORMAT_VERSION:
+        raise InputError(
+            f"artifact: {str(folder)!r} has format {content['format_version']}, this version reads up to "
+            f"{FORMAT_VERSION}; upgrade svd-lightning"
+        )
+    own = {name: value for name, value in content.items() if name != _SELF}
+    if not content.keys() >= _EXPECTED or digest_of(own) != content[_SELF]:
+        raise InputError(f"artifact: {str(path)!r} is not as it was written; export again")
+    _check_files(folder, content["files"])
+    return content
+
+
+def files_of(folder: Path) -> set[str]:
+    """Every file in a folder, by its path there."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    missing = sorted(set(digests) - files_of(folder))
+    if missing:
+        raise InputError(f"artifact: {str(folder)!r} lacks {', '.join(missing)}; copy the whole folder")
+    changed = sorted(name for name, digest in digests.items() if _sha256(folder / name) != digest)
+    if changed:
+        raise InputError(
+            f"artifact: {', '.join(changed)} in {str(folder)!r} differ from what was exported: cut short, damaged "
+            "or edited; copy the folder again, or export again"
+        )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:  # hashlib.file_digest is new in Python 3.11
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

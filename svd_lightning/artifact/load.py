@@ -1,0 +1,63 @@
+"""Reading an artefact back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from svd_lightning.artifact.content import read_content
+from svd_lightning.artifact.portable import check_base, check_weights
+from svd_lightning.decoding import steer_model
+from svd_lightning.models import Backbone, read_adapter_config
+from svd_lightning.models.adapter import attach_trained
+from svd_lightning.steering import Steering, from_plain
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model and its steering, as they were exported."""
+
+    peft_model: PeftModel
+    steering: Steering
+    tokenizer: PreTrainedTokenizerBase
+    generation: GenerationConfig
+    content: dict[str, Any]
+    """`steering_config.json`."""
+
+    def steered(self) -> Any:
+        """The steered model (`steer_model`), with the artefact's decoding options as defaults."""
+        model = steer_model(self.peft_model, self.steering)
+        model.generation_config = self.generation
+        return model
+
+
+def load_artifact(folder: str | Path, *, base: PreTrainedModel | None = None) -> Artifact:
+    """Load what `save_artifact` wrote.
+
+    Args:
+        folder: on this machine; `hf download NAME --local-dir FOLDER` brings one from the hub.
+        base: the base model, where its dtype or device matter, or it lies elsewhere by now; None loads the one
+            that the artefact names. It gets the adapter's layers.
+
+    Raises:
+        InputError: for a folder that is no artefact, is damaged or of a newer format, or for another base.
+    """
+    path = Path(folder).expanduser()
+    content = read_content(path)
+    steering = from_plain(content["steering"])
+    stored = content["base"]
+    if base is None:
+        base = Backbone(stored["name"], revision=stored["revision"]).load_model()
+    check_base(base, stored)
+    name = read_adapter_config(str(path)).base_model_name_or_path or ""
+    peft_model = attach_trained(base, str(path), base_name=name, trainable=False).eval()
+    check_weights(peft_model, content["adapter"])
+    return Artifact(
+        peft_model,
+        steering,
+        AutoTokenizer.from_pretrained(path),
+        GenerationConfig.from_pretrained(path),
+        content,
+    )

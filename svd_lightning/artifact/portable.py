@@ -1,0 +1,78 @@
+"""`custom_generate`: steered decoding where only torch, transformers and peft are installed.
+
+At export this module and the parts of svd_lightning that it needs become one file, `custom_generate/generate.py`
+(`svd_lightning.artifact.bundle`), with the artefact's own content at its end.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from svd_lightning.decoding.twin import steer_model
+from svd_lightning.errors import InputError
+from svd_lightning.models.identity import adapter_digest, fingerprint
+from svd_lightning.models.switch import AdaptedModel, active_adapters, base_of, check_adapter
+from svd_lightning.steering.plain import from_plain
+
+CONTENT: dict[str, Any] = {}
+"""`steering`, `base` and `adapter` of the artefact, as in its `steering_config.json`."""
+
+_checked: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
+
+
+def generate(model: PreTrainedModel, **arguments: Any) -> Any:
+    """What `model.generate(..., custom_generate=FOLDER, trust_remote_code=True)` runs: the same call, steered.
+
+    Args:
+        model: the base with the artefact's adapter on it, by `peft.PeftModel.from_pretrained(base, FOLDER)`, or,
+            where transformers can load the adapter, `AutoModelForCausalLM.from_pretrained(FOLDER)`.
+        arguments: those of transformers' `generate`, as they came: sampling, beams, streamers, stop strings.
+
+    Raises:
+        InputError: for a model without an adapter, another base, another adapter, or what `steer_model` refuses.
+    """
+    adapted = carrier(model)
+    check_adapter(adapted)
+    name = active_adapters(adapted)[0]
+    if _checked.get(model) != name:
+        check_base(base_of(adapted), CONTENT["base"])
+        check_weights(adapted, CONTENT["adapter"])
+        _checked[model] = name
+    return steer_model(adapted, from_plain(CONTENT["steering"])).generate(**arguments)
+
+
+def carrier(model: PreTrainedModel) -> AdaptedModel:
+    """What carries the adapter: the model, or the PeftModel that has just called it for its virtual tokens."""
+    owner = getattr(model.__dict__.get("prepare_inputs_for_generation"), "__self__", None)
+    return owner if isinstance(owner, PeftModel) else model
+
+
+def check_base(base: PreTrainedModel, stored: Mapping[str, Any]) -> None:
+    """Refuse a base that is not the artefact's.
+
+    Raises:
+        InputError: if the fingerprints differ.
+    """
+    found = fingerprint(base)
+    if found != stored["fingerprint"]:
+        raise InputError(
+            f"base: this artefact steers {stored['name']!r} (fingerprint {stored['fingerprint'][:8]}), got "
+            f"{base.config._name_or_path!r} ({found[:8]}); its strengths mean nothing there; load the other"
+        )
+
+
+def check_weights(adapted: AdaptedModel, stored: str | None) -> None:
+    """Refuse an adapter that is not the artefact's, or that was not loaded whole.
+
+    Raises:
+        InputError: if the digests differ.
+    """
+    found = adapter_digest(adapted)
+    if None not in (found, stored) and found != stored:
+        raise InputError(
+            "adapter: the model's adapter is not this artefact's, or was not loaded whole (transformers' own "
+            "loader leaves out DoRA's magnitudes); load it with peft.PeftModel.from_pretrained(base, FOLDER)"
+        )

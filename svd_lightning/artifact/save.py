@@ -1,0 +1,133 @@
+"""Writing an artefact: a PEFT adapter folder that carries its steering along."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from svd_lightning.artifact.bundle import bundle
+from svd_lightning.artifact.card import model_card
+from svd_lightning.artifact.content import CARD, CONFIG, calibration_summary, files_of, read_content, write_content
+from svd_lightning.errors import InputError
+from svd_lightning.files import replacing_folder, strict, write_text
+from svd_lightning.models.identity import adapter_digest, fingerprint
+from svd_lightning.models.switch import check_adapter
+from svd_lightning.report.records import versions
+from svd_lightning.steering import Steering, as_plain, from_plain
+
+GENERATE = "custom_generate/generate.py"
+_TITLE = "Steered decoding: model.generate(..., custom_generate=THIS_FOLDER, trust_remote_code=True)."
+
+
+def save_artifact(
+    folder: str | Path,
+    peft_model: PeftModel,
+    steering: Steering,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    calibration: Mapping[str, Any] | None = None,
+    generation: GenerationConfig | None = None,
+    revision: str | None = None,
+) -> Path:
+    """Write a model and its steering as a folder that PEFT loads, and that decodes without svd_lightning.
+
+    It holds `adapter_config.json` and `adapter_model.safetensors` as PEFT writes them, the tokenizer,
+    `generation_config.json`, `steering_config.json`, a model card, and `custom_generate/generate.py`. The base is
+    not in it. The folder appears whole or not at all.
+
+    Args:
+        folder: new, empty, or an artefact, which is replaced.
+        peft_model: in evaluation mode.
+        steering: calibrated.
+        tokenizer: of the base.
+        calibration: the record of the calibration, for the model card; None for strengths given by hand.
+        generation: decoding options to go with it; None for the base's own.
+        revision: of the base on the hub.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: for a folder that holds something else, an adapter that cannot be steered, a steering that is
+            not calibrated, or one with rules that are not built in.
+    """
+    target = Path(folder).expanduser().absolute()
+    check_target(target)
+    check_adapter(peft_model)
+    if not steering.calibrated:
+        raise InputError(
+            "steering.strengths: expected a calibrated steering, got none; run `svd-lightning calibrate` first, "
+            "or give the strengths yourself"
+        )
+    from_plain(as_plain(steering))  # refuses rules that would not come back
+    base = peft_model.get_base_model()
+    with replacing_folder(target) as new:
+        _save_adapter(peft_model, new)
+        tokenizer.save_pretrained(new)
+        _save_generation(generation or base.generation_config, new)
+        content = {
+            "steering": as_plain(steering),
+            "base": {
+                "name": peft_model.active_peft_config.base_model_name_or_path,
+                "revision": revision,
+                "fingerprint": fingerprint(base),
+            },
+            "adapter": adapter_digest(peft_model),
+            "calibration": calibration_summary(calibration),
+            "versions": versions(),
+        }
+        write_text(new / GENERATE, _portable(content))
+        write_text(new / CARD, model_card(content, calibration))
+        write_content(new, content)
+    return target
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to write over anything but an artefact.
+
+    Raises:
+        InputError: for a file, or a folder that holds something else, or something besides.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"out: expected a new folder, got the file {str(folder)!r}; choose another name")
+    found = files_of(folder)
+    if found and CONFIG not in found:
+        raise InputError(
+            f"out: expected a new folder or an artefact to replace, got {str(folder)!r}, which holds "
+            f"{min(found)}; choose another name"
+        )
+    strange = found - {CONFIG, CARD, *(read_content(folder)["files"] if found else ())}
+    if strange:
+        raise InputError(
+            f"out: {str(folder)!r} is an artefact that also holds {min(strange)}; move that away, or choose "
+            "another name"
+        )
+
+
+def _save_adapter(peft_model: PeftModel, folder: Path) -> None:
+    """The active adapter alone, as PEFT stores the one named "default"."""
+    name = peft_model.active_adapters[0]
+    peft_model.save_pretrained(str(folder), selected_adapters=[name])
+    if name != "default":
+        for path in (folder / name).iterdir():
+            shutil.move(path, folder / path.name)
+        (folder / name).rmdir()
+
+
+def _save_generation(config: GenerationConfig, folder: Path) -> None:
+    try:
+        config.save_pretrained(folder)
+    except ValueError as error:
+        raise InputError(f"generation: {' '.join(str(error).split())}") from error
+
+
+def _portable(content: Mapping[str, Any]) -> str:
+    """`custom_generate/generate.py`, with what it must know of this artefact."""
+    known = strict({name: content[name] for name in ("steering", "base", "adapter")})
+    version = content["versions"].get("svd-lightning", "from source")
+    return bundle("svd_lightning.artifact.portable", title=_TITLE, version=version, content=known)

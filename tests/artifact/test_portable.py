@@ -1,0 +1,164 @@
+"""The exported folder decodes as the engine does: same tokens, without the library."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from svd_lightning import steer_model
+from tests.artifact.conftest import STEERING
+from tests.decoding import zoo
+
+OPTIONS = {
+    "greedy": {"do_sample": False},
+    "sampling": {"do_sample": True, "top_k": 7},
+    "beams": {"do_sample": False, "num_beams": 4, "num_return_sequences": 2},
+}
+STRANGER = Path(__file__).with_name("stranger.py")
+
+
+def tuned(folder, base_folder):
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base_folder), folder).eval()
+
+
+def generate(model, **options):
+    ids, mask = zoo.prompts()
+    torch.manual_seed(11)
+    return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, **options)
+
+
+QUICK = ("lora", "lora_saved_head", "ia3", "p_tuning_mlp", "prefix", "dora")
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in zoo.ADAPTERS],
+)
+@torch.no_grad()
+def test_the_same_tokens_as_the_engine(adapter, exported, base_folder):
+    model, folder = exported(adapter)
+    loaded = tuned(folder, base_folder)
+    for name, options in OPTIONS.items():
+        expected = generate(steer_model(model, STEERING), **options)
+        found = generate(loaded, custom_generate=folder, trust_remote_code=True, **options)
+        assert torch.equal(found, expected), name
+        assert not torch.equal(found, generate(loaded, **options)), "steering changes something here"
+
+
+@pytest.mark.parametrize("adapter", ["lora", "ia3", "loha"])
+def test_the_same_tokens_where_transformers_loads_the_adapter(adapter, exported):
+    model, folder = exported(adapter)
+    loaded = AutoModelForCausalLM.from_pretrained(folder).eval()
+    found = generate(loaded, custom_generate=folder, trust_remote_code=True, **OPTIONS["beams"])
+    assert torch.equal(found, generate(steer_model(model, STEERING), **OPTIONS["beams"]))
+
+
+def test_streamers_and_stop_strings_arrive(exported, base_folder, tokenizer):
+    class Collector(list):
+        def put(self, tokens):
+            self.extend(tokens.reshape(-1).tolist())
+
+        def end(self):
+            self.append("end")
+
+    _, folder = exported("lora")
+    ids, mask = zoo.prompts((8,))
+    inputs = {"input_ids": ids, "attention_mask": mask, "do_sample": False, "max_new_tokens": 6}
+    custom = {"custom_generate": folder, "trust_remote_code": True}
+    loaded = tuned(folder, base_folder)
+    whole = loaded.generate(**inputs, **custom)
+    stop = tokenizer.decode(whole[0, 10])
+    stopped = loaded.generate(
+        **inputs, **custom, stop_strings=[stop], tokenizer=tokenizer, streamer=(collector := Collector())
+    )
+    assert stopped[0].tolist() == whole[0, :11].tolist()
+    assert collector == [*stopped[0].tolist(), "end"]
+
+
+REFUSED = {
+    "another base": "base: this artefact steers",
+    "another adapter": "adapter: the model's adapter is not this artefact's",
+    "no adapter": "peft_model: expected a peft.PeftModel",
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_models_of_another_kind_are_refused(case, exported, base_folder):
+    _, folder = exported("lora")
+    if case == "another base":
+        other = zoo.base_model("llama", seed=1)
+        model = PeftModel.from_pretrained(other, folder).eval()
+    elif case == "another adapter":
+        model = zoo.randomise(zoo.tuned_model("llama", "lora"), seed=9)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(base_folder)
+    with pytest.raises(ValueError, match=re.escape(REFUSED[case])) as caught:
+        generate(model, custom_generate=folder, trust_remote_code=True)
+    assert type(caught.value).__name__ == "InputError"
+
+
+def test_what_transformers_does_not_load_whole_is_refused(exported):
+    _, folder = exported("dora")
+    with pytest.raises(ValueError, match="not loaded whole"):
+        generate(AutoModelForCausalLM.from_pretrained(folder), custom_generate=folder, trust_remote_code=True)
+
+
+def stranger(python, base_folder, folders, home):
+    """What the script prints in a process of its own, started by `python`."""
+    ids, mask = zoo.prompts()
+    cases = {"input_ids": ids.tolist(), "attention_mask": mask.tolist(), "options": OPTIONS}
+    done = subprocess.run(
+        [str(python), "-I", str(STRANGER), base_folder, json.dumps(cases), *folders],
+        cwd=home,
+        env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check_stranger(python, exported, base_folder, home, adapters):
+    models, folders = zip(*map(exported, adapters), strict=True)
+    result = stranger(python, base_folder, folders, home)
+    assert result["leaked"] == []
+    for model, folder in zip(models, folders, strict=True):
+        for name, options in OPTIONS.items():
+            expected = generate(steer_model(model, STEERING), **options)
+            assert result["found"][folder][name] == expected.tolist(), (folder, name)
+
+
+def test_a_process_that_cannot_import_the_library(exported, base_folder, tmp_path):
+    check_stranger(sys.executable, exported, base_folder, tmp_path, ["lora", "prompt", "dora"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_fresh_environment(exported, base_folder, tmp_path):
+    """Only torch, transformers, peft and safetensors, of the versions here, are installed."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv/bin/python"
+    wanted = [f"{name}=={metadata.version(name)}" for name in ("torch", "transformers", "peft", "safetensors")]
+    command = [str(python), "-m", "pip", "install", "--quiet", *wanted]
+    subprocess.run(command, check=True, timeout=800)
+    listed = subprocess.run(
+        [str(python), "-m", "pip", "list", "--format", "json"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    installed = {row["name"].lower().replace("_", "-") for row in json.loads(listed.stdout)}
+    assert not installed & {"svd-lightning", "lightning", "torchmetrics", "datasets", "jsonargparse"}
+    check_stranger(python, exported, base_folder, tmp_path, zoo.ADAPTERS)
