@@ -8,9 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import load_dataset
-from datasets.exceptions import DatasetsError
-
 from svd_lightning.errors import InputError
 
 
@@ -152,6 +149,9 @@ def _load(
     revision: str | None = None,
     data_files: str | None = None,
 ) -> list[Record]:
+    from datasets import load_dataset  # with pandas and pyarrow: a second that only those who need it pay
+    from datasets.exceptions import DatasetsError
+
     try:
         rows = load_dataset(name, subset, split=split, revision=revision, data_files=data_files)
     except (DatasetsError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: a dataset that is a script
