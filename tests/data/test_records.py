@@ -56,7 +56,7 @@ def test_a_hub_name_goes_to_load_dataset(monkeypatch):
         asked.append((name, subset, split, revision, data_files))
         return Dataset.from_list(ROWS)
 
-    monkeypatch.setattr("svd_lightning.data.records.load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
     records = read_records("owner/name.v2", subset="generation", split="validation", revision="v1")
     assert asked == [("owner/name.v2", "generation", "validation", "v1", None)]
     assert records[1].where == "owner/name.v2 (validation), row 2"
