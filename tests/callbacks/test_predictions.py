@@ -3,11 +3,13 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 
 import pytest
 
 from svd_lightning.callbacks import PredictionWriter
 from svd_lightning.cli import main
+from svd_lightning.data import JSONLData, TruthfulQA
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Steering
 from tests.chain import (
@@ -194,3 +196,36 @@ def test_a_stopped_process_is_resumed_by_the_same_command(sign, fitted, tmp_path
     main([*arguments, "--predict.output", str(tmp_path / "whole.jsonl")])
     assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert len(read_jsonl(target)) == 40
+
+
+def test_what_the_data_know_of_a_question_goes_with_it(fitted, tmp_path):
+    columns = "Category,Question,Best Answer,Correct Answers,Incorrect Answers"
+    rows = [f"Places,Where is {n}?,In {n},In {n}; There,Nowhere; On {n}" for n in range(12)]
+    (tmp_path / "questions.csv").write_text("\n".join([columns, *rows]))
+    data = TruthfulQA(
+        str(tmp_path / "questions.csv"), template="Reply briefly. {question}\n", max_length=64, test=3
+    )
+    predict(tmp_path, fitted, data, PredictionWriter(output=str(tmp_path / "out.jsonl")))
+    found = read_jsonl(tmp_path / "out.jsonl")
+    assert len(found) == 3
+    for row in found:
+        number = row["id"]
+        assert {name: row[name] for name in ("prompt", "reference", "question", "correct", "incorrect")} == {
+            "prompt": f"Reply briefly. Where is {number}?\n",
+            "reference": f" In {number}",
+            "question": f"Where is {number}?",
+            "correct": [f"In {number}", "There"],
+            "incorrect": ["Nowhere", f"On {number}"],
+        }
+
+
+def test_the_task_goes_with_it(fitted, diaries, tmp_path):
+    class TwoTasks(JSONLData):
+        def load_given_splits(self):
+            splits = super().load_given_splits()
+            named = [replace(example, task=f"t{n % 2}") for n, example in enumerate(splits["predict"])]
+            return {**splits, "predict": named}
+
+    data = TwoTasks(str(diaries / "train.jsonl"), predict_path=str(diaries / "predict.jsonl"), max_length=64)
+    predict(tmp_path, fitted, data, PredictionWriter(output=str(tmp_path / "out.jsonl")))
+    assert [row["task"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["t0", "t1"] * 3
