@@ -89,7 +89,9 @@ def test_splits_are_disjoint_and_carry_their_questions(dataset, set_up):
     for split in ids:
         assert [question.id for question in data.questions(split)] == ids[split]
     assert data.questions("predict") == data.questions("test")
-    assert len(next(iter(data.test_dataloader()))["id"]) == 3
+    rows = next(iter(data.test_dataloader()))["id"]
+    assert list(dict.fromkeys(rows)) == ids["test"]
+    assert len(rows) == sum(len(question.choices) for question in data.questions("test"))
 
 
 @EVERY_RECORDED
