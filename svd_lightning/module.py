@@ -27,7 +27,7 @@ from svd_lightning.models import (
     fingerprint,
     weights_digest,
 )
-from svd_lightning.steering import Steering
+from svd_lightning.steering import Steering, TaskSteering
 from svd_lightning.strategies import (
     any_rank,
     check_strategy,
@@ -83,6 +83,7 @@ class SteeredLanguageModel(L.LightningModule):
             raise InputError(f"model.warmup_ratio: expected a share in [0, 1], got {warmup_ratio}")
         self.backbone = backbone
         self.recipe = self.steering = steering  # as configured, and as in force once calibrated
+        self.own_steering: dict[str, Steering] = {}  # of tasks with strengths of their own
         self.optimizer, self.lr_schedule, self.warmup_ratio = optimizer, lr_schedule, warmup_ratio
         self.gradient_checkpointing = gradient_checkpointing
         self.generation = generation_config(generation or {})
@@ -141,6 +142,11 @@ class SteeredLanguageModel(L.LightningModule):
             raise InputError("model: not loaded yet; call configure_model() or run it with a Trainer")
         return self.model
 
+    @property
+    def task_steering(self) -> TaskSteering:
+        """The steering in force, of every task."""
+        return TaskSteering(self.steering, self.own_steering)
+
     # -- warm start ----------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
@@ -176,15 +182,15 @@ class SteeredLanguageModel(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the batch's label log-probabilities under base, tuned and (once calibrated) steered."""
-        self.likelihood.add(self.peft_model, batch, self.steering)
+        self.likelihood.add(self.peft_model, batch, self.task_steering)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/nll_base`, `val/nll_tuned`, `val/nll_steered`."""
-        self._log("val", self.likelihood.result(self.steering))
+        self._log("val", self.likelihood.result(self.task_steering))
 
     def on_test_start(self) -> None:
         """Begin anew, with the strengths of the calibration."""
-        self.held_out = HeldOut(self.recipe, self.steering, self.calibration, self.device)
+        self.held_out = HeldOut(self.recipe, self.task_steering, self.calibration, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score the batch, with all choices where it holds questions, under everything that is compared."""
@@ -215,10 +221,11 @@ class SteeredLanguageModel(L.LightningModule):
         together = is_sharded(self.trainer)
         if not (any_rank(self.trainer, bool(rows)) if together else rows):
             return []
+        batch = rows_of(batch, rows or [0])  # where the others still decode, this process joins them
         records = complete(
             self.peft_model,
-            rows_of(batch, rows or [0]),  # where the others still decode, this process joins them
-            {"completion": self.steering} | (UNSTEERED if self.compare else {}),
+            batch,
+            {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self.compare else {}),
             config=self.generation,
             tokenizer=self.tokenizer,
             together=together,
@@ -238,8 +245,11 @@ class SteeredLanguageModel(L.LightningModule):
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return
         check_steering(self.recipe, calibration)
-        used = calibration["used"]
+        used, tasks = calibration["used"], calibration.get("tasks", [])  # records from before tasks name none
         self.steering = recall(self.recipe, used["rules"], used["strengths"])
+        self.own_steering = {
+            found["task"]: recall(self.recipe, found["used"]["rules"], found["used"]["strengths"]) for found in tasks
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights, the calibration, and what identifies the base."""

@@ -1,6 +1,6 @@
 """What calibration needs of labelled tokens, with a mask (a table) or without (a stream)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from torch import Tensor
@@ -14,6 +14,11 @@ ResultT = TypeVar("ResultT")
 
 class CalibrationData(Protocol):
     """N labelled tokens under two models: a `TokenTable` for masked steering, a `TokenStream` for unmasked."""
+
+    @property
+    def tasks(self) -> Mapping[int, str]:
+        """The task of each example that has one, by the example's number."""
+        ...
 
     @property
     def num_tokens(self) -> int:

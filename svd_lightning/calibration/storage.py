@@ -32,6 +32,7 @@ def save_table(table: TokenTable, path: Path, *, metadata: Mapping[str, str] | N
         "format": _FORMAT,
         "alpha": repr(float(table.alpha)),
         "rules": json.dumps(list(table.rule_names)),
+        "tasks": json.dumps(table.tasks),
         "metadata": json.dumps(dict(metadata or {})),
     }
     with replacing(path) as temporary:
@@ -54,7 +55,9 @@ def load_table(path: Path) -> tuple[TokenTable, dict[str, str]]:
         if checksum != _checksum(tensors, about):
             raise _damaged(path, "its checksum does not match")
         _check_shapes(path, tensors, rules := tuple(json.loads(about["rules"])))
-        return TokenTable(tensors, alpha=float(about["alpha"]), rule_names=rules), json.loads(about["metadata"])
+        tasks = {int(example): task for example, task in json.loads(about.get("tasks", "{}")).items()}
+        table = TokenTable(tensors, alpha=float(about["alpha"]), rule_names=rules, tasks=tasks)
+        return table, json.loads(about["metadata"])
     except (SafetensorError, OSError, KeyError) as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
 

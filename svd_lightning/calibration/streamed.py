@@ -2,7 +2,7 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -53,6 +53,7 @@ class TokenStream:
         example, position: of these tokens, in the order of the stream, int64 [n].
         vocabulary: V.
         device: where sums are reduced between processes.
+        tasks: the task of each example that has one; on every process for all examples.
 
     Raises:
         InputError: if no process has a token.
@@ -66,8 +67,10 @@ class TokenStream:
         position: Tensor,
         vocabulary: int,
         device: torch.device | str = "cpu",
+        tasks: Mapping[int, str] | None = None,
     ) -> None:
         self._chunks, self._vocabulary, self._device = chunks, vocabulary, torch.device(device)
+        self.tasks = dict(tasks or {})
         self.example, self._place = _ordered(example.cpu(), position.cpu())
         if not self.num_tokens:
             raise InputError("calibration split: expected at least one completion token, got none")

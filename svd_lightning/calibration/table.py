@@ -1,6 +1,6 @@
 """One streaming pass over the calibration split, kept as a torchmetrics Metric."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class CalibrationTable(Metric):
         rules: the rules that may be asked of the table later.
         features: what their strengths may depend on; of another name than any rule.
         alpha: the confidence mask, in (0, 1]; smaller keeps more entries.
+        tasks: the task of each example that has one; on every process for all examples.
 
     Source: README, "The method".
     """
@@ -35,10 +36,15 @@ class CalibrationTable(Metric):
     is_differentiable = False
 
     def __init__(
-        self, rules: Sequence[SteeringRule], *, features: Sequence[Feature] = (), alpha: float = 0.1
+        self,
+        rules: Sequence[SteeringRule],
+        *,
+        features: Sequence[Feature] = (),
+        alpha: float = 0.1,
+        tasks: Mapping[int, str] | None = None,
     ) -> None:
         super().__init__()
-        self.rules, self.features, self.alpha = tuple(rules), tuple(features), alpha
+        self.rules, self.features, self.alpha, self.tasks = tuple(rules), tuple(features), alpha, dict(tasks or {})
         self.columns = (*map(rule_name, rules), *map(feature_name, features))
         if clash := set(self.columns[: len(rules)]) & set(self.columns[len(rules) :]):
             raise InputError(f"features: expected other names than the rules', got {', '.join(clash)}; rename it")
@@ -111,7 +117,7 @@ class CalibrationTable(Metric):
         tensors = {name: dim_zero_cat(getattr(self, name)).cpu() for name in _STATES}
         if not tensors["size"].numel():
             raise InputError("calibration split: expected at least one completion token, got none")
-        return _ordered(tensors, alpha=self.alpha, rule_names=self.columns)
+        return TokenTable(_ordered(tensors), alpha=self.alpha, rule_names=self.columns, tasks=self.tasks)
 
 
 def _check(name: str, label_log_probs: Tensor) -> None:
@@ -131,7 +137,7 @@ def _slots(rows: Tensor, is_label: Tensor, size: Tensor) -> Tensor:
     return slots
 
 
-def _ordered(tensors: dict[str, Tensor], *, alpha: float, rule_names: tuple[str, ...]) -> TokenTable:
+def _ordered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sort tokens by (example, position) and keep the first of each, together with their entries."""
     example, position, size = tensors["example"], tensors["position"], tensors["size"]
     key = example * (position.max() + 1) + position
@@ -143,5 +149,4 @@ def _ordered(tensors: dict[str, Tensor], *, alpha: float, rule_names: tuple[str,
     kept = size[order]
     within = torch.arange(int(kept.sum())) - torch.repeat_interleave(kept.cumsum(0) - kept, kept)
     entries = torch.repeat_interleave(starts[order], kept) + within
-    parts = {name: t[entries] if name in ENTRY_FIELDS else t[order] for name, t in tensors.items()}
-    return TokenTable(parts, alpha=alpha, rule_names=rule_names)
+    return {name: t[entries] if name in ENTRY_FIELDS else t[order] for name, t in tensors.items()}

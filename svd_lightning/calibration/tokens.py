@@ -1,7 +1,7 @@
 """The compact table of calibration tokens: exactly what the masked objective needs, and nothing else."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -40,6 +40,7 @@ class TokenTable:
         tensors: one tensor for each of the names below.
         alpha: the confidence mask of the table.
         rule_names: the rules, then the features, to which the columns of `centres` belong.
+        tasks: the task of each example that has one.
 
     Source: README, "The method".
     """
@@ -67,10 +68,17 @@ class TokenTable:
     position: Tensor
     """Position of the token within its example, int64 [N]."""
 
-    def __init__(self, tensors: dict[str, Tensor], *, alpha: float, rule_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        *,
+        alpha: float,
+        rule_names: tuple[str, ...],
+        tasks: Mapping[int, str] | None = None,
+    ) -> None:
         for name in ENTRY_FIELDS + TOKEN_FIELDS:
             setattr(self, name, tensors[name])
-        self.alpha, self.rule_names = alpha, rule_names
+        self.alpha, self.rule_names, self.tasks = alpha, rule_names, dict(tasks or {})
         self._directions: dict[int, tuple[SteeringRule, Tensor]] = {}  # by identity: a rule need not be hashable
 
     @property
@@ -111,7 +119,7 @@ class TokenTable:
         entries = keep[self.rows()]
         kept = {name: getattr(self, name)[entries] for name in ENTRY_FIELDS}
         kept |= {name: getattr(self, name)[keep] for name in TOKEN_FIELDS}
-        return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names)
+        return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names, tasks=self.tasks)
 
     def narrow(self, alpha: float) -> "TokenTable":
         """The table at a larger α: tables nest, so it needs no model.
@@ -144,7 +152,8 @@ class TokenTable:
             "slot": slot,
             "rest": rest.float(),
         }
-        return TokenTable({**self.tensors(), **changed}, alpha=alpha, rule_names=self.rule_names)
+        changed = {**self.tensors(), **changed}
+        return TokenTable(changed, alpha=alpha, rule_names=self.rule_names, tasks=self.tasks)
 
     def objective(self, rules: Sequence[SteeringRule], *, penalty: float) -> MaskedObjective:
         """K(μ) along these directions with penalty λ outside the mask."""

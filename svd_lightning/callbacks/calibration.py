@@ -1,7 +1,7 @@
 """The callback that measures how far to steer."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from svd_lightning.callbacks.guards import (
     run_folder,
 )
 from svd_lightning.callbacks.reference import Reference
-from svd_lightning.callbacks.tables import comparison_table, sweep_table, test_tables
+from svd_lightning.callbacks.tables import calibration_tables, test_tables
 from svd_lightning.console import console
 from svd_lightning.decoding.states import CompletionStates
 from svd_lightning.decoding.tabulation import new_table, tabulate
@@ -149,11 +149,12 @@ class SteeringCalibration(L.Callback):
         self, trainer: L.Trainer, module: SteeredLanguageModel, snapshot: ReferenceSnapshot
     ) -> tuple[Callable[[dict[str, Any]], None], Callable[[], CalibrationData]]:
         """What takes the batches, and what gives the tokens: with a mask a table, else the models' states."""
+        tasks = as_completion_data(trainer).tasks("calibration")
         if module.recipe.alpha is None:
             precision = trainer.precision_plugin.val_step_context
             states = CompletionStates(module.peft_model, snapshot=snapshot, around=precision)
-            return states.add, states.stream
-        table = new_table(module.recipe, alphas=self.alphas).to(module.device)
+            return states.add, partial(states.stream, tasks)
+        table = new_table(module.recipe, alphas=self.alphas, tasks=tasks).to(module.device)
         return partial(tabulate, module.peft_model, table=table, snapshot=snapshot), table.compute
 
     def _report(
@@ -165,21 +166,27 @@ class SteeringCalibration(L.Callback):
         for text in (record["warning"], None if record["verdict"] == "steer" else record["message"]):
             if text:
                 _log.warning("calibration: %s", text)
-        scalars = {f"steer/{name}": record[name] for name in _SCALARS}
-        names = [f"steer/strength/{rule}" for rule in record["rules"]]
-        names = ["steer/strength"] if len(names) == 1 else names
-        scalars |= dict(zip(names, record["strengths"], strict=True))
         for logger in trainer.loggers:
-            logger.log_metrics(scalars, step=trainer.global_step)
+            logger.log_metrics(_scalars(record), step=trainer.global_step)
             if isinstance(logger, TensorBoardLogger):
                 log_figures(logger, data, module.recipe.directions, record, step=trainer.global_step)
         if folder is not None:
             save_calibration(folder, record, data)
         if self.show_table:
-            console().print(comparison_table("Calibration split", record))
-            if record["sweep"]:
-                console().print(sweep_table(record))
-            console().print(record["message"])
+            for part in calibration_tables(record):
+                console().print(part)
+
+
+def _scalars(record: Mapping[str, Any]) -> dict[str, float]:
+    """What loggers are told of a calibration."""
+    names = [f"steer/strength/{rule}" for rule in record["rules"]]
+    names = ["steer/strength"] if len(names) == 1 else names
+    found = {f"steer/{name}": record[name] for name in _SCALARS} | dict(
+        zip(names, record["strengths"], strict=True)
+    )
+    for task in record["tasks"]:
+        found |= {f"{name}/{task['task']}": mu for name, mu in zip(names, task["strengths"], strict=True)}
+    return found
 
 
 def _hint_at_more_data(trainer: L.Trainer, module: SteeredLanguageModel) -> None:

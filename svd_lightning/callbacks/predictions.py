@@ -156,8 +156,10 @@ def _settings(trainer: L.Trainer, module: SteeredLanguageModel) -> str:
         module.steering.strengths,
         module.steering.alpha,
         module.steering.penalty,
+        [(task, one.strengths, *map(rule_name, one.directions)) for task, one in module.own_steering.items()],
         module.generation.to_json_string(),
         module.compare,
         as_completion_data(trainer).digest("predict"),
+        as_completion_data(trainer).tasks("predict"),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()

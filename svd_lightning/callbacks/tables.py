@@ -39,6 +39,16 @@ def comparison_table(title: str, record: Mapping[str, Any], *, gains: bool = Tru
     return table
 
 
+def calibration_tables(record: Mapping[str, Any]) -> Iterator[Table | str]:
+    """What a calibration shows: recipes, masks, the verdict, and the tasks."""
+    yield comparison_table("Calibration split", record)
+    if record["sweep"]:
+        yield sweep_table(record)
+    yield record["message"]
+    if record["tasks"]:
+        yield tasks_table(record)
+
+
 def sweep_table(record: Mapping[str, Any]) -> Table:
     """The masks that were compared, one row each."""
     table = Table(title="Masks, with the penalty fitted for each", title_justify="left")
@@ -98,6 +108,37 @@ def _share(entry: Mapping[str, Any]) -> str:
         return text
     gain, low, high = (100 * entry[name] for name in ("gain", "low", "high"))
     return f"{text}\n{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def tasks_table(record: Mapping[str, Any]) -> Table:
+    """The tasks, one row each: strengths between those of all examples and the task's own, and what is used."""
+    table = Table(title="Tasks, each with strengths of its own", title_justify="left", caption_justify="left")
+    for name in ("task", "examples", "own weight", "strength μ", "gain, 95 % interval", "used"):
+        table.add_column(name, justify="left" if name in ("task", "used") else "right")
+    for task in record["tasks"]:
+        table.add_row(
+            task["task"],
+            str(task["examples"]),
+            f"{task['weight']:.0%}",
+            ", ".join(f"{strength:.3g}" for strength in task["strengths"]),
+            gain_text(task["gain_over_tuned"]),
+            _task_used(task, guard=record["guard"]),
+        )
+    prior = record["tasks"][0]["prior_examples"]
+    table.caption = (
+        "The tasks do not differ: all have the strengths of all examples."
+        if prior == math.inf
+        else f"The strengths of all examples weigh as much as {prior:g} of a task's own."
+    )
+    return table
+
+
+def _task_used(task: Mapping[str, Any], *, guard: bool) -> str:
+    """The verdict that holds, and whose it is."""
+    used = {"steer": "steering", "control": "sharpening", "tuned": "tuned model"}[
+        task["verdict"] if guard else "steer"
+    ]
+    return used if task["judged_by"] == "task" else f"{used}, as over all"
 
 
 def _numbers(record: Mapping[str, Any], nll: str, decoded: str, accuracy: str) -> tuple[str, str, str]:

@@ -104,8 +104,10 @@ def complete(
         name: generate(peft_model, batch, steering, config=config, tokenizer=tokenizer, together=together)
         for name, steering in wanted.items()
     }
+    tasks = batch.get("task", [None] * len(batch["id"]))
     return [
         {name: batch[name][row] for name in ("id", "prompt")}
+        | ({} if tasks[row] is None else {"task": tasks[row]})
         | {"index": int(batch["index"][row]), "reference": batch["completion"][row]}
         | {name: found[row][0] if len(found[row]) == 1 else found[row] for name, found in texts.items()}
         for row in range(len(batch["id"]))

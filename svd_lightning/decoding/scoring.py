@@ -19,7 +19,7 @@ from svd_lightning.models.hidden import (
     tuned_head,
     tuned_hidden_states,
 )
-from svd_lightning.steering import Steering
+from svd_lightning.steering import RowSteering, Steering
 
 IGNORED = -100
 """Label of the tokens that are not scored."""
@@ -195,7 +195,7 @@ def score_tokens(
 
     Args:
         peft_model, batch, chunk_size, base_states, shared_prompt: as in `logit_chunks`.
-        steering: maps (tuned logits, base logits) to steered logits.
+        steering: maps (tuned logits, base logits) to steered logits; a `RowSteering` each row by its own.
 
     Returns:
         One entry per scored token. Peak memory beyond the hidden states is about 10 × chunk × V × 4 bytes.
@@ -204,13 +204,12 @@ def score_tokens(
         InputError: as `logit_chunks`.
     """
     tokens = completion_tokens(batch)
-    steer = finite_penalty(steering)
-    parts = [
-        _score_chunk(chunk, steer)
-        for chunk in logit_chunks(
-            peft_model, batch, chunk_size=chunk_size, base_states=base_states, shared_prompt=shared_prompt
-        )
-    ]
+    steer, parts = finite_penalty(steering), []
+    chunks = logit_chunks(
+        peft_model, batch, chunk_size=chunk_size, base_states=base_states, shared_prompt=shared_prompt
+    )
+    for here, chunk in placed(chunks, tokens):
+        parts.append(_score_chunk(chunk, steer.of(here.rows) if isinstance(steer, RowSteering) else steer))
     base, tuned, steered, divergence, agreement = map(torch.cat, zip(*parts, strict=True))
     return TokenScores(tokens.rows, tokens.positions, base, tuned, steered, divergence, agreement)
 
@@ -233,6 +232,8 @@ def score_chunk(chunk: LogitChunk, steerings: Mapping[str, SteeringFunction]) ->
 
 def finite_penalty(steering: SteeringFunction) -> SteeringFunction:
     """The same steering with a penalty of −∞ replaced by 0; anything else is returned as it is."""
+    if isinstance(steering, RowSteering):
+        return steering.map(finite_penalty)
     if isinstance(steering, Steering) and math.isinf(steering.penalty):
         return steering.with_penalty(0.0)
     return steering

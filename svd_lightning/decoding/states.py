@@ -1,7 +1,7 @@
 """Both models' hidden states on the calibration split, and the stream of logits that follows from them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,11 @@ class CompletionStates:
             self._labels.setdefault(example, tokens.labels[mine].cpu())
             self._positions.setdefault(example, tokens.positions[mine].cpu())
 
-    def stream(self) -> TokenStream:
+    def stream(self, tasks: Mapping[int, str] | None = None) -> TokenStream:
         """The tokens added, over all processes. Call it on every rank.
+
+        Args:
+            tasks: the task of each example that has one, over all processes.
 
         Raises:
             InputError: if there is none; later, in a pass, for logits that hold NaN or +∞.
@@ -79,6 +82,7 @@ class CompletionStates:
             position=_joined(list(self._positions.values())),
             vocabulary=self._vocabulary,
             device=self._peft_model.device,
+            tasks=tasks,
         )
 
     def _chunks(self) -> Iterator[LogitChunk]:

@@ -1,6 +1,6 @@
 """From batches to the calibration table: both models' logits of the completion tokens, a chunk at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peft import PeftModel
@@ -21,7 +21,9 @@ from svd_lightning.steering import ConfidentSet, Steering
 from svd_lightning.strength import known_rules
 
 
-def new_table(steering: Steering, *, alphas: Sequence[float] = ()) -> CalibrationTable:
+def new_table(
+    steering: Steering, *, alphas: Sequence[float] = (), tasks: Mapping[int, str] | None = None
+) -> CalibrationTable:
     """An empty table for the steering's rules and features and the built-in rules, at the smallest α.
 
     Raises:
@@ -34,7 +36,7 @@ def new_table(steering: Steering, *, alphas: Sequence[float] = ()) -> Calibratio
         )
     rules = {type(rule): rule for rule in (*known_rules(steering.rules), ConfidentSet())}
     alpha = min(steering.alpha, *alphas, 1.0)
-    return CalibrationTable(tuple(rules.values()), features=steering.features, alpha=alpha)
+    return CalibrationTable(tuple(rules.values()), features=steering.features, alpha=alpha, tasks=tasks)
 
 
 def tabulate(

@@ -17,11 +17,11 @@ from svd_lightning.decoding.scoring import (
     score_chunk,
 )
 from svd_lightning.decoding.tabulation import add_tokens, new_table
-from svd_lightning.evaluation.contenders import contenders, distinct
+from svd_lightning.evaluation.contenders import contenders, distinct, of_tokens
 from svd_lightning.evaluation.summary import summarise
 from svd_lightning.metrics import OPTION_METRICS, Completions, MultipleChoice
-from svd_lightning.steering import Steering
-from svd_lightning.strength import describe, known_rules, rescore
+from svd_lightning.steering import Steering, TaskSteering
+from svd_lightning.strength import describe_tasks, known_rules, rescore
 
 _NLL = ("nll_base", "nll_tuned", "nll_steered")
 _OF_TABLE = ("accuracy_tuned", "accuracy_steered", "kl_to_reference")
@@ -57,13 +57,13 @@ class HeldOut:
 
     Args:
         recipe: the steering as configured.
-        steering: as in force.
+        steering: as in force, of every task.
         calibration: the record of the calibration, whose candidates are scored; None for none.
         device: where tokens are gathered.
     """
 
     def __init__(
-        self, recipe: Steering, steering: Steering, calibration: Mapping[str, Any] | None, device: torch.device
+        self, recipe: Steering, steering: TaskSteering, calibration: Mapping[str, Any] | None, device: torch.device
     ) -> None:
         self._recipe, self._steering, self._calibration = recipe, steering, calibration
         self._contenders = contenders(recipe, steering, calibration)
@@ -87,7 +87,7 @@ class HeldOut:
         chunks = logit_chunks(peft_model, batch, shared_prompt=batch.get("alone", False))
         parts = []
         for here, chunk in placed(chunks, tokens):
-            parts.append(score_chunk(chunk, self._steerings))
+            parts.append(score_chunk(chunk, of_tokens(self._steerings, batch, here.rows)))
             if self._table is not None:
                 add_tokens(self._table, chunk, here, batch["index"], among=best)
         scores = {
@@ -138,16 +138,16 @@ class HeldOut:
         """
         found = summarise(self._completions.compute(), self._choices.compute(), self._names, tasks or {})
         steered = {name: contender.plain() for name, contender in self._contenders.items()}
-        return HeldOutRecord(self._describe(), {"distributions": steered, **found})
+        return HeldOutRecord(self._describe(tasks or {}), {"distributions": steered, **found})
 
-    def _describe(self) -> dict[str, Any] | None:
+    def _describe(self, tasks: Mapping[int, str]) -> dict[str, Any] | None:
         """The steering as it is, and the calibration's candidates with the strengths they had there."""
         if self._table is None:
             return None
         table, steering = self._table.compute(), self._steering
-        neutral = steering.with_strengths([0.0] * len(steering.directions))
-        record = describe(table, steering if steering.calibrated else neutral)
+        neutral = TaskSteering(self._recipe.with_strengths([0.0] * len(self._recipe.directions)))
+        record = describe_tasks(table, steering if steering.calibrated else neutral, tasks)
         found = self._calibration or {"estimator": None, "candidates": []}
         rules = (*known_rules(self._recipe.rules), *self._recipe.directions)
-        again = rescore(table, found["candidates"], rules, penalty=steering.penalty)
+        again = rescore(table, found["candidates"], rules, penalty=self._recipe.penalty)
         return {**record, "estimator": found["estimator"], "candidates": again}

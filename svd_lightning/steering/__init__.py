@@ -1,5 +1,6 @@
 """How to steer: rules (directions in logit space) and the recipe that combines them."""
 
+from svd_lightning.steering.by_task import RowSteering, TaskSteering
 from svd_lightning.steering.confident_set import ConfidentSet
 from svd_lightning.steering.contextual import Contextual, expand, whole_direction
 from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feature, feature_name
@@ -20,9 +21,11 @@ __all__ = [
     "Feature",
     "KLGradient",
     "NaturalGradient",
+    "RowSteering",
     "Steering",
     "SteeringRule",
     "TaskAware",
+    "TaskSteering",
     "Temperature",
     "as_plain",
     "expand",

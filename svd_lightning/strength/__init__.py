@@ -1,7 +1,8 @@
 """How far to steer: estimators of the strength, pure functions of the calibration objective."""
 
-from svd_lightning.strength.calibrate import calibrate, describe
+from svd_lightning.strength.calibrate import calibrate
 from svd_lightning.strength.candidates import CONTROL, joint_recipe, known_rules, recall, rescore
+from svd_lightning.strength.description import describe, describe_tasks
 from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
 from svd_lightning.strength.fixed import Fixed
 from svd_lightning.strength.guard import paired_gain
@@ -29,6 +30,7 @@ __all__ = [
     "TrimmedMean",
     "calibrate",
     "describe",
+    "describe_tasks",
     "estimator_name",
     "joint_recipe",
     "known_rules",

@@ -7,13 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import CalibrationData, TokenTable, base_nll, score, tuned_nll
+from svd_lightning.calibration import CalibrationData, TokenTable
 from svd_lightning.errors import InputError
-from svd_lightning.steering import Steering, feature_name, rule_name
+from svd_lightning.steering import Steering
 from svd_lightning.strength.candidates import CONTROL, Candidate, Recipe, RecipeKey, fit, recipes
+from svd_lightning.strength.description import describe
 from svd_lightning.strength.estimate import StrengthEstimator
-from svd_lightning.strength.guard import Gain, label_log_probs, paired_gain
+from svd_lightning.strength.guard import label_log_probs, paired_gain
 from svd_lightning.strength.sweep import recommend, sweep
+from svd_lightning.strength.tasks import calibrate_tasks
+from svd_lightning.strength.verdict import explain, in_use, judge, tuned_in_use
 
 
 def calibrate(
@@ -40,7 +43,8 @@ def calibrate(
 
     Returns:
         What a checkpoint and `calibration.json` hold: the strengths found and those `used`, NLL in nats per
-        token, coverage, every candidate with the interval of its gain, the verdict, and the α sweep.
+        token, coverage, every candidate with the interval of its gain, the verdict, the same of each task, and the
+        α sweep.
 
     Raises:
         InputError: for fewer than two calibration examples, several rules with an estimator for one, or a
@@ -60,6 +64,16 @@ def calibrate(
     over_control = paired_gain(held_out, held_out_control, masked.example)
     verdict = judge(best.gain, over_control, control.gain, is_control=chosen.key == CONTROL.key)
     used = {"steer": best, "control": control, "tuned": None}[verdict if guard else "steer"]
+    tasks = calibrate_tasks(
+        masked,
+        steering,
+        chosen,
+        strengths=best.strengths,
+        control=control.strengths,
+        verdict=verdict,
+        guard=guard,
+        folds=folds,
+    )
     choices = []
     if isinstance(data, TokenTable) and alphas:
         choices = sweep(data, steering.directions, alphas, folds=folds)
@@ -72,7 +86,8 @@ def calibrate(
         "verdict": verdict,
         "message": explain(verdict, guard=guard),
         "guard": guard,
-        "used": _plain(used, steering),
+        "used": in_use(used.rules, used.strengths, used.gain) if used else tuned_in_use(steering),
+        "tasks": tasks,
         "candidates": [candidate.plain() for candidate, _ in found.values()],
         "sweep": [asdict(choice) for choice in choices],
         "recommended": recommend(choices) if choices else None,
@@ -93,14 +108,6 @@ def _compared(
     }
 
 
-def _plain(used: Candidate | None, steering: Steering) -> dict[str, Any]:
-    """The recipe in use; strengths of 0 where it is the tuned model."""
-    if used is None:
-        names = [rule_name(rule) for rule in steering.directions]
-        return {"rules": names, "strengths": [0.0] * len(names), "gain": asdict(Gain(0.0, 0.0, 0.0))}
-    return {"rules": list(used.rules), "strengths": list(used.strengths), "gain": asdict(used.gain)}
-
-
 def _at_alpha(data: CalibrationData, steering: Steering) -> CalibrationData:
     """The tokens under the steering's mask."""
     if isinstance(data, TokenTable) is not (steering.alpha is not None):
@@ -109,50 +116,3 @@ def _at_alpha(data: CalibrationData, steering: Steering) -> CalibrationData:
             f"{type(data).__name__} with steering.alpha {steering.alpha}"
         )
     return data.narrow(steering.alpha) if isinstance(data, TokenTable) and steering.alpha is not None else data
-
-
-def judge(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: bool) -> str:
-    """`steer`, `control` or `tuned`: the furthest step whose held-out gain is sure."""
-    if over_tuned.sure and (over_control.sure or is_control):
-        return "steer"
-    return "control" if control.sure else "tuned"
-
-
-def explain(verdict: str, *, guard: bool) -> str:
-    """The verdict in words."""
-    told = {
-        "steer": "steering helps: the held-out gain over the tuned model and over sharpening is above zero",
-        "control": "steering does not help here beyond sharpening: its gain over the control may be zero",
-        "tuned": "steering does not help here: its held-out gain over the tuned model may be zero",
-    }[verdict]
-    done = {"steer": "", "control": "; the control is used", "tuned": "; the tuned model is used as it is"}[
-        verdict
-    ]
-    return told + (done if guard else "; guard is off, so the strengths found are used all the same" * bool(done))
-
-
-def describe(data: CalibrationData, steering: Steering) -> dict[str, Any]:
-    """What a calibrated steering does on labelled tokens, in plain numbers and strings."""
-    assert steering.strengths is not None
-    directions = steering.directions
-    tuned = score(data, directions, [0.0] * len(directions), penalty=steering.penalty)
-    steered = score(data, directions, steering.strengths, penalty=steering.penalty)
-    return {
-        "rules": [rule_name(rule) for rule in directions],
-        "features": [feature_name(feature) for feature in steering.features],
-        "alpha": steering.alpha,
-        "penalty": steering.penalty,
-        "strengths": list(steering.strengths),
-        "tokens": data.num_tokens,
-        "examples": data.num_examples,
-        "coverage": data.coverage,
-        "mask_size": data.mask_size,
-        "kl_to_reference": data.kl.double().mean().item(),
-        "nll_base": base_nll(data),
-        "nll_tuned": tuned_nll(data),
-        "nll_steered": steered.nll,
-        "nll_decoded_tuned": tuned.nll_decoded,
-        "nll_decoded_steered": steered.nll_decoded,
-        "accuracy_tuned": tuned.accuracy,
-        "accuracy_steered": steered.accuracy,
-    }

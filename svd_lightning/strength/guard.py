@@ -57,7 +57,7 @@ def cross_fit(
     Raises:
         InputError: for fewer examples than folds.
     """
-    numbers, fold = _folds(data.example, folds, seed=seed)
+    numbers, fold = example_folds(data.example, folds, seed=seed)
     objective = data.objective(rules, penalty=penalty)
     begin = torch.tensor(estimator(objective).strengths if whole is None else whole, dtype=torch.float64)
 
@@ -65,7 +65,7 @@ def cross_fit(
         fitted = estimator(objective.only(numbers[fold != number], start=begin))
         return objective.label_log_probs(torch.tensor(fitted.strengths, dtype=torch.float64))
 
-    possible = _possible(data, penalty)
+    possible = possible_labels(data, penalty)
     found = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
     for number, here in enumerate(data.map(held_out, range(folds))):
         mine = torch.isin(data.example, numbers[fold == number])
@@ -77,14 +77,14 @@ def label_log_probs(
     data: CalibrationData, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
 ) -> Tensor:
     """Steered log-probability of each token's label, float64 [N]; −∞ where λ = −∞ forbids it."""
-    possible = _possible(data, penalty)
+    possible = possible_labels(data, penalty)
     found = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
     if possible.any():
         found[possible] = data.objective(rules, penalty=penalty).label_log_probs(strengths)
     return found
 
 
-def _possible(data: CalibrationData, penalty: float) -> Tensor:
+def possible_labels(data: CalibrationData, penalty: float) -> Tensor:
     """Tokens whose label can be generated, bool [N]: those that the objective tells about."""
     return data.covered if penalty == -math.inf else torch.ones_like(data.covered)
 
@@ -116,7 +116,7 @@ def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: in
     return Gain((gain.sum() / tokens.sum()).item(), low, high)
 
 
-def _folds(example: Tensor, folds: int, *, seed: int) -> tuple[Tensor, Tensor]:
+def example_folds(example: Tensor, folds: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
     """The numbers of the examples, [E], and the fold of each, [E]."""
     numbers = example.unique()
     if len(numbers) < folds:

@@ -1,0 +1,91 @@
+"""A steering for every row of a batch: rows of several tasks side by side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svd_lightning.errors import InputError
+from svd_lightning.steering.steering import Steering
+
+_Function = Callable[[Tensor, Tensor], Tensor]
+
+
+class RowSteering:
+    """Steers each row of a batch in a way of its own.
+
+    Called with both models' logits, [R, …, V] each, where R = B · c and rows b·c to (b+1)·c − 1 belong to row b of
+    the batch: so `generate` lays out the beams, or the sequences to return, of each prompt, and beams never leave
+    their prompt.
+
+    Args:
+        functions: of each of the B rows, (tuned logits, base logits) → steered logits; a `Steering`, for one.
+    """
+
+    def __init__(self, functions: Sequence[_Function]) -> None:
+        self._functions = list({id(function): function for function in functions}.values())
+        place = {id(function): number for number, function in enumerate(self._functions)}
+        self._number = torch.tensor([place[id(function)] for function in functions])
+
+    def of(self, rows: Tensor) -> "RowSteering":
+        """For n tokens out of the batch: the steering of each one's row, int64 [n] → logits [n, V]."""
+        found = object.__new__(RowSteering)
+        found._functions, found._number = self._functions, self._number.to(rows.device)[rows]
+        return found
+
+    def map(self, change: Callable[[_Function], _Function]) -> "RowSteering":
+        """The same rows, each function changed."""
+        found = object.__new__(RowSteering)
+        found._functions, found._number = [change(function) for function in self._functions], self._number
+        return found
+
+    def __call__(self, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
+        """Steered logits, [R, …, V].
+
+        Raises:
+            InputError: if the rows of the logits are no multiple of the batch's.
+        """
+        copies, left = divmod(len(tuned_logits), max(len(self._number), 1))
+        if left:
+            raise InputError(
+                f"logits: expected a multiple of {len(self._number)} rows, one steering each, got "
+                f"{len(tuned_logits)}; pass the batch that the steering was made for"
+            )
+        if len(self._functions) == 1 or not len(tuned_logits):
+            return self._functions[0](tuned_logits, base_logits)
+        number = self._number.to(tuned_logits.device).repeat_interleave(copies)
+        steered: Tensor | None = None
+        for own, function in enumerate(self._functions):
+            rows = (number == own).nonzero().squeeze(-1)
+            if len(rows):
+                part = function(tuned_logits[rows], base_logits[rows])
+                steered = torch.empty_like(tuned_logits, dtype=part.dtype) if steered is None else steered
+                steered[rows] = part
+        assert steered is not None
+        return steered
+
+
+@dataclass(frozen=True)
+class TaskSteering:
+    """The steering of every task of one adapter."""
+
+    shared: Steering
+    """Of examples of no task, or of one without strengths of its own."""
+    own: Mapping[str, Steering] = field(default_factory=dict)
+    """By task."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the strengths are known."""
+        return self.shared.calibrated
+
+    def of_task(self, task: str | None) -> Steering:
+        """The task's steering, the shared one where it has none."""
+        return self.shared if task is None else self.own.get(task, self.shared)
+
+    def of_batch(self, batch: Mapping[str, Any]) -> Steering | RowSteering:
+        """The steering of a batch's rows, by their `task` (a list of names or None; all of none where absent)."""
+        found = [self.of_task(task) for task in batch.get("task", ()) if self.own]
+        return RowSteering(found) if any(one is not self.shared for one in found) else self.shared

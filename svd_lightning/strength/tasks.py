@@ -1,0 +1,127 @@
+"""A strength for each task of one adapter, with what a user should know about it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svd_lightning.calibration import CalibrationData
+from svd_lightning.steering import Steering
+from svd_lightning.strength.candidates import CONTROL, Recipe
+from svd_lightning.strength.guard import Gain, label_log_probs, paired_gain, possible_labels
+from svd_lightning.strength.shrinkage import TaskFit, credibility, fit_tasks
+from svd_lightning.strength.verdict import explain, in_use, judge, tuned_in_use
+
+
+def by_task(example: Tensor, tasks: Mapping[int, str]) -> dict[str | None, Tensor]:
+    """The int64 numbers of each task's examples, those of none last, under None.
+
+    Args:
+        example: of each token, [N].
+        tasks: of each example that has one.
+    """
+    found: dict[str | None, list[int]] = {}
+    for number in example.unique().tolist():
+        found.setdefault(tasks.get(number), []).append(number)
+    names = sorted(found, key=lambda task: (task is None, task))
+    return {name: torch.tensor(found[name]) for name in names}
+
+
+def calibrate_tasks(
+    data: CalibrationData,
+    steering: Steering,
+    chosen: Recipe,
+    *,
+    strengths: Sequence[float],
+    control: Sequence[float],
+    verdict: str,
+    guard: bool,
+    folds: int,
+) -> list[dict[str, Any]]:
+    """The strengths of every task, shrunk towards the pooled ones, and what the guard says of each.
+
+    A task speaks for itself where its examples weigh at least as much as the pool (E ≥ m), or where steering
+    surely harms it. With fewer its gain cannot be told from chance, and the verdict on all examples holds.
+
+    Args:
+        data: the calibration tokens.
+        steering: rules, features, mask and penalty.
+        chosen: the recipe of the calibration.
+        strengths, control: of the chosen recipe and of `CONTROL` on all examples.
+        verdict: on all examples.
+        guard, folds: of the calibration.
+
+    Returns:
+        One record per task, in plain numbers and strings; none where there are no tasks to tell apart.
+    """
+    found = by_task(data.example, data.tasks)
+    tasks = {task: examples for task, examples in found.items() if task is not None}
+    if not tasks or len(found) < 2:
+        return []
+    wanted = [(chosen, strengths), (CONTROL, control)][: 1 if chosen.key == CONTROL.key else 2]
+    fits = data.map(
+        lambda one: fit_tasks(data, one[0], tasks, pooled=one[1], penalty=steering.penalty, folds=folds), wanted
+    )
+    zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
+    tuned = label_log_probs(data, steering.directions, zeros, penalty=steering.penalty)
+    evidence = _Evidence(data, steering, chosen, fits[0], fits[-1], tuned)
+    return [evidence.record(task, examples, verdict=verdict, guard=guard) for task, examples in tasks.items()]
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What is known of all tasks."""
+
+    data: CalibrationData
+    steering: Steering
+    chosen: Recipe
+    steer: TaskFit
+    control: TaskFit
+    tuned: Tensor
+    """Log-probability of every label under the tuned model, [N]."""
+
+    def record(self, task: str, examples: Tensor, *, verdict: str, guard: bool) -> dict[str, Any]:
+        """One task."""
+        mine = torch.isin(self.data.example, examples)
+        gain = partial(self._gain, mine)
+        over_tuned = gain(self.steer.held_out, self.tuned)
+        over_control = gain(self.steer.held_out, self.control.held_out)
+        control = gain(self.control.held_out, self.tuned)
+        telling = self.data.example[mine & possible_labels(self.data, self.steering.penalty)].unique().numel()
+        alone = telling >= self.steer.prior or over_tuned.high < 0.0
+        if alone:
+            verdict = judge(over_tuned, over_control, control, is_control=self.chosen.key == CONTROL.key)
+        found = self.steer.estimates[task]
+        used = {
+            "steer": in_use(self.chosen.key[0], found.strengths, over_tuned),
+            "control": in_use(CONTROL.key[0], self.control.estimates[task].strengths, control),
+            "tuned": tuned_in_use(self.steering),
+        }[verdict if guard else "steer"]
+        return {
+            "task": task,
+            "tokens": int(mine.sum()),
+            "examples": len(examples),
+            "prior_examples": self.steer.prior,
+            "weight": credibility(telling, self.steer.prior),
+            "strengths": list(found.strengths),
+            "warning": found.warning,
+            "nll_tuned": -self.data.label_log_p[mine].double().mean().item(),
+            "nll_steered": -self._steered(found.strengths)[mine].mean().item(),
+            "gain_over_tuned": asdict(over_tuned),
+            "gain_over_control": asdict(over_control),
+            "verdict": verdict,
+            "judged_by": "task" if alone else "pool",
+            "message": explain(verdict, guard=guard),
+            "used": used,
+        }
+
+    def _gain(self, mine: Tensor, better: Tensor, worse: Tensor) -> Gain:
+        return paired_gain(better[mine], worse[mine], self.data.example[mine])
+
+    def _steered(self, strengths: Sequence[float]) -> Tensor:
+        """Log-probability of every label; the mask only silences the steering."""
+        at = torch.tensor(strengths, dtype=torch.float64)
+        return label_log_probs(self.data, self.steering.directions, at, penalty=0.0)
