@@ -16,15 +16,19 @@ from tests.chain import (
     run_module,
     write_config,
     write_diaries,
+    write_jsonl,
 )
 
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory):
-    """Splits that two do not divide."""
-    return write_diaries(
+    """Splits that two do not divide, of rows that belong to two tasks in turn."""
+    folder = write_diaries(
         tmp_path_factory.mktemp("odd"), train=41, calibration=23, test=11, validation=7, predict=7
     )
+    for path in folder.glob("*.jsonl"):
+        write_jsonl(path, [{**row, "task": "even" if i % 2 else "odd"} for i, row in enumerate(read_jsonl(path))])
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,10 @@ def test_calibrate_finds_the_same_strength(two, fitted, data_folder, tmp_path):
     assert found["strengths"] == pytest.approx(module.calibration["strengths"], rel=1e-5)
     for name in ("tokens", "examples", "coverage", "nll_tuned", "nll_steered", "kl_to_reference", "mask_size"):
         assert found[name] == pytest.approx(module.calibration[name], rel=1e-5), name
+    for task, same in zip(found["tasks"], module.calibration["tasks"], strict=True):
+        assert (task["task"], task["examples"]) == (same["task"], same["examples"])
+        for name in ("strengths", "tokens", "nll_steered", "gain_over_tuned"):
+            assert task[name] == pytest.approx(same[name], rel=1e-4, abs=1e-6), name
 
 
 def test_test_counts_every_token_once(two, data_folder, fitted, tmp_path):

@@ -58,7 +58,7 @@ def table(data: Tokens, *, rules=RULES, alpha=0.1, batch: int | None = None) -> 
     return metric.compute()
 
 
-def stream(data: Tokens, *, chunk: int | None = None) -> TokenStream:
+def stream(data: Tokens, *, chunk: int | None = None, tasks: dict[int, str] | None = None) -> TokenStream:
     """The library's stream of these tokens."""
 
     def chunks():
@@ -66,7 +66,8 @@ def stream(data: Tokens, *, chunk: int | None = None) -> TokenStream:
             part = data[start : start + (chunk or len(data))]
             yield part.tuned, part.base, part.labels
 
-    return TokenStream(chunks, example=data.example, position=data.position, vocabulary=data.tuned.shape[-1])
+    where = {"example": data.example, "position": data.position}
+    return TokenStream(chunks, **where, vocabulary=data.tuned.shape[-1], tasks=tasks)
 
 
 def contents(found: TokenTable, token: int) -> dict:
