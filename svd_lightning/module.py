@@ -248,7 +248,8 @@ class SteeredLanguageModel(L.LightningModule):
         used, tasks = calibration["used"], calibration.get("tasks", [])  # records from before tasks name none
         self.steering = recall(self.recipe, used["rules"], used["strengths"])
         self.own_steering = {
-            found["task"]: recall(self.recipe, found["used"]["rules"], found["used"]["strengths"]) for found in tasks
+            found["task"]: recall(self.recipe, found["used"]["rules"], found["used"]["strengths"])
+            for found in tasks
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ def distinct(wanted: Mapping[str, Contender]) -> tuple[dict[str, Scored], dict[s
         same = (other for other in names if other in wanted and wanted[other].same(contender))
         names[name] = "tuned" if contender.is_tuned else next(same, name)
         if names[name] == name:
-            scored[name] = TaskSteering(contender.steering, contender.own)
+            scored[name] = TaskSteering(contender.steering, contender.own) if contender.own else contender.steering
     return scored, names
 
 

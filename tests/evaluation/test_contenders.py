@@ -3,14 +3,14 @@
 import pytest
 
 from svd_lightning.evaluation.contenders import Contender, contenders, distinct
-from svd_lightning.steering import Entropy, KLGradient, NaturalGradient, Steering, Temperature
+from svd_lightning.steering import Entropy, KLGradient, NaturalGradient, Steering, TaskSteering, Temperature
 from tests.evaluation.questions import RECORD
 
 RECIPE = Steering([KLGradient()], alpha=0.2, penalty=-3.0)
 
 
 def test_those_of_the_record_with_mask_and_penalty_as_configured():
-    found = contenders(RECIPE, RECIPE.with_strengths([-8.0]), RECORD)
+    found = contenders(RECIPE, TaskSteering(RECIPE.with_strengths([-8.0])), RECORD)
     assert list(found) == ["control", "paper", "joint", "chosen", "steered"]
     assert found["joint"].plain() == {
         "rules": ["KLGradient", "NaturalGradient", "Temperature"],
@@ -22,21 +22,21 @@ def test_those_of_the_record_with_mask_and_penalty_as_configured():
 
 
 def test_without_a_calibration_there_is_what_the_user_gave():
-    assert contenders(RECIPE, RECIPE, None) == {}
-    found = contenders(RECIPE, given := RECIPE.with_strengths([1.0]), None)
+    assert contenders(RECIPE, TaskSteering(RECIPE), None) == {}
+    found = contenders(RECIPE, TaskSteering(given := RECIPE.with_strengths([1.0])), None)
     assert found == {"steered": Contender(given, None)}
 
 
 def test_what_a_record_lacks_is_left_out():
     short = {**RECORD, "candidates": RECORD["candidates"][:1]}
-    assert list(contenders(RECIPE, RECIPE, short)) == ["control"]
+    assert list(contenders(RECIPE, TaskSteering(RECIPE), short)) == ["control"]
 
 
 def test_features_belong_to_the_chosen_recipe():
     recipe = Steering([KLGradient()], features=[Entropy()])
     candidate = {"rules": ["KLGradient", "KLGradient.Entropy"], "estimator": "LineSearch", "strengths": [1.0, 2.0]}
     record = {**RECORD, "rules": candidate["rules"], "candidates": [*RECORD["candidates"], candidate]}
-    found = contenders(recipe, recipe, record)
+    found = contenders(recipe, TaskSteering(recipe), record)
     assert [len(found[name].steering.features) for name in ("chosen", "paper")] == [1, 0]
 
 

@@ -9,6 +9,7 @@ from svd_lightning.data.tokenise import encode
 from svd_lightning.decoding.generation import UNSTEERED
 from svd_lightning.evaluation import HeldOut, held_out
 from svd_lightning.evaluation.contenders import contenders
+from svd_lightning.steering import TaskSteering
 from tests.evaluation.questions import RECORD, diary_rows, question, random_module
 from tests.metrics.reference import Question, expected
 
@@ -33,7 +34,9 @@ def measured(module, questions, *, batch=4, steering=None):
     rows = encode([each.as_example() for each in questions], tokenizer, split="test", max_length=64).rows
     encoded = encode_questions(rows, asked, tokenizer, split="test", max_length=64)
     collator = QuestionCollator(rows=ScoringCollator(pad_token_id=0))
-    test = HeldOut(module.recipe, steering or module.recipe.with_strengths([5.0]), RECORD, torch.device("cpu"))
+    test = HeldOut(
+        module.recipe, TaskSteering(steering or module.recipe.with_strengths([5.0])), RECORD, torch.device("cpu")
+    )
     for start in range(0, len(encoded), batch):
         test.add(module.peft_model, collator(encoded[start : start + batch]))
     return test.record({number: each.task for number, each in enumerate(questions)})
@@ -62,7 +65,7 @@ def slow(module, questions, steerings):
 
 
 def steerings(module, penalty=0.0):
-    wanted = contenders(module.recipe, module.recipe.with_strengths([5.0]), RECORD)
+    wanted = contenders(module.recipe, TaskSteering(module.recipe.with_strengths([5.0])), RECORD)
     steered = {name: each.steering.with_penalty(penalty) for name, each in wanted.items()}
     return {**UNSTEERED, **steered}
 
@@ -102,7 +105,7 @@ def test_tasks_are_told_apart(module, questions):
 def test_the_table_holds_the_best_choices_only(module, questions):
     record = measured(module, questions)
     rows = encode([each.as_example() for each in questions], module.tokenizer, split="test", max_length=64).rows
-    plain = HeldOut(module.recipe, module.recipe.with_strengths([5.0]), RECORD, torch.device("cpu"))
+    plain = HeldOut(module.recipe, TaskSteering(module.recipe.with_strengths([5.0])), RECORD, torch.device("cpu"))
     with torch.no_grad():
         plain.add(module.peft_model, ScoringCollator(pad_token_id=0)(rows))
     alone = plain.record()

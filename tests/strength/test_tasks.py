@@ -9,7 +9,7 @@ import torch
 from svd_lightning.calibration import CalibrationTable
 from svd_lightning.calibration.storage import load_table, save_table
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering, TaskSteering, Temperature
-from svd_lightning.strength import LineSearch, calibrate, describe, describe_tasks, known_rules, steering_in_use
+from svd_lightning.strength import LineSearch, calibrate, describe, describe_tasks, known_rules
 from svd_lightning.strength.tasks import by_task
 from tests.calibration import reference
 
@@ -132,14 +132,17 @@ def test_held_out_tokens_are_steered_as_their_task_is(penalty):
     own["back"] = own["back"].with_penalty(penalty)
     both = TaskSteering(steering, own)
     whole = table(data, tasks, alpha=0.2)
-    record = describe_tasks(whole, both)
+    record = describe_tasks(whole, both, tasks)
     assert [part["task"] for part in record["tasks"]] == ["back", "far", "nowhere"]
     log_probs = torch.empty(len(data), dtype=torch.float64)
     for i, example in enumerate(data.example.tolist()):
         one = both.of_task(tasks.get(example)).with_penalty(0.0)
         log_probs[i] = one(data.tuned[i], data.base[i]).log_softmax(-1)[data.labels[i]]
     assert record["nll_steered"] == pytest.approx(-log_probs.mean().item(), rel=1e-5)
-    parts = {task: whole.select(torch.isin(whole.example, examples)) for task, examples in by_task(whole).items()}
+    parts = {
+        task: whole.select(torch.isin(whole.example, examples))
+        for task, examples in by_task(whole.example, tasks).items()
+    }
     right = sum(
         describe(part, both.of_task(task))["accuracy_steered"] * part.num_tokens for task, part in parts.items()
     )
@@ -148,12 +151,7 @@ def test_held_out_tokens_are_steered_as_their_task_is(penalty):
     weights = [part.covered.sum().item() if penalty == -math.inf else part.num_tokens for _, part in decoded]
     mean = sum(w * one["nll_decoded_steered"] for w, (one, _) in zip(weights, decoded, strict=True)) / sum(weights)
     assert record["nll_decoded_steered"] == pytest.approx(mean)
-    assert describe_tasks(whole, TaskSteering(steering))["nll_steered"] == describe(whole, steering)["nll_steered"]
-
-
-def test_a_recipe_in_use_is_a_steering_again(record):
-    used = {task["task"]: steering_in_use(STEERING, task["used"]) for task in record["tasks"]}
-    assert list(used["far"].strengths) == record["tasks"][1]["strengths"]
-    control = {"rules": ["Temperature"], "strengths": [0.25]}
-    assert steering_in_use(STEERING, control).strengths == (0.25,)
-    assert isinstance(steering_in_use(STEERING, control).rules[0], Temperature)
+    assert (
+        describe_tasks(whole, TaskSteering(steering), tasks)["nll_steered"]
+        == describe(whole, steering)["nll_steered"]
+    )
