@@ -146,7 +146,7 @@ def test_the_entry_point_leads_to_the_registered_model():
 def test_bad_input_is_refused_before_the_run_is_loaded(fitted, tmp_path):
     with pytest.raises(InputError, match="run: expected a run folder"):
         lm_eval(str(tmp_path / "nowhere"), tasks="diary_choice")
-    with pytest.raises(InputError, match="tasks: expected names .* no no_such_task"):
+    with pytest.raises(InputError, match=r"tasks: expected names .* no no_such_task"):
         lm_eval(str(fitted), tasks="arc_easy,no_such_task")
 
 
