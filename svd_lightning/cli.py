@@ -155,7 +155,7 @@ def _run(arguments: list[str] | None) -> None:
         verb = given[0]
         auto_cli(
             COMMANDS[verb],
-            args=given[1:],
+            args=[_underscored(argument) for argument in given[1:]],
             prog=f"svd-lightning {verb}",
             parser_class=SteeringParser,
             description=_about(COMMANDS[verb]),
@@ -181,6 +181,12 @@ def _run(arguments: list[str] | None) -> None:
         },
         args=arguments,
     )
+
+
+def _underscored(argument: str) -> str:
+    """`--push-to-hub` is `--push_to_hub`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
 
 
 def _quiet_libraries() -> None:

@@ -63,7 +63,7 @@ def _open_calibrated(folder: Path) -> SteeredLanguageModel:
     if config.get("ckpt_path") is not None:
         checkpoint = torch.load(config["ckpt_path"], map_location="cpu", weights_only=True)
         module.check_checkpoint(checkpoint)
-        module.load_state_dict(checkpoint["state_dict"])
+        module.load_state_dict(checkpoint["state_dict"], strict=False)  # the adapter only
     module.adopt(_read(folder / "calibration.json", parse_json))
     return module
 

@@ -1,5 +1,6 @@
 """Writing an artefact: a PEFT adapter folder that carries its steering along."""
 
+import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ def save_artifact(
         steering: calibrated.
         tokenizer: of the base.
         calibration: the record of the calibration, for the model card; None for strengths given by hand.
-        generation: decoding options to go with it; None for the base's own.
+        generation: decoding options to go with it, over those of the base.
         revision: of the base on the hub.
 
     Returns:
@@ -67,7 +68,7 @@ def save_artifact(
     with replacing_folder(target) as new:
         _save_adapter(peft_model, new)
         tokenizer.save_pretrained(new)
-        _save_generation(generation or base.generation_config, new)
+        _save_generation(base.generation_config, generation, new)
         content = {
             "steering": as_plain(steering),
             "base": {
@@ -119,7 +120,10 @@ def _save_adapter(peft_model: PeftModel, folder: Path) -> None:
         (folder / name).rmdir()
 
 
-def _save_generation(config: GenerationConfig, folder: Path) -> None:
+def _save_generation(base: GenerationConfig, chosen: GenerationConfig | None, folder: Path) -> None:
+    config = copy.deepcopy(base)  # it knows the end-of-sequence token
+    if chosen is not None:
+        config.update(**chosen.to_diff_dict())
     try:
         config.save_pretrained(folder)
     except ValueError as error:

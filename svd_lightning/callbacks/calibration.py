@@ -127,7 +127,11 @@ class SteeringCalibration(L.Callback):
                 alphas=self.alphas,
                 others=self.others,
             )
-        record |= {"global_step": trainer.global_step, "epoch": trainer.current_epoch}
+        record |= {
+            "global_step": trainer.global_step,
+            "epoch": trainer.current_epoch,
+            "data": as_completion_data(trainer).digest("calibration"),
+        }
         module.adopt(record)
         self._calibrated_step = trainer.global_step
         self._report(trainer, module, data, record)
