@@ -100,9 +100,9 @@ class SteeringCalibration(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show every candidate on the test split, with the strengths from the calibration split."""
+        module, folder = as_steered(pl_module), run_folder(trainer)  # asked on every rank: they agree on it
         if not trainer.is_global_zero:
             return
-        module, folder = as_steered(pl_module), run_folder(trainer)
         for name, found in (("test.json", module.test_record), ("test_metrics.json", module.test_metrics)):
             if folder is not None and found is not None:
                 write_json(folder / name, found)

@@ -38,7 +38,7 @@ def diary_rows(count: int, *, seed: int = 5) -> list[dict[str, Any]]:
         correct = sorted({best, 0}) if number % 3 == 0 and len(choices) > 2 else [best]
         found.append(
             {
-                "id": f"q{number}",
+                "id": f"q{seed}-{number}",
                 "prompt": own["prompt"],
                 "choices": choices[turn:] + choices[:turn],
                 "correct": correct,
