@@ -52,6 +52,7 @@ def _key(request: Mapping[str, Any]) -> str:
 
 def _append(path: Path, line: bytes) -> None:
     """One write to the file's end; behind a line that a killed run left cut short, a new line begins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:
         if file.seek(0, os.SEEK_END) > 0:
             file.seek(-1, os.SEEK_END)

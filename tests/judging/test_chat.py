@@ -87,14 +87,14 @@ def test_answers_from_the_file_need_neither_key_nor_endpoint(replies, monkeypatc
 
 
 def test_a_slow_endpoint_is_asked_several_at_once_but_not_more(replies):
-    with endpoint(lambda number, prompt: says("yes", delay=0.05)) as server:
+    with endpoint(lambda number, prompt: says("yes", delay=0.15)) as server:
         ask(chat(server.url, concurrency=3), ANSWERS, replies)
     assert 1 < server.most_at_once <= 3
 
 
 def test_time_outs_are_tried_again(replies):
-    with endpoint(lambda number, prompt: says("yes", delay=1.0 if number == 0 else 0.0)) as server:
-        [found] = ask(chat(server.url, timeout=0.3, concurrency=1), ANSWERS[:1], replies)
+    with endpoint(lambda number, prompt: says("yes", delay=4.0 if number == 0 else 0.0)) as server:
+        [found] = ask(chat(server.url, timeout=1.5, concurrency=1), ANSWERS[:1], replies)
     assert (found.truthful, found.informative) == (True, True)
     assert len(server.requests) == 3
 

@@ -154,10 +154,10 @@ def test_a_killed_run_goes_on_where_it_was(run, tmp_path):
         arguments = ["judge", str(run), *chat(server.url), "--judge.concurrency=1"]
         assert interrupted_command(some(), signal.SIGKILL, *arguments, log=tmp_path / "log") == -signal.SIGKILL
         assert not (run / "predictions.judged.json").exists()
-        asked, kept = len(server.requests), replies.read_bytes().count(b"\n")
-        assert 3 <= kept < 16
+        assert 3 <= replies.read_bytes().count(b"\n") < 16
         main(arguments)
-        assert len(server.requests) - asked == 16 - kept
+        assert len(set(server.prompts)) == 16
+        assert len(server.requests) <= 17, "only the one that was on its way is asked again"
     assert (run / "predictions.judged.json").exists()
 
 

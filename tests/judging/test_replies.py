@@ -10,7 +10,7 @@ from svd_lightning.judging import Replies
 
 
 def test_replies_come_back_and_the_order_of_the_fields_is_no_difference(tmp_path):
-    kept = Replies(tmp_path / "r.jsonl")
+    kept = Replies(tmp_path / "new" / "r.jsonl")
     assert kept.get({"a": 1}) is None
     assert not kept.path.exists()
     kept.add({"a": 1, "b": "ü\u2028"}, "ja\u2028\nnein ☃")
