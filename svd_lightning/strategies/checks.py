@@ -9,8 +9,10 @@ from transformers import PretrainedConfig
 
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
+from svd_lightning.strategies.deepspeed import ZeROStrategy
 from svd_lightning.strategies.fsdp1 import FSDP1Strategy
 from svd_lightning.strategies.fsdp2 import FSDP2Strategy
+from svd_lightning.strategies.steps import is_sharded
 
 
 def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, *, masked: bool = True) -> None:
@@ -27,10 +29,7 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, 
     """
     strategy = trainer.strategy
     if isinstance(strategy, DeepSpeedStrategy):
-        raise InputError(
-            "trainer.strategy: DeepSpeed is not supported yet; shard the model with --config "
-            "configs/strategy/fsdp2.yaml"
-        )
+        _check_deepspeed(trainer, strategy, backbone)
     if isinstance(strategy, FSDPStrategy) and not isinstance(strategy, FSDP1Strategy):
         raise InputError(
             "trainer.strategy: Lightning's FSDPStrategy does not know where to cut the model, and cannot load the "
@@ -41,14 +40,8 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, 
             "trainer.strategy: ModelParallelStrategy shards nothing by its default sizes, and tensor parallelism "
             "has no plan for adapters; write --config configs/strategy/fsdp2.yaml"
         )
-    if not isinstance(strategy, FSDP1Strategy | FSDP2Strategy):
-        return
-    if backbone.load_in_4bit or backbone.load_in_8bit:
-        name = "load_in_4bit" if backbone.load_in_4bit else "load_in_8bit"
-        raise InputError(
-            f"model.backbone.{name}: quantised weights cannot be split over processes here; leave it out, or "
-            "write --config configs/strategy/ddp.yaml"
-        )
+    if is_sharded(trainer):
+        _check_quantisation(backbone)
     if isinstance(strategy, FSDP2Strategy) and adapter.is_prompt_learning:
         raise InputError(
             "model.adapter: PEFT puts virtual tokens beside the base's embeddings outside its forward, where "
@@ -58,6 +51,29 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, 
         _check_mask(trainer, masked)
         _check_clipping(trainer)
         _check_one_dtype(trainer, backbone)
+
+
+def _check_deepspeed(trainer: L.Trainer, strategy: DeepSpeedStrategy, backbone: Backbone) -> None:
+    if not isinstance(strategy, ZeROStrategy):
+        raise InputError(
+            "trainer.strategy: Lightning's DeepSpeedStrategy saves folders that no other strategy can load, and "
+            "divides accumulated gradients twice; write --config configs/strategy/deepspeed_zero2.yaml, "
+            "deepspeed_zero3.yaml or deepspeed_zero3_offload.yaml"
+        )
+    if trainer.gradient_clip_val and str(trainer.gradient_clip_algorithm or "norm").endswith("value"):
+        raise InputError(
+            "trainer.gradient_clip_algorithm: DeepSpeed clips by norm only, got value; leave it out, or write "
+            "--config configs/strategy/fsdp2.yaml"
+        )
+
+
+def _check_quantisation(backbone: Backbone) -> None:
+    if backbone.load_in_4bit or backbone.load_in_8bit:
+        name = "load_in_4bit" if backbone.load_in_4bit else "load_in_8bit"
+        raise InputError(
+            f"model.backbone.{name}: quantised weights cannot be split over processes here; leave it out, or "
+            "write --config configs/strategy/ddp.yaml"
+        )
 
 
 def _check_mask(trainer: L.Trainer, masked: bool) -> None:

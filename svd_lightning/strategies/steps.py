@@ -8,13 +8,17 @@ import lightning as L
 import torch
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
+
+from svd_lightning.strategies.deepspeed import ZeROStrategy
 
 
 def is_sharded(trainer: L.Trainer | None) -> bool:
     """Whether a forward on one process waits for the others."""
-    return trainer is not None and isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy)
+    strategy = None if trainer is None else trainer.strategy
+    if isinstance(strategy, ZeROStrategy):
+        return strategy.zero_stage_3
+    return isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
 
 
 @cache
@@ -34,10 +38,11 @@ def _leave_group() -> None:
 def run_step(trainer: L.Trainer, module: L.LightningModule, name: str, *arguments: Any) -> Any:
     """Call a method of the module that runs its model, outside Lightning's own steps.
 
-    FSDP1 gathers the parameters outside the decoder layers (embeddings, norm, head) in its wrapper only.
+    FSDP1 gathers the parameters outside the decoder layers (embeddings, norm, head) in its wrapper only; ZeRO-3
+    learns in its wrapper that a pass begins.
     """
     wrapper = trainer.strategy.model
-    if isinstance(wrapper, FullyShardedDataParallel):
+    if wrapper is not None and wrapper is not module and is_sharded(trainer):
         return trainer.strategy._forward_redirection(wrapper, module, name, *arguments)
     return getattr(module, name)(*arguments)
 
@@ -55,6 +60,9 @@ def any_rank(trainer: L.Trainer, decision: bool) -> bool:
 
 def trained_sum(trainer: L.Trainer, model: nn.Module) -> str:
     """The sum of the trained weights to nine digits: the same on every process, and under every strategy."""
+    if isinstance(trainer.strategy, ZeROStrategy):
+        whole = trainer.strategy.lightning_module_state_dict().values()
+        return f"{sum(weight.double().sum().item() for weight in whole):.9g}"
     parts, shared = [0.0], [0.0]
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -3,13 +3,19 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tests.chain import ROOT, environment
 
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="the extra `deepspeed` is missing")
+ZERO2, ZERO3 = (pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))
+SPREAD = ("ddp", "fsdp", "fsdp2", ZERO2, ZERO3)
+"""Every strategy of several processes, by the names of `ranks.new_strategy`."""
 CHAIN = ("fit", "resume", "validate", "test", "predict")
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,29 @@ from peft import PromptTuningConfig
 
 from svd_lightning.callbacks import PredictionWriter
 from svd_lightning.steering import Steering
-from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy
+from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, ZeROStrategy
 from tests.chain import Losses, diary_data, diary_model, plain_calibration, quiet_trainer, small_lora
 
 TIMEOUT = 60.0
 ADAPTERS = {"lora": small_lora, "prompt": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)}
+
+
+class ZeROOnCPU(ZeROStrategy):
+    """DeepSpeed on CPU processes, which Lightning refuses; the test models are small enough."""
+
+    def setup_environment(self) -> None:
+        DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self) -> None:
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled on first use, and spins
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    @property
+    def root_device(self) -> torch.device:
+        return torch.device("cpu", 0)  # DeepSpeed asks for the number
 
 
 def new_strategy(name: str) -> Any:
@@ -36,6 +55,9 @@ def new_strategy(name: str) -> Any:
         "ddp": lambda: DDPStrategy(timeout=timedelta(seconds=TIMEOUT)),
         "fsdp": lambda: FSDP1Strategy(timeout_seconds=TIMEOUT),
         "fsdp2": lambda: FSDP2Strategy(timeout_seconds=TIMEOUT),
+        "zero2": lambda: ZeROOnCPU(stage=2, timeout_seconds=TIMEOUT),
+        "zero3": lambda: ZeROOnCPU(stage=3, persistence_threshold=0, timeout_seconds=TIMEOUT),
+        "zero3_offload": lambda: ZeROOnCPU(stage=3, offload=True, timeout_seconds=TIMEOUT),
     }[name]()
 
 
@@ -45,7 +67,7 @@ class Sizes(Callback):
     held = 0
 
     def on_fit_start(self, trainer, pl_module) -> None:
-        locals_ = (getattr(p, "_local_tensor", p) for p in pl_module.parameters())
+        locals_ = (getattr(p, "ds_tensor", getattr(p, "_local_tensor", p)) for p in pl_module.parameters())
         self.held = sum(p.numel() for p in locals_)
 
 
@@ -72,7 +94,10 @@ def new_module(job: dict[str, Any]) -> Any:
     """From the same seed on every process."""
     L.seed_everything(3, verbose=False)
     steering = Steering(alpha=job.get("alpha", 0.1), penalty=job.get("penalty", -math.inf))
-    return diary_model(ADAPTERS[job.get("adapter", "lora")](), learning_rate=2e-3, steering=steering)
+    options = {"steering": steering, "learning_rate": 2e-3, **job.get("model", {})}
+    if job.get("sgd"):  # unlike Adam's, its steps grow with the gradients
+        options["optimizer"] = partial(torch.optim.SGD, lr=job["sgd"], momentum=0.9)
+    return diary_model(ADAPTERS[job.get("adapter", "lora")](), **options)
 
 
 def new_trainer(job: dict[str, Any], verb: str, *callbacks: Callback, **options: Any) -> Any:
@@ -86,6 +111,7 @@ def new_trainer(job: dict[str, Any], verb: str, *callbacks: Callback, **options:
         strategy=new_strategy(job["strategy"]),
         devices=job["processes"] // job.get("nodes", 1),
         num_nodes=job.get("nodes", 1),
+        **job.get("trainer", {}),
         **options,
     )
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.chain import read_jsonl, write_diaries
-from tests.distributed.launch import launch, results, write_job
+from tests.distributed.launch import SPREAD, launch, results, write_job
 
 
 def mean_losses(found, verb):
@@ -14,7 +14,7 @@ def mean_losses(found, verb):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("strategy", SPREAD)
 def test_a_fit_goes_on_after_a_process_was_killed(strategy, one, uneven, tmp_path):
     fault = {"verb": "fit", "how": "kill", "step": 13}
     assert launch(write_job(tmp_path, uneven, strategy, "fit", fault=fault)).returncode != 0
@@ -24,7 +24,7 @@ def test_a_fit_goes_on_after_a_process_was_killed(strategy, one, uneven, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("strategy", SPREAD)
 @pytest.mark.parametrize("then", ["same", "single"])
 def test_a_prediction_is_completed_after_a_process_was_killed(strategy, then, one, uneven, tmp_path):
     options = {"ckpt_path": str(one[0] / "fit/run/version_0/checkpoints/last.ckpt"), "eval_batch_size": 1}
@@ -37,7 +37,7 @@ def test_a_prediction_is_completed_after_a_process_was_killed(strategy, then, on
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("strategy", SPREAD)
 @pytest.mark.parametrize("launcher", ["torchrun", "lightning"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_exception_on_one_process_stops_all_with_its_message(strategy, launcher, rank, uneven, tmp_path):
@@ -51,7 +51,7 @@ def test_an_exception_on_one_process_stops_all_with_its_message(strategy, launch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("strategy", SPREAD)
 def test_fewer_prompts_than_processes(strategy, one, tmp_path):
     diaries = write_diaries(tmp_path / "data", train=80, calibration=3, test=1, validation=1, predict=1)
     checkpoint = str(one[0] / "fit/run/version_0/checkpoints/last.ckpt")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -13,9 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, decoder_layers
-from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, check_strategy
+from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, ZeROStrategy, check_strategy
 from svd_lightning.strategies.checks import stored_dtype
 from tests.chain import BASE_FOLDER, ROOT, environment, small_lora, write_config
+from tests.distributed.launch import needs_deepspeed
 
 BASE = Backbone(name_or_path=str(BASE_FOLDER))
 
@@ -85,10 +87,63 @@ def test_calibration_without_a_mask_needs_another_strategy_than_fsdp1():
     check_strategy(trainer(FSDP2Strategy(), state=fitting), BASE, small_lora(), masked=False)
 
 
-def test_deepspeed_says_what_there_is_instead():
+def test_lightnings_own_deepspeed_strategy_is_refused():
     strategy = object.__new__(DeepSpeedStrategy)  # its constructor needs the package
-    with pytest.raises(InputError, match=r"DeepSpeed is not supported yet.*fsdp2.yaml"):
+    with pytest.raises(InputError, match=r"divides accumulated gradients twice.*deepspeed_zero3.yaml"):
         check_strategy(trainer(strategy), BASE, small_lora())
+
+
+@needs_deepspeed
+@pytest.mark.parametrize(
+    ("stage", "backbone", "options", "message"),
+    [
+        (3, quantised(4), {}, r"load_in_4bit: quantised weights.*ddp.yaml"),
+        (3, quantised(8), {}, r"load_in_8bit: quantised weights.*ddp.yaml"),
+        (
+            2,
+            BASE,
+            {"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"},
+            r"clips by norm only.*fsdp2.yaml",
+        ),
+    ],
+    ids=["4bit", "8bit", "clipping"],
+)
+def test_what_deepspeed_cannot_do_is_refused(stage, backbone, options, message):
+    with pytest.raises(InputError, match=message):
+        check_strategy(trainer(ZeROStrategy(stage=stage), **options), backbone, small_lora())
+
+
+@needs_deepspeed
+def test_what_works_under_deepspeed_is_let_through():
+    check_strategy(trainer(ZeROStrategy(stage=2)), quantised(4), small_lora())
+    for stage in (2, 3):
+        clipping = {"gradient_clip_val": 1.0, "state": SimpleNamespace(fn=TrainerFn.FITTING)}
+        prompt = PromptTuningConfig(num_virtual_tokens=4)
+        check_strategy(trainer(ZeROStrategy(stage=stage), **clipping), bfloat16(), prompt, masked=False)
+
+
+@needs_deepspeed
+def test_only_split_weights_can_be_offloaded():
+    with pytest.raises(InputError, match=r"ZeRO-2 keeps every weight.*deepspeed_zero3_offload.yaml"):
+        ZeROStrategy(stage=2, offload=True)
+
+
+@needs_deepspeed
+def test_deepspeed_needs_gpus():
+    with pytest.raises(InputError, match=r"DeepSpeed needs GPUs, got the CPU; .*fsdp2.yaml"):
+        L.Trainer(strategy=ZeROStrategy(), accelerator="cpu", logger=False).strategy.setup_environment()
+
+
+def test_a_missing_deepspeed_is_named_with_the_way_to_install_it(monkeypatch):
+    monkeypatch.setattr("svd_lightning.strategies.deepspeed.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"not installed; .* DS_BUILD_OPS=0 pip install"):
+        ZeROStrategy()
+
+
+@needs_deepspeed
+def test_importing_the_package_leaves_deepspeed_alone():
+    code = "import sys, svd_lightning, svd_lightning.cli; sys.exit('deepspeed' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), check=False).returncode == 0
 
 
 def test_the_stored_dtype_of_a_base():
