@@ -54,6 +54,8 @@ def judge(
     target = source.with_suffix(".judged.json") if output is None else Path(output).expanduser()
     if target.suffix != ".json":
         raise InputError(f"output: expected a file that ends in .json, got {output!r}")
+    if target.with_suffix(".jsonl").resolve() == source.resolve():
+        raise InputError(f"output: expected another name than that of the predictions, got {output!r}")
     kept = Replies(source.with_suffix(".replies.jsonl") if replies is None else Path(replies).expanduser())
     rows = read_predictions(source)
     scored = _scored(rows, _verdicts(rows, judge, kept))
@@ -67,7 +69,7 @@ def judge(
 
 
 def _verdicts(rows: Sequence[Row], judge: Judge | None, replies: Replies) -> dict[tuple[int, str], Verdict]:
-    """By row and text; answers by option and silent judges have none."""
+    """By row and text, each once; answers by option have none."""
     asked = [
         (n, text)
         for n, row in enumerate(rows)

@@ -166,6 +166,10 @@ def test_a_killed_run_goes_on_where_it_was(run, tmp_path):
     [
         (["nowhere"], "nowhere: expected a run folder with predictions.jsonl"),
         (["{run}", "--output", "table.csv"], r"output: expected a file that ends in \.json, got 'table\.csv'"),
+        (
+            ["{run}", "--output", "{run}/predictions.json"],
+            "output: expected another name than that of the predictions",
+        ),
         (["{run}", "--replies", "{run}/predictions.jsonl"], "line 1: expected a judge's reply"),
         (["{run}", "--judge", "ChatCompletionsJudge", "--judge.model", "m"], "OPENAI_API_KEY, which is not set"),
         (["{run}", "--judge", "LocalJudge", "--judge.backbone.name_or_path", "/no"], "no such folder exists"),
