@@ -6,10 +6,15 @@ from typing import Any
 
 from rich.table import Table
 
-from svd_lightning.report.words import gain_text, in_use, recipe_name, strengths_text
-
-CHOICE_METRICS = ("MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
-"""What is shown of `test_metrics.json`."""
+from svd_lightning.report.words import (
+    CHOICE_METRICS,
+    gain_text,
+    in_use,
+    metric_name,
+    recipe_name,
+    share_text,
+    strengths_text,
+)
 
 
 def comparison_table(title: str, record: Mapping[str, Any], *, gains: bool = True) -> Table:
@@ -93,21 +98,14 @@ def choice_table(title: str, part: Mapping[str, Any], distributions: Mapping[str
     table.add_column("distribution")
     shown = [metric for metric in CHOICE_METRICS if metric in part["metrics"]]
     for metric in shown:
-        table.add_column(metric.replace("_normalised", " per token"), justify="right", no_wrap=True)
+        table.add_column(metric_name(metric), justify="right", no_wrap=True)
     for name in part["metrics"]["MC1"]:
         about = distributions.get(name)
         recipe = f"\n{recipe_name(about['rules'])}, {strengths_text(about['strengths'])}" if about else ""
-        table.add_row(name + recipe, *(_share(part["metrics"][metric][name]) for metric in shown))
+        table.add_row(
+            name + recipe, *(share_text(part["metrics"][metric][name]).replace(" ", "\n", 1) for metric in shown)
+        )
     return table
-
-
-def _share(entry: Mapping[str, Any]) -> str:
-    """A share in percent, its gain below in percentage points."""
-    text = f"{entry['value']:.1%}"
-    if entry.get("low") is None:
-        return text
-    gain, low, high = (100 * entry[name] for name in ("gain", "low", "high"))
-    return f"{text}\n{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def tasks_table(record: Mapping[str, Any]) -> Table:

@@ -24,11 +24,12 @@ from svd_lightning.steering import (
 )
 from svd_lightning.strength import known_rules
 
-RECORD, TABLE, HISTORY, TEST = (
+RECORD, TABLE, HISTORY, TEST, METRICS = (
     "calibration.json",
     "calibration_table.safetensors",
     "calibration_history.jsonl",
     "test.json",
+    "test_metrics.json",
 )
 _KEPT = ("epoch", "global_step", "kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "rules", "strengths")
 _LIBRARIES = ("svd-lightning", "torch", "lightning", "transformers", "peft", "torchmetrics", "safetensors")
@@ -50,6 +51,8 @@ class Run:
     """The record's rules, or None where one of them is not built in."""
     test: dict[str, Any] | None
     """The same candidates on the test split."""
+    metrics: dict[str, Any] | None
+    """How the questions of the test split were answered, where it has some."""
     config: str | None
     """The text of config.yaml."""
     notes: tuple[str, ...] = ()
@@ -112,7 +115,7 @@ def load_run(folder: Path, *, test: Path | None = None) -> Run:
     rules = _rules(record["rules"])
     if rules is None:
         notes += ("A rule of this run is not built in, so its curves cannot be drawn again here.",)
-    tested = (test or folder) / TEST
+    tested, metrics = ((test or folder) / name for name in (TEST, METRICS))
     config = folder / "config.yaml"
     return Run(
         folder,
@@ -121,6 +124,7 @@ def load_run(folder: Path, *, test: Path | None = None) -> Run:
         table,
         rules,
         _read_json(tested, remedy="run `svd-lightning test` first") if test or tested.exists() else None,
+        _read_json(metrics, remedy="") if metrics.exists() else None,
         config.read_text(encoding="utf-8") if config.exists() else None,
         notes,
     )

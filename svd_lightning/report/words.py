@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+CHOICE_METRICS = ("MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
+"""What is shown of `test_metrics.json`."""
+
 CONTROL_NAME = "sharpened (control)"
 
 
@@ -44,6 +47,23 @@ def gain_text(gain: Mapping[str, float]) -> str:
     if not math.isfinite(gain["low"]):
         return "not known"
     return f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+
+
+def metric_name(metric: str) -> str:
+    """A metric of choices; those by the mean log-probability say so."""
+    return metric.replace("_normalised", " per token")
+
+
+def share_text(entry: Mapping[str, Any]) -> str:
+    """A share in percent, with its gain and interval in percentage points.
+
+    >>> share_text({"value": 0.5, "gain": 0.01, "low": -0.02, "high": 0.04})
+    '50.0% +1.0 [-2.0, +4.0]'
+    """
+    if entry.get("low") is None:
+        return f"{entry['value']:.1%}"
+    gain, low, high = (100 * entry[name] for name in ("gain", "low", "high"))
+    return f"{entry['value']:.1%} {gain:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def in_use(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> bool:

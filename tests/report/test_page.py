@@ -218,3 +218,25 @@ def test_steering_without_a_mask_has_a_page_without_curves(one, tmp_path):
     found = Page(page(load_run(tmp_path)))
     assert "no mask" in found.text
     assert "curves are left out" in found.text
+
+
+def test_answers_to_questions_are_shown_where_there_are_some(tmp_path):
+    written(CASES["one-rule"](), tmp_path)
+    entry = {"value": 0.5, "gain": 0.0125, "low": -0.02, "high": 0.04}
+    part = {
+        "questions": 8,
+        "metrics": {name: {"tuned": {"value": 0.375}, "paper": entry} for name in ("MC1", "MC2")},
+    }
+    found = {
+        "distributions": {"paper": {"rules": ["KLGradient"], "strengths": [3.0], "estimator": "Mean"}},
+        **part,
+        "tasks": {"<b>": part, "none": {"questions": 0, "metrics": {}}},
+    }
+    (tmp_path / "test_metrics.json").write_text(json.dumps(found))
+    shown = Page(page(load_run(tmp_path)))
+    assert shown.rows.count(["tuned", "37.5%", "37.5%"]) == 2
+    assert shown.rows.count(["paperKLGradient, 3", *["50.0% +1.2 [-2.0, +4.0]"] * 2]) == 2
+    assert "Choices: 8 test questions" in shown.text
+    assert "Choices of <b>: 8 test questions" in shown.text
+    (tmp_path / "test_metrics.json").write_text(json.dumps({**found, "questions": 0, "tasks": {}}))
+    assert "Choices" not in page(load_run(tmp_path))
