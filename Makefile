@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check test-all clean
+.PHONY: demo test check docs test-all clean
 
 demo: $(VENV)/installed
 	$(BIN)/svd-lightning demo
@@ -18,6 +18,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the documentation, into site/; a warning is an error
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # the whole matrices too (tens of minutes on 2 cores)
 test-all: $(VENV)/installed
