@@ -56,7 +56,7 @@ def model_card(content: Mapping[str, Any], calibration: Mapping[str, Any] | None
         base=base["name"],
         revision=revision,
         version=content["versions"].get("svd-lightning", "from source"),
-        recipe=_recipe(content["steering"]),
+        recipe=_recipe(content["steering"]) + _tasks(content["tasks"]),
         measured="The strengths were given by hand." if calibration is None else _measured(calibration),
     )
 
@@ -74,16 +74,28 @@ def _metadata(base: str | None) -> list[str]:
 
 
 def _recipe(steering: Mapping[str, Any]) -> str:
-    names = [part["class_path"].rpartition(".")[2] for part in steering["rules"]]
-    features = [part["class_path"].rpartition(".")[2] for part in steering["features"]]
     rows = {
-        "rules": ", ".join(names),
-        "depends on": ", ".join(features),
+        "rules": ", ".join(_names(steering, "rules")),
+        "depends on": ", ".join(_names(steering, "features")),
         "strength μ": strengths_text(steering["strengths"]),
         "mask": mask_text(steering["alpha"]),
         "penalty λ outside it": "" if steering["alpha"] is None else short(steering["penalty"]),
     }
     return _table(("", ""), [[name, value] for name, value in rows.items() if value])
+
+
+def _tasks(tasks: Mapping[str, Any]) -> str:
+    """The strengths of each task; nothing where all tasks share theirs."""
+    if not tasks:
+        return ""
+    names = {task: ", ".join(_names(one, "rules")) for task, one in tasks.items()}
+    rows = [[task, names[task], strengths_text(one["strengths"])] for task, one in tasks.items()]
+    about = "Pass `task=` to `generate`, one name or one per row, for strengths of their own:"
+    return f"\n\n{about}\n\n{_table(('task', 'rules', 'strength μ'), rows)}"
+
+
+def _names(steering: Mapping[str, Any], parts: str) -> list[str]:
+    return [part["class_path"].rpartition(".")[2] for part in steering[parts]]
 
 
 def _measured(record: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
     folder = save_artifact(
         target,
         module.peft_model,
-        module.steering,
+        module.task_steering,
         module.tokenizer,
         calibration=None if module.recipe.calibrated else module.calibration,
         generation=module.generation,

@@ -14,7 +14,7 @@ FORMAT_VERSION = 1
 
 CONFIG, CARD = "steering_config.json", "README.md"
 _SELF = "sha256"
-_EXPECTED = {"format_version", "steering", "base", "adapter", "calibration", "versions", "files", _SELF}
+_EXPECTED = {"format_version", "steering", "tasks", "base", "adapter", "calibration", "versions", "files", _SELF}
 _FROM_RECORD = (
     *("estimator", "verdict", "message", "guard", "gain_over_tuned", "gain_over_control"),
     *("tokens", "examples", "coverage", "mask_size", "kl_to_reference"),

@@ -1,5 +1,6 @@
 """Reading an artefact back."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,11 @@ from peft import PeftModel
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from svd_lightning.artifact.content import read_content
-from svd_lightning.artifact.portable import check_base, check_weights
+from svd_lightning.artifact.portable import check_base, check_weights, steering_of
 from svd_lightning.decoding import steer_model
 from svd_lightning.models import Backbone, read_adapter_config
 from svd_lightning.models.adapter import attach_trained
-from svd_lightning.steering import Steering, from_plain
+from svd_lightning.steering import Steering, TaskSteering, tasks_from_plain
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,24 @@ class Artifact:
     """A model and its steering, as they were exported."""
 
     peft_model: PeftModel
-    steering: Steering
+    task_steering: TaskSteering
     tokenizer: PreTrainedTokenizerBase
     generation: GenerationConfig
     content: dict[str, Any]
     """`steering_config.json`."""
 
-    def steered(self) -> Any:
-        """The steered model (`steer_model`), with the artefact's decoding options as defaults."""
-        model = steer_model(self.peft_model, self.steering)
+    @property
+    def steering(self) -> Steering:
+        """The steering of whatever is of no task in particular."""
+        return self.task_steering.shared
+
+    def steered(self, task: str | Sequence[str | None] | None = None) -> Any:
+        """The steered model (`steer_model`), with the artefact's decoding options as defaults.
+
+        Args:
+            task: of all that is decoded, or of each row of the batch.
+        """
+        model = steer_model(self.peft_model, steering_of(self.task_steering, task))
         model.generation_config = self.generation
         return model
 
@@ -46,7 +56,7 @@ def load_artifact(folder: str | Path, *, base: PreTrainedModel | None = None) ->
     """
     path = Path(folder).expanduser()
     content = read_content(path)
-    steering = from_plain(content["steering"])
+    steering = tasks_from_plain(content)
     stored = content["base"]
     if base is None:
         base = Backbone(stored["name"], revision=stored["revision"]).load_model()

@@ -4,7 +4,7 @@ At export this module and the parts of svd_lightning that it needs become one fi
 (`svd_lightning.artifact.bundle`), with the artefact's own content at its end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,20 +15,23 @@ from svd_lightning.decoding.twin import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import AdaptedModel, active_adapters, base_of, check_adapter
-from svd_lightning.steering.plain import from_plain
+from svd_lightning.steering.by_task import RowSteering, TaskSteering
+from svd_lightning.steering.plain import tasks_from_plain
+from svd_lightning.steering.steering import Steering
 
 CONTENT: dict[str, Any] = {}
-"""`steering`, `base` and `adapter` of the artefact, as in its `steering_config.json`."""
+"""`steering`, `tasks`, `base` and `adapter` of the artefact, as in its `steering_config.json`."""
 
 _checked: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
-def generate(model: PreTrainedModel, **arguments: Any) -> Any:
+def generate(model: PreTrainedModel, *, task: str | Sequence[str | None] | None = None, **arguments: Any) -> Any:
     """What `model.generate(..., custom_generate=FOLDER, trust_remote_code=True)` runs: the same call, steered.
 
     Args:
         model: the base with the artefact's adapter on it, by `peft.PeftModel.from_pretrained(base, FOLDER)`, or,
             where transformers can load the adapter, `AutoModelForCausalLM.from_pretrained(FOLDER)`.
+        task: for an adapter of several tasks, that of all rows or of each; None for the strengths that all share.
         arguments: those of transformers' `generate`, as they came: sampling, beams, streamers, stop strings.
 
     Raises:
@@ -41,7 +44,14 @@ def generate(model: PreTrainedModel, **arguments: Any) -> Any:
         check_base(base_of(adapted), CONTENT["base"])
         check_weights(adapted, CONTENT["adapter"])
         _checked[model] = name
-    return steer_model(adapted, from_plain(CONTENT["steering"])).generate(**arguments)
+    return steer_model(adapted, steering_of(tasks_from_plain(CONTENT), task)).generate(**arguments)
+
+
+def steering_of(steering: TaskSteering, task: str | Sequence[str | None] | None) -> Steering | RowSteering:
+    """The steering of one task, or of a batch's rows by theirs."""
+    if task is None or isinstance(task, str):
+        return steering.of_task(task)
+    return steering.of_batch({"task": task})
 
 
 def carrier(model: PreTrainedModel) -> AdaptedModel:

@@ -17,7 +17,7 @@ from svd_lightning.files import replacing_folder, strict, write_text
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import check_adapter
 from svd_lightning.report.records import versions
-from svd_lightning.steering import Steering, as_plain, from_plain
+from svd_lightning.steering import Steering, TaskSteering, tasks_as_plain, tasks_from_plain
 
 GENERATE = "custom_generate/generate.py"
 _TITLE = "Steered decoding: model.generate(..., custom_generate=THIS_FOLDER, trust_remote_code=True)."
@@ -26,7 +26,7 @@ _TITLE = "Steered decoding: model.generate(..., custom_generate=THIS_FOLDER, tru
 def save_artifact(
     folder: str | Path,
     peft_model: PeftModel,
-    steering: Steering,
+    steering: Steering | TaskSteering,
     tokenizer: PreTrainedTokenizerBase,
     *,
     calibration: Mapping[str, Any] | None = None,
@@ -42,7 +42,7 @@ def save_artifact(
     Args:
         folder: new, empty, or an artefact, which is replaced.
         peft_model: in evaluation mode.
-        steering: calibrated.
+        steering: calibrated; of one recipe, or of every task.
         tokenizer: of the base.
         calibration: the record of the calibration, for the model card; None for strengths given by hand.
         generation: decoding options to go with it, over those of the base.
@@ -63,14 +63,15 @@ def save_artifact(
             "steering.strengths: expected a calibrated steering, got none; run `svd-lightning calibrate` first, "
             "or give the strengths yourself"
         )
-    from_plain(as_plain(steering))  # refuses rules that would not come back
+    plain = tasks_as_plain(steering if isinstance(steering, TaskSteering) else TaskSteering(steering))
+    tasks_from_plain(plain)  # refuses rules that would not come back
     base = peft_model.get_base_model()
     with replacing_folder(target) as new:
         _save_adapter(peft_model, new)
         tokenizer.save_pretrained(new)
         _save_generation(base.generation_config, generation, new)
         content = {
-            "steering": as_plain(steering),
+            **plain,
             "base": {
                 "name": peft_model.active_peft_config.base_model_name_or_path,
                 "revision": revision,
@@ -132,6 +133,6 @@ def _save_generation(base: GenerationConfig, chosen: GenerationConfig | None, fo
 
 def _portable(content: Mapping[str, Any]) -> str:
     """`custom_generate/generate.py`, with what it must know of this artefact."""
-    known = strict({name: content[name] for name in ("steering", "base", "adapter")})
+    known = strict({name: content[name] for name in ("steering", "tasks", "base", "adapter")})
     version = content["versions"].get("svd-lightning", "from source")
     return bundle("svd_lightning.artifact.portable", title=_TITLE, version=version, content=known)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from svd_lightning.errors import InputError
+from svd_lightning.steering.by_task import TaskSteering
 from svd_lightning.steering.confident_set import ConfidentSet
 from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feature
 from svd_lightning.steering.kl_gradient import KLGradient
@@ -52,6 +53,26 @@ def from_plain(content: Mapping[str, Any]) -> Steering:
         penalty=float(content["penalty"]),
         features=tuple(_built_in("features", part, _FEATURES) for part in content["features"]),
     )
+
+
+def tasks_as_plain(steering: TaskSteering) -> dict[str, Any]:
+    """The steering of every task: `steering` that all share, and `tasks` by name."""
+    own = {task: as_plain(one) for task, one in steering.own.items()}
+    return {"steering": as_plain(steering.shared), "tasks": own}
+
+
+def tasks_from_plain(content: Mapping[str, Any]) -> TaskSteering:
+    """The steering of `tasks_as_plain`.
+
+    Raises:
+        InputError: as `from_plain`.
+
+    >>> steering = TaskSteering(Steering(strengths=[1.0]), {"boolq": Steering(strengths=[2.0])})
+    >>> tasks_from_plain(tasks_as_plain(steering)).of_task("boolq").strengths
+    (2.0,)
+    """
+    own = {task: from_plain(one) for task, one in content["tasks"].items()}
+    return TaskSteering(from_plain(content["steering"]), own)
 
 
 def _as_class_path(part: SteeringRule | Feature) -> dict[str, Any]:

@@ -23,8 +23,10 @@ from svd_lightning.steering import (
     NaturalGradient,
     Steering,
     TaskAware,
+    TaskSteering,
     Temperature,
     as_plain,
+    tasks_as_plain,
 )
 from tests.artifact.conftest import STEERING
 from tests.decoding import zoo
@@ -62,6 +64,31 @@ def test_every_recipe_comes_back_and_travels(name, base_folder, tokenizer, tmp_p
     again = save_artifact(tmp_path / "again", loaded.peft_model, loaded.steering, loaded.tokenizer)
     for file in ("adapter_model.safetensors", "custom_generate/generate.py", "tokenizer.json"):
         assert (again / file).read_bytes() == (path / file).read_bytes(), file
+
+
+@torch.no_grad()
+def test_strengths_of_every_task_come_back_and_travel(base_folder, tokenizer, tmp_path):
+    model = zoo.tuned_model()
+    model.active_peft_config.base_model_name_or_path = base_folder
+    own = {"near": STEERING.with_strengths([-1.0, 0.0]), "far": STEERING.with_strengths([0.0, 3.0])}
+    steering = TaskSteering(STEERING, own)
+    path = save_artifact(tmp_path / "out", model, steering, tokenizer)
+    loaded = load_artifact(path)
+    assert tasks_as_plain(loaded.task_steering) == tasks_as_plain(steering)
+    ids, mask = zoo.prompts()
+    inputs = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 5, "num_beams": 2, "do_sample": False}
+    custom = {"custom_generate": str(path), "trust_remote_code": True}
+    results = []
+    for task, one in {None: STEERING, "unknown": STEERING, "far": own["far"]}.items():
+        results.append(steer_model(model, one).generate(**inputs))
+        assert torch.equal(loaded.steered(task).generate(**inputs), results[-1])
+        assert torch.equal(loaded.peft_model.generate(**inputs, **custom, task=task), results[-1])
+    assert not torch.equal(results[1], results[2])
+    rows = ["near", None, "far"]
+    expected = steer_model(model, steering.of_batch({"task": rows})).generate(**inputs)
+    assert torch.equal(loaded.steered(rows).generate(**inputs), expected)
+    assert torch.equal(loaded.peft_model.generate(**inputs, **custom, task=rows), expected)
+    assert "| far | KLGradient, NaturalGradient | 0, 3 |" in (path / "README.md").read_text()
 
 
 @pytest.mark.parametrize("adapter", ["lora", "ia3", "prompt", "p_tuning_mlp", "prefix", "dora", "lora_saved_head"])
