@@ -27,6 +27,7 @@ from svd_lightning.integrations.lm_eval_command import lm_eval
 from svd_lightning.judging.command import judge
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.report.command import report
+from svd_lightning.sweep.arguments import main as sweep
 from svd_lightning.trainer import SteeringTrainer
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -38,6 +39,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 """Verbs that are functions with options of their own; the rest are LightningCLI's and share one configuration."""
 
+PASSING: dict[str, Callable[[list[str]], str | None]] = {"sweep": sweep}
+"""Verbs that pass options on to those of LightningCLI; they return what to say where these failed."""
+
 
 def _about(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").splitlines()[0]
@@ -47,7 +51,7 @@ _DESCRIPTION = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, ca
 direction, and decode with it.
 
 Verbs with options of their own, each with its own --help:
-""" + "\n".join(f"  {verb:<20}{_about(function)}" for verb, function in COMMANDS.items())
+""" + "\n".join(f"  {verb:<20}{_about(function)}" for verb, function in {**COMMANDS, **PASSING}.items())
 
 _TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
 """Set in the environment, it makes bad input end in a traceback."""
@@ -161,6 +165,8 @@ def _run(arguments: list[str] | None) -> None:
             description=_about(COMMANDS[verb]),
         )
         return
+    if given and given[0] in PASSING:
+        sys.exit(PASSING[given[0]](given[1:]))
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
     SteeringCLI(
         SteeredLanguageModel,

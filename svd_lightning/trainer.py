@@ -19,6 +19,7 @@ class SteeringTrainer(L.Trainer):
         model: L.LightningModule,
         datamodule: L.LightningDataModule | None = None,
         ckpt_path: str | None = None,
+        weights_only: bool | None = None,
     ) -> Mapping[str, float]:
         """Calibrate an adapter without training, then validate it with the strength found.
 
@@ -26,6 +27,7 @@ class SteeringTrainer(L.Trainer):
             model: a SteeredLanguageModel whose adapter is an adapter folder, or comes with the checkpoint.
             datamodule: data with a calibration and a validation split.
             ckpt_path: a checkpoint to take the adapter from.
+            weights_only: as in Lightning's other verbs, whose saved configurations name it.
 
         Returns:
             The validation metrics.
@@ -41,7 +43,7 @@ class SteeringTrainer(L.Trainer):
         steered = as_steered(model)
         callbacks[0].on_validate = steered.recalibrating = True  # a checkpoint's old strengths do not matter
         try:
-            metrics = self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path)
+            metrics = self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
         finally:
             callbacks[0].on_validate = steered.recalibrating = False
         return metrics[0] if metrics else {}

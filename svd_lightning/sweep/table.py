@@ -1,0 +1,98 @@
+"""Results of a sweep as one table, the published figures beside them."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from svd_lightning.sweep.cells import Combination
+from svd_lightning.sweep.paper import STEERED as PUBLISHED_STEERED
+from svd_lightning.sweep.paper import WARM_START, PublishedTable
+from svd_lightning.sweep.results import NATS, STEERED, TUNED, Measurement
+from svd_lightning.sweep.sweep_file import Sweep
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one distribution achieved after one warm start, in one of its evaluations."""
+
+    labels: dict[str, str]
+    """What it was, by axis."""
+    distribution: str
+    published: dict[str, str]
+    """The labels that it has in published tables."""
+    values: dict[str, Measurement] = field(default_factory=dict)
+    """By column."""
+
+    def figure(self, table: PublishedTable | None, column: str) -> float | None:
+        """The published figure of a column, None where there is none."""
+        methods = {TUNED: WARM_START, STEERED: self.published.get("method", PUBLISHED_STEERED)}
+        if table is None or self.distribution not in methods:
+            return None
+        return table.figure(self.published, methods[self.distribution], column)
+
+
+Found = tuple[Combination, Combination, Sequence[Measurement]]
+"""A warm start, an evaluation of it, and what that measured."""
+
+
+def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
+    """The measurements in the sweep's columns, those of averages among them where all their parts are there."""
+    table: dict[tuple[object, ...], Row] = {}
+    for start, evaluation, measured in found:
+        labels = {**start.labels, **evaluation.labels}
+        published = {**start.published, **evaluation.published}
+        for one in measured:
+            row = table.setdefault((*labels.values(), one.distribution), Row(labels, one.distribution, published))
+            row.values.update({column: one for column, metric in sweep.columns.items() if metric == one.name})
+    for row in table.values():
+        _average(row, sweep)
+    return [row for row in table.values() if row.values]
+
+
+def _average(row: Row, sweep: Sweep) -> None:
+    for column, parts in sweep.averages.items():
+        if all(part in row.values for part in parts):
+            mean = fmean(row.values[part].value for part in parts)
+            row.values[column] = Measurement("average", row.distribution, mean)
+
+
+def as_csv(table: Sequence[Row], published: PublishedTable | None) -> str:
+    """One line per number: labels, distribution, column, ours with its gain over the tuned model, theirs."""
+    axes = list(dict.fromkeys(axis for row in table for axis in row.labels))
+    numbers = ("value", "gain", "low", "high", "paper", "difference")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*axes, "distribution", "column", "unit", *numbers])
+    for row in table:
+        for column, one in row.values.items():
+            theirs = row.figure(published, column)
+            found = (one.value, *(one.gain or (None,) * 3), theirs, None if theirs is None else one.value - theirs)
+            place = [*(row.labels.get(axis, "") for axis in axes), row.distribution, column, one.unit]
+            writer.writerow([*place, *("" if number is None else f"{number:.4f}" for number in found)])
+    return text.getvalue()
+
+
+def as_markdown(table: Sequence[Row], published: PublishedTable | None) -> str:
+    """One line per row; in each cell ours, the gain's interval, the published figure and the difference to it."""
+    axes = list(dict.fromkeys(axis for row in table for axis in row.labels))
+    columns = list(dict.fromkeys(column for row in table for column in row.values))
+    units = {column: one.unit for row in table for column, one in row.values.items()}
+    heads = [*axes, "distribution", *(f"{column}, {units[column]}" for column in columns)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for row in table:
+        cells = [_cell(row.values.get(column), row.figure(published, column)) for column in columns]
+        lines.append(
+            "| " + " | ".join([*(row.labels.get(axis, "") for axis in axes), row.distribution, *cells]) + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(one: Measurement | None, theirs: float | None) -> str:
+    if one is None:
+        return ""
+    digits = 3 if one.unit == NATS else 1
+    gain = "" if one.gain is None else " ({:+.{d}f} [{:+.{d}f}, {:+.{d}f}])".format(*one.gain, d=digits)
+    paper = "" if theirs is None else f"; paper {theirs:.2f}, {one.value - theirs:+.1f}"
+    return f"{one.value:.{digits}f}{gain}{paper}"

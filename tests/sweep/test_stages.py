@@ -1,0 +1,113 @@
+"""The commands of a sweep, their folders, and when they count as done."""
+
+import json
+
+import pytest
+import yaml
+
+from svd_lightning.errors import InputError
+from svd_lightning.sweep.cells import Combination
+from svd_lightning.sweep.stages import RECEIPT, STEERING, Stage, stages, write_steering
+
+
+def combination(label, *options):
+    return Combination({"axis": label}, {"axis": label}, options)
+
+
+def finish(stage):
+    stage.folder.mkdir(parents=True)
+    (stage.folder / RECEIPT).write_text(json.dumps({"digest": stage.digest}))
+
+
+def test_options_keep_their_order_and_results_go_to_the_partial_folder(tmp_path):
+    stage = Stage(
+        "fit", tmp_path / "x" / "fit", [("data.limit", 3), ("config", ["a", "b"]), ("model.steering.alpha", None)]
+    )
+    assert stage.arguments == [
+        *("fit", "--data.limit", "3", "--config", "a", "--config", "b", "--model.steering.alpha", "null"),
+        *("--trainer.logger", "lightning.pytorch.loggers.TensorBoardLogger"),
+        *("--trainer.logger.save_dir", str(tmp_path / "x"), "--trainer.logger.name", ""),
+        *("--trainer.logger.version", "fit.partial"),
+    ]
+    assert str(stage).startswith("svd-lightning fit --data.limit 3 --config a --config b ")
+
+
+def test_evaluations_use_the_warm_start_and_calibrate_again_where_they_steer_otherwise(tmp_path):
+    masked = tmp_path / "masked.yaml"
+    masked.write_text("model: {steering: {alpha: 0.3}}")
+    asked = [combination("as_it_is"), combination("by_file", ("config", str(masked)))]
+    asked += [
+        combination("by_option", ("calibration.guard", True)),
+        combination("beams", ("model.generation.num_beams", 4)),
+    ]
+    found = list(stages(combination("start"), asked, ["test", "predict"], output=tmp_path))
+    assert [str(stage.folder.relative_to(tmp_path / "start")) for stage in found] == [
+        "fit",
+        *("as_it_is/test", "as_it_is/predict"),
+        *("by_file/calibrate", "by_file/test", "by_file/predict"),
+        *("by_option/calibrate", "by_option/test", "by_option/predict"),
+        *("beams/test", "beams/predict"),
+    ]
+    by_name = {stage.folder.relative_to(tmp_path / "start").as_posix(): stage for stage in found}
+    assert by_name["as_it_is/test"].needs is by_name["fit"]
+    assert by_name["by_file/test"].needs is by_name["by_file/calibrate"]
+    files = [value for option, value in by_name["by_file/test"].options if option == "config"]
+    fit = tmp_path / "start" / "fit"
+    assert files == [str(fit / "config.yaml"), str(masked), str(tmp_path / "start/by_file/calibrate" / STEERING)]
+    assert ("ckpt_path", str(fit / "checkpoints" / "last.ckpt")) in by_name["by_file/test"].options
+
+
+def test_done_is_done_with_these_settings_only(tmp_path):
+    inner, outer = tmp_path / "inner.yaml", tmp_path / "outer.yaml"
+    inner.write_text("{a: 1}")
+    outer.write_text("{b: inner.yaml}")
+    fit = Stage("fit", tmp_path / "fit", [("config", str(outer))])
+    test = Stage("test", tmp_path / "test", [], fit)
+    assert not fit.done
+    for stage in (fit, test):
+        finish(stage)
+    assert fit.done
+    assert test.done
+    inner.write_text("{a: 2}")
+    for stage in (fit, test):  # what follows a stage goes by its settings too
+        with pytest.raises(InputError, match="holds a run with other settings"):
+            _ = stage.done
+
+
+def test_the_results_of_earlier_stages_do_not_change_a_digest(tmp_path):
+    fit = Stage("fit", tmp_path / "fit", [])
+    test = Stage("test", tmp_path / "test", [("config", str(fit.folder / "config.yaml"))], fit)
+    before = test.digest
+    finish(fit)
+    (fit.folder / "config.yaml").write_text("{a: 1}")
+    assert test.digest == before
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "fit").mkdir()
+    with pytest.raises(InputError, match="expected a run of this sweep"):
+        _ = Stage("fit", tmp_path / "fit", []).done
+
+
+def test_a_judge_reads_what_predict_wrote(tmp_path):
+    asked, verbs = [combination("a")], ["test", "predict", "judge"]
+    *_, predict, judge = stages(combination("start"), asked, verbs, output=tmp_path, judge=[("judge.model", "m")])
+    assert judge.needs is predict
+    output = str(tmp_path / "start/a/judge.partial/judged.json")
+    assert judge.arguments == ["judge", str(predict.folder), "--judge.model", "m", "--output", output]
+
+
+@pytest.mark.parametrize(
+    ("used", "expected"),
+    [
+        ({"rules": ["KLGradient"], "strengths": [2.0]}, {"strengths": [2.0]}),
+        (
+            {"rules": ["Temperature"], "strengths": [0.5]},
+            {"strengths": [0.5], "rules": ["svd_lightning.steering.Temperature"], "features": []},
+        ),
+    ],
+)
+def test_a_calibration_becomes_a_configuration(tmp_path, used, expected):
+    (tmp_path / "calibration.json").write_text(json.dumps({"rules": ["KLGradient"], "used": used}))
+    write_steering(tmp_path)
+    assert yaml.safe_load((tmp_path / STEERING).read_text()) == {"model": {"steering": expected}}

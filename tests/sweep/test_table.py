@@ -1,0 +1,145 @@
+"""The table of a sweep, and what is read for it."""
+
+import csv
+import io
+import json
+
+import pytest
+
+from svd_lightning.sweep.cells import Combination
+from svd_lightning.sweep.paper import PublishedTable
+from svd_lightning.sweep.results import Measurement, measurements
+from svd_lightning.sweep.sweep_file import Sweep
+from svd_lightning.sweep.table import as_csv, as_markdown, rows
+
+START = Combination({"peft": "lora", "model": "tiny"}, {"peft": "lora", "model": "A"}, ())
+PUBLISHED = PublishedTable(
+    "somewhere",
+    1,
+    ("x", "y", "mean"),
+    (
+        ({"peft": "lora", "model": "A", "method": "warm_start"}, (1.0, 2.0, 1.5)),
+        ({"peft": "lora", "model": "A", "method": "svdecode"}, (3.0, 4.0, 3.5)),
+        ({"peft": "lora", "model": "A", "method": "tad"}, (5.0, 6.0, 5.5)),
+    ),
+)
+
+
+def sweep(**options):
+    axes = {"peft": {"lora": {}}, "model": {"A": {}}}
+    return Sweep(
+        name="s", axes=axes, **{"columns": {"x": "MC1", "y": "MC2"}, "averages": {"mean": ["x", "y"]}, **options}
+    )
+
+
+def evaluation(**labels):
+    return Combination(labels, labels, ())
+
+
+def measured(distribution, *values, **options):
+    return [Measurement(f"MC{i}", distribution, value, **options) for i, value in enumerate(values, start=1)]
+
+
+def test_rows_are_distributions_and_averages_need_all_their_parts():
+    found = [(START, evaluation(), [*measured("base", 1.0), *measured("tuned", 2.0, 4.0, 9.0)])]
+    base, tuned = rows(sweep(), found)
+    assert (base.labels, base.distribution) == ({"peft": "lora", "model": "tiny"}, "base")
+    assert {column: one.value for column, one in base.values.items()} == {"x": 1.0}
+    assert {column: one.value for column, one in tuned.values.items()} == {"x": 2.0, "y": 4.0, "mean": 3.0}
+
+
+def test_the_tasks_of_a_mixture_are_columns():
+    both = [*measured("tuned", 1.0, task="a"), *measured("tuned", 3.0, task="b"), *measured("tuned", 9.0)]
+    (row,) = rows(sweep(columns={"x": "a/MC1", "y": "b/MC1"}), [(START, evaluation(), both)])
+    assert {column: one.value for column, one in row.values.items()} == {"x": 1.0, "y": 3.0, "mean": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("labels", "distribution", "expected"),
+    [
+        ({}, "tuned", [1.0, 2.0, 1.5]),
+        ({}, "steered", [3.0, 4.0, 3.5]),
+        ({"method": "tad"}, "steered", [5.0, 6.0, 5.5]),
+        ({"method": "tad"}, "tuned", [1.0, 2.0, 1.5]),
+        ({}, "base", [None] * 3),
+    ],
+)
+def test_published_figures_go_beside_the_right_row(labels, distribution, expected):
+    (row,) = rows(sweep(), [(START, evaluation(**labels), measured(distribution, 2.0, 4.0))])
+    assert [row.figure(PUBLISHED, column) for column in PUBLISHED.columns] == expected
+    assert row.figure(None, "x") is None
+
+
+def test_csv_has_a_line_per_number():
+    found = [(START, evaluation(), [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), *measured("base", 1.0)])]
+    lines = list(csv.DictReader(io.StringIO(as_csv(rows(sweep(), found), PUBLISHED))))
+    assert lines[0] == {
+        **{"peft": "lora", "model": "tiny", "distribution": "steered", "column": "x", "unit": "%"},
+        **{"value": "2.0000", "gain": "0.5000", "low": "-0.2500", "high": "1.0000"},
+        **{"paper": "3.0000", "difference": "-1.0000"},
+    }
+    assert (lines[1]["distribution"], lines[1]["gain"], lines[1]["paper"]) == ("base", "", "")
+
+
+def test_markdown_has_a_line_per_row():
+    nll = Measurement("NLL", "base", 1.25)
+    found = [(START, evaluation(), [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), nll])]
+    text = as_markdown(rows(sweep(columns={"x": "MC1", "NLL": "NLL"}), found), PUBLISHED)
+    assert text.splitlines() == [
+        "| peft | model | distribution | x, % | NLL, nats |",
+        "|---|---|---|---|---|",
+        "| lora | tiny | steered | 2.0 (+0.5 [-0.2, +1.0]); paper 3.00, -1.0 |  |",
+        "| lora | tiny | base |  | 1.250 |",
+    ]
+
+
+def test_nothing_measured_gives_an_empty_table(tmp_path):
+    assert measurements(tmp_path) == []
+    assert rows(sweep(), [(START, evaluation(), [])]) == []
+
+
+def entry(value, gain=None):
+    return {"value": value} | ({} if gain is None else {"gain": gain, "low": gain - 0.1, "high": gain + 0.1})
+
+
+def test_metrics_of_a_test(tmp_path):
+    mc1 = {"base": entry(0.1, -0.1), "tuned": entry(0.2), "chosen": entry(0.3, 0.1), "paper": entry(0.3, 0.1)}
+    mc1 |= {"steered": entry(0.3, 0.1), "joint": {"value": 0.4, "gain": 0.2, "low": None, "high": None}}
+    part = {"metrics": {"MC1": mc1, "NLL": {"tuned": entry(5.0)}, "perplexity": {"tuned": entry(148.0)}}}
+    same = {"rules": ["KLGradient"], "strengths": [1.0], "estimator": "Mean"}
+    whole = {**part, "tasks": {"boolq": part}, "distributions": {"paper": same, "chosen": same, "steered": same}}
+    write(tmp_path / "test" / "test_metrics.json", whole)
+    found = {(one.name, one.distribution): one for one in measurements(tmp_path)}
+    names = ("base", "tuned", "steered", "joint")
+    assert set(found) == {
+        *((metric, name) for metric in ("MC1", "boolq/MC1") for name in names),
+        *((metric, "tuned") for metric in ("NLL", "boolq/NLL")),
+    }
+    assert found["MC1", "steered"].gain == pytest.approx((10.0, 0.0, 20.0))
+    assert (found["MC1", "joint"].gain, found["MC1", "tuned"].gain) == (None, None)
+    assert (found["MC1", "tuned"].value, found["MC1", "tuned"].unit) == (20.0, "%")
+    assert (found["boolq/NLL", "tuned"].value, found["boolq/NLL", "tuned"].unit) == (5.0, "nats")
+
+
+def test_strengths_of_another_mask_are_left_out(tmp_path):
+    (tmp_path / "calibrate").mkdir()
+    names = ("base", "tuned", "control", "steered")
+    metrics = {"MC1": {name: entry(0.5) for name in names}}
+    write(tmp_path / "test" / "test_metrics.json", {"metrics": metrics, "tasks": {}, "distributions": {}})
+    assert [one.distribution for one in measurements(tmp_path)] == ["base", "tuned", "steered"]
+
+
+def test_measures_of_a_judge(tmp_path):
+    base = {"answers": 3, "judged": 3, "accuracy": 0.5, "truthful": None, "abstained": {"truthful": 3}}
+    gains = {"base": {"accuracy": {"mean": 0.25, "low": 0.0, "high": 0.5}, "truthful": None}}
+    part = {"rows": 3, "systems": {"base": base, "tuned": {**base, "accuracy": 0.25}}, "gains": gains}
+    write(tmp_path / "judge" / "judged.json", {**part, "tasks": {"boolq": part}})
+    base, tuned, *rest = measurements(tmp_path)
+    assert (base.name, base.value, base.gain) == ("named", 50.0, (25.0, 0.0, 50.0))
+    assert (tuned.name, tuned.value, tuned.gain) == ("named", 25.0, None)
+    assert [one.name for one in rest] == ["boolq/named"] * 2
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content))
