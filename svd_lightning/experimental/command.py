@@ -1,0 +1,166 @@
+"""`svd-lightning sampled-contrast` and `svd-lightning learned-vector`: a base and data in, a vector out."""
+
+import logging
+from pathlib import Path
+
+import lightning as L
+import torch
+from rich.progress import track
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from svd_lightning.console import console
+from svd_lightning.data import CompletionDataModule, EncodedExample
+from svd_lightning.errors import InputError
+from svd_lightning.experimental.learned_vector import LearnedVector, Reward, train_by_nll, train_by_reward
+from svd_lightning.experimental.sampled_contrast import Contrast
+from svd_lightning.experimental.sampling import batches, sample_answers
+from svd_lightning.experimental.vector import save_vector
+from svd_lightning.models import Backbone, context_length
+
+_log = logging.getLogger(__name__)
+
+
+def sampled_contrast(
+    data: CompletionDataModule,
+    out: str,
+    *,
+    backbone: Backbone = Backbone(),  # noqa: B008  frozen
+    samples: int = 8,
+    max_new_tokens: int = 32,
+    batch_size: int = 8,
+    seed: int = 42,
+) -> Path:
+    """EXPERIMENTAL: a steering vector from the base's own better and worse answers, without fine-tuning.
+
+    Steer with it by the rule `svd_lightning.experimental.ConstantVector`; see `Contrast` for what is computed and
+    what is known to be wrong with it.
+
+    Args:
+        data: its training split is answered.
+        out: the file to write, such as contrast.safetensors.
+        backbone: the base.
+        samples: answers per prompt; the nearest to the gold answer and the farthest count.
+        max_new_tokens: where an answer ends at the latest.
+        batch_size: prompts at a time.
+        seed: of the sampling.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: for options that make no sense, data or a base that cannot be read, an existing file, or
+            answers of which no two differ.
+    """
+    path = _new_file(out)
+    _at_least(2, samples=samples)
+    _at_least(1, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    rows, model, tokenizer = _opened(data, backbone, seed=seed)
+    contrast = Contrast(_vocabulary(model))
+    parts = list(batches(rows, batch_size, seed=seed))
+    for part in track(parts, "Sampling", console=console(), transient=True):
+        found = sample_answers(model, tokenizer, part, samples=samples, max_new_tokens=max_new_tokens)
+        for row, answers in zip(part, found, strict=True):
+            contrast.add(model, row.prompt_ids, row.completion, answers)
+    if not contrast.examples:
+        raise InputError(
+            f"samples: expected answers that differ in their nearness to the gold one, got none for all {len(rows)} "
+            "prompts; sample more and longer ones, or take another base"
+        )
+    _log.info(
+        "contrast of %s examples at %s positions; %s skipped, their answers being equally near",
+        contrast.examples,
+        contrast.positions,
+        contrast.skipped,
+    )
+    about = {"idea": "sampled contrast", "examples": str(contrast.examples), "samples": str(samples)}
+    save_vector(path, contrast.direction(), tokenizer.get_vocab(), about=about)
+    return path
+
+
+def learned_vector(
+    data: CompletionDataModule,
+    out: str,
+    *,
+    backbone: Backbone = Backbone(),  # noqa: B008  frozen
+    reward: Reward | None = None,
+    scale: float = 1.0,
+    epochs: int = 1,
+    learning_rate: float = 0.01,
+    samples: int = 8,
+    max_new_tokens: int = 32,
+    batch_size: int = 8,
+    seed: int = 42,
+) -> Path:
+    """EXPERIMENTAL: one trained vector in logit space, the base frozen; by NLL, or by reward with REINFORCE.
+
+    Steer with it by the rule `svd_lightning.experimental.ConstantVector`; see `LearnedVector` for what is learned
+    and what is known to be wrong with it.
+
+    Args:
+        data: its training split is learned from.
+        out: the file to write, such as vector.safetensors.
+        backbone: the base.
+        reward: maps an answer and a list of references to a number, such as svd_lightning.metrics.rouge_l; null
+            learns from the completions' NLL.
+        scale: λ.
+        epochs: passes over the data.
+        learning_rate: of Adam.
+        samples: answers per prompt, with a reward.
+        max_new_tokens: where a sampled answer ends at the latest.
+        batch_size: examples at a time.
+        seed: of order and sampling.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: for options that make no sense, data or a base that cannot be read, an existing file, or
+            training that diverges.
+    """
+    path = _new_file(out)
+    _at_least(2, samples=samples)
+    _at_least(1, epochs=epochs, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    rows, model, tokenizer = _opened(data, backbone, seed=seed)
+    vector = LearnedVector(_vocabulary(model), scale=scale).to(model.device)
+    ways = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
+    if reward is None:
+        name, pad = "NLL", tokenizer.pad_token_id
+        means = train_by_nll(model, vector, rows, pad_token_id=pad, learning_rate=learning_rate, **ways)
+    else:
+        name = "reward"
+        ways |= {"samples": samples, "max_new_tokens": max_new_tokens}
+        means = train_by_reward(model, tokenizer, vector, rows, reward, learning_rate=learning_rate, **ways)
+    _log.info("mean %s of each epoch, while it learned: %s", name, ", ".join(f"{mean:.4f}" for mean in means))
+    about = {"idea": "learned vector", "learned from": name, "scale": str(scale)}
+    save_vector(path, vector().detach(), tokenizer.get_vocab(), about=about)
+    return path
+
+
+def _opened(
+    data: CompletionDataModule, backbone: Backbone, *, seed: int
+) -> tuple[list[EncodedExample], PreTrainedModel, PreTrainedTokenizerBase]:
+    """The training rows, the frozen base and its tokenizer; the data first, for they are cheap to refuse."""
+    L.seed_everything(seed, verbose=False)
+    data.tokenizer, data.context_length = backbone.load_tokenizer(), context_length(backbone.load_config())
+    rows = data.rows("train")
+    if not rows:
+        raise InputError("data.train: expected examples to learn from, got none; give more data")
+    model = backbone.load_model().to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    return rows, model, data.tokenizer
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return model.config.get_text_config().vocab_size
+
+
+def _new_file(out: str) -> Path:
+    path = Path(out).expanduser()
+    if path.exists():
+        raise InputError(f"out: expected a new file, got {out!r}, which exists; choose another name")
+    return path
+
+
+def _at_least(least: int, **options: int) -> None:
+    for name, value in options.items():
+        if value < least:
+            raise InputError(f"{name}: expected at least {least}, got {value}")

@@ -1,0 +1,112 @@
+"""A vector in logit space: a safetensors file, and a steering rule that goes along it."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from svd_lightning.errors import InputError
+from svd_lightning.files import replacing
+
+_FORMAT = "svd_lightning logit vector 1"
+
+
+def save_vector(
+    path: Path, values: Tensor, vocabulary: Mapping[str, int], *, about: Mapping[str, str] | None = None
+) -> None:
+    """Write a vector in one step.
+
+    Args:
+        path: the file.
+        values: d, [V].
+        vocabulary: the tokenizer's, by which another is refused later.
+        about: said of the vector besides.
+
+    Raises:
+        InputError: for values that are not finite.
+    """
+    if not values.isfinite().all():
+        raise InputError("vector: expected finite numbers, got NaN or infinity; lower the learning rate")
+    metadata = {"format": _FORMAT, "vocabulary": _digest(vocabulary), "about": json.dumps(dict(about or {}))}
+    with replacing(path) as temporary:
+        save_file({"vector": values.detach().cpu().float().contiguous()}, temporary, metadata=metadata)
+
+
+def load_vector(path: Path, vocabulary: Mapping[str, int] | None = None) -> tuple[Tensor, dict[str, str]]:
+    """The vector of a file, float32 [V], and what was said of it.
+
+    Args:
+        path: the file.
+        vocabulary: the tokenizer's for which it is wanted; None leaves that open.
+
+    Raises:
+        InputError: if the file is missing or something else, or the vector belongs to another vocabulary.
+    """
+    values, digest, about = _read(path)
+    if vocabulary is not None and digest != _digest(vocabulary):
+        raise _other_vocabulary(path)
+    return values, about
+
+
+class ConstantVector:
+    """d = v, the same at every position: a vector of `sampled-contrast` or `learned-vector`. EXPERIMENTAL.
+
+    It steers without a mask (`steering.alpha: null`), for the calibration table does not know which tokens its
+    entries are. Its strength is calibrated like any other's; with an adapter that is not trained (a new LoRA
+    changes nothing) it steers the base itself.
+
+    Args:
+        path: the file. A checkpoint remembers the path, not the numbers.
+
+    Raises:
+        InputError: if the file cannot be read; later, for another vocabulary, or steering with a mask.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = str(path)
+        self._values, self._vocabulary, _ = _read(Path(path).expanduser())
+
+    def check_vocabulary(self, vocabulary: Mapping[str, int]) -> None:
+        """Refuse a tokenizer with another vocabulary."""
+        if _digest(vocabulary) != self._vocabulary:
+            raise _other_vocabulary(Path(self.path))
+
+    def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        """Nothing is needed: 0."""
+        return torch.zeros_like(log_p[..., 0])
+
+    def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
+        """The vector at every position, on the whole vocabulary only."""
+        if log_p.shape[-1] != len(self._values):
+            raise InputError(
+                f"steering.rules: ConstantVector holds {len(self._values)} logits and was asked for "
+                f"{log_p.shape[-1]}; it takes a base with as many, and steering.alpha: null"
+            )
+        return self._values.to(log_p).expand_as(log_p)
+
+
+def _read(path: Path) -> tuple[Tensor, str, dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != _FORMAT:
+                raise InputError(f"{path}: expected a logit vector, got another file; make it again")
+            values = file.get_tensor("vector")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: cannot read it as a logit vector: {str(error).splitlines()[0]}") from error
+    return values, about["vocabulary"], json.loads(about["about"])
+
+
+def _digest(vocabulary: Mapping[str, int]) -> str:
+    return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()[:32]
+
+
+def _other_vocabulary(path: Path) -> InputError:
+    return InputError(
+        f"{path}: expected a vector of this tokenizer's vocabulary, got one of another; make it again with this base"
+    )
