@@ -23,6 +23,7 @@ from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.demo.run import demo
 from svd_lightning.errors import InputError
+from svd_lightning.experimental.command import learned_vector, sampled_contrast
 from svd_lightning.integrations.lm_eval_command import lm_eval
 from svd_lightning.judging.command import judge
 from svd_lightning.module import SteeredLanguageModel
@@ -36,6 +37,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "judge": judge,
     "lm-eval": lm_eval,
+    "sampled-contrast": sampled_contrast,
+    "learned-vector": learned_vector,
 }
 """Verbs that are functions with options of their own; the rest are LightningCLI's and share one configuration."""
 

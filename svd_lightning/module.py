@@ -27,7 +27,7 @@ from svd_lightning.models import (
     fingerprint,
     weights_digest,
 )
-from svd_lightning.steering import Steering, TaskSteering
+from svd_lightning.steering import Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
     any_rank,
     check_strategy,
@@ -89,6 +89,9 @@ class SteeredLanguageModel(L.LightningModule):
         self.generation = generation_config(generation or {})
         self.context_length = context_length(backbone.load_config())
         self.tokenizer = backbone.load_tokenizer()
+        for rule in steering.rules:
+            if isinstance(rule, VocabularyBound):
+                rule.check_vocabulary(self.tokenizer.get_vocab())
         self.model: PeftModel | None = None
         self.base_fingerprint: str | None = None
         self.base_digest: str | None = None

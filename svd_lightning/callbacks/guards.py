@@ -12,7 +12,7 @@ from svd_lightning.data import CompletionDataModule
 from svd_lightning.decoding.tabulation import new_table
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.steering import Steering
+from svd_lightning.steering import KLGradient, Steering
 from svd_lightning.strength import StrengthEstimator
 
 
@@ -64,10 +64,14 @@ def _saves_at_epoch_end(callback: ModelCheckpoint, trainer: L.Trainer) -> bool:
 def check_estimator(estimator: StrengthEstimator, steering: Steering) -> None:
     """Try the estimator on two made-up tokens: it may be one for a single rule, or hold too many strengths.
 
+    The rules play no part, only their number: one that belongs to a vocabulary has nothing to say of another.
+
     Raises:
         InputError: as the estimator.
     """
-    table = new_table(steering if steering.alpha is not None else replace(steering, alpha=0.1))
+    alpha = 0.1 if steering.alpha is None else steering.alpha
+    steering = replace(steering, rules=[KLGradient() for _ in steering.rules], strengths=None, alpha=alpha)
+    table = new_table(steering)
     table.sync_on_compute = False
     logits = torch.tensor([[1.0, 0.9, 0.8], [1.0, 0.7, 0.9]])
     table.update(logits, logits.flip(0), torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([0, 0]))

@@ -172,6 +172,10 @@ class CompletionDataModule(LightningDataModule, ABC):
         """The task of each row of a split that has one, by the row's number; on every rank for all rows."""
         return {row.index: row.task for row in self._all_rows()[split] if row.task is not None}
 
+    def rows(self, split: str) -> list[EncodedExample]:
+        """The rows of a split, in order; none where there is no such split."""
+        return self._all_rows()[split]
+
     def examples(self, split: str) -> list[Example]:
         """The examples behind the rows of a split, in order."""
         kept = set(self.split_ids(split))

@@ -21,9 +21,9 @@ _log = logging.getLogger(__name__)
 
 
 def sampled_contrast(
-    data: CompletionDataModule,
     out: str,
     *,
+    data: CompletionDataModule | None = None,
     backbone: Backbone = Backbone(),  # noqa: B008  frozen
     samples: int = 8,
     max_new_tokens: int = 32,
@@ -36,8 +36,8 @@ def sampled_contrast(
     what is known to be wrong with it.
 
     Args:
-        data: its training split is answered.
         out: the file to write, such as contrast.safetensors.
+        data: its training split is answered.
         backbone: the base.
         samples: answers per prompt; the nearest to the gold answer and the farthest count.
         max_new_tokens: where an answer ends at the latest.
@@ -63,7 +63,7 @@ def sampled_contrast(
             contrast.add(model, row.prompt_ids, row.completion, answers)
     if not contrast.examples:
         raise InputError(
-            f"samples: expected answers that differ in their nearness to the gold one, got none for all {len(rows)} "
+            f"samples: expected answers that differ in nearness to the gold one, got none for all {len(rows)} "
             "prompts; sample more and longer ones, or take another base"
         )
     _log.info(
@@ -78,9 +78,9 @@ def sampled_contrast(
 
 
 def learned_vector(
-    data: CompletionDataModule,
     out: str,
     *,
+    data: CompletionDataModule | None = None,
     backbone: Backbone = Backbone(),  # noqa: B008  frozen
     reward: Reward | None = None,
     scale: float = 1.0,
@@ -97,8 +97,8 @@ def learned_vector(
     and what is known to be wrong with it.
 
     Args:
-        data: its training split is learned from.
         out: the file to write, such as vector.safetensors.
+        data: its training split is learned from.
         backbone: the base.
         reward: maps an answer and a list of references to a number, such as svd_lightning.metrics.rouge_l; null
             learns from the completions' NLL.
@@ -137,9 +137,11 @@ def learned_vector(
 
 
 def _opened(
-    data: CompletionDataModule, backbone: Backbone, *, seed: int
+    data: CompletionDataModule | None, backbone: Backbone, *, seed: int
 ) -> tuple[list[EncodedExample], PreTrainedModel, PreTrainedTokenizerBase]:
     """The training rows, the frozen base and its tokenizer; the data first, for they are cheap to refuse."""
+    if data is None:
+        raise InputError("data: expected a dataset, got none; write --data JSONLData --data.path train.jsonl")
     L.seed_everything(seed, verbose=False)
     data.tokenizer, data.context_length = backbone.load_tokenizer(), context_length(backbone.load_config())
     rows = data.rows("train")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from svd_lightning.data import EncodedExample, ScoringCollator
+from svd_lightning.errors import InputError
 from svd_lightning.experimental.sampling import LabelLogits, answered, batches, label_logits, sample_answers
 from svd_lightning.functional import label_nll
 
@@ -133,9 +134,14 @@ def train_by_reward(
                 [
                     [reward(text, [row.completion]) for text in answers.texts]
                     for row, answers in zip(part, found, strict=True)
-                ]
+                ],
+                dtype=torch.float32,
             )
-            pairs = [(row.prompt_ids, ids) for row, answers in zip(part, found, strict=True) for ids in answers.ids]
+            if not rewards.isfinite().all():
+                raise InputError("reward: expected finite numbers, got NaN or infinity for a sampled answer")
+            pairs = [
+                (row.prompt_ids, ids) for row, answers in zip(part, found, strict=True) for ids in answers.ids
+            ]
             logits = label_logits(model, answered(pairs, pad_token_id=tokenizer.pad_token_id))
             advantages = leave_one_out(rewards).flatten().to(direction)
             _step(optimizer, reinforce_loss(direction, logits, advantages))

@@ -64,7 +64,7 @@ class ConstantVector:
         path: the file. A checkpoint remembers the path, not the numbers.
 
     Raises:
-        InputError: if the file cannot be read; later, for another vocabulary, or steering with a mask.
+        InputError: if the file cannot be read; later, for another vocabulary.
     """
 
     def __init__(self, path: str) -> None:
@@ -85,7 +85,7 @@ class ConstantVector:
         if log_p.shape[-1] != len(self._values):
             raise InputError(
                 f"steering.rules: ConstantVector holds {len(self._values)} logits and was asked for "
-                f"{log_p.shape[-1]}; it takes a base with as many, and steering.alpha: null"
+                f"{log_p.shape[-1]}; it takes the base that it was made with"
             )
         return self._values.to(log_p).expand_as(log_p)
 
@@ -108,5 +108,5 @@ def _digest(vocabulary: Mapping[str, int]) -> str:
 
 def _other_vocabulary(path: Path) -> InputError:
     return InputError(
-        f"{path}: expected a vector of this tokenizer's vocabulary, got one of another; make it again with this base"
+        f"{path}: expected a vector of this tokenizer's vocabulary, got one of another; make it with this base"
     )

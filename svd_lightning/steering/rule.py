@@ -1,5 +1,6 @@
 """What a steering rule is: a direction in logit space that can be computed token by token."""
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -19,6 +20,15 @@ class SteeringRule(Protocol):
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
         """The direction on any subset of tokens: [..., S], [..., S], [..., 1] → [..., S], finite."""
+        ...
+
+
+@runtime_checkable
+class VocabularyBound(Protocol):
+    """A rule that holds numbers for single tokens, and so belongs to one vocabulary."""
+
+    def check_vocabulary(self, vocabulary: Mapping[str, int]) -> None:
+        """Refuse a tokenizer with another vocabulary, with an InputError."""
         ...
 
 

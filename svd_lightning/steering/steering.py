@@ -13,7 +13,7 @@ from svd_lightning.functional import confidence_mask, log_probabilities
 from svd_lightning.steering.contextual import Contextual, expand
 from svd_lightning.steering.features import Feature
 from svd_lightning.steering.kl_gradient import KLGradient
-from svd_lightning.steering.rule import SteeringRule, rule_name
+from svd_lightning.steering.rule import SteeringRule, VocabularyBound, rule_name
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Steering:
     Call it with the logits of both models, [..., V] each, to get the steered logits in float32.
 
     Raises:
-        InputError: for α outside (0, 1], λ > 0, a strength that is not finite, or a number of strengths
-            that differs from the number of rules.
+        InputError: for α outside (0, 1], or any with a rule that belongs to a vocabulary; for λ > 0, a strength
+            that is not finite, or a number of strengths that differs from the number of rules.
     """
 
     rules: Sequence[SteeringRule] = field(default_factory=lambda: (KLGradient(),))
@@ -49,6 +49,11 @@ class Steering:
             raise InputError(
                 f"steering.alpha: expected a number in (0, 1] or null for no mask, got {self.alpha}; "
                 "the paper uses 0.1"
+            )
+        if self.alpha is not None and any(isinstance(rule, VocabularyBound) for rule in self.rules):
+            raise InputError(
+                f"steering.alpha: expected null, got {self.alpha}: a rule with a number for each token steers "
+                "all of them, and cannot be calibrated on the few that a mask keeps"
             )
         if not self.penalty <= 0.0:
             raise InputError(
