@@ -4,6 +4,7 @@ At export this module and the parts of svd_lightning that it needs become one fi
 (`svd_lightning.artifact.bundle`), with the artefact's own content at its end.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +22,8 @@ from svd_lightning.steering.steering import Steering
 
 CONTENT: dict[str, Any] = {}
 """`steering`, `tasks`, `base` and `adapter` of the artefact, as in its `steering_config.json`."""
+
+_log = logging.getLogger(__name__)
 
 _checked: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
@@ -61,17 +64,22 @@ def carrier(model: PreTrainedModel) -> AdaptedModel:
 
 
 def check_base(base: PreTrainedModel, stored: Mapping[str, Any]) -> None:
-    """Refuse a base that is not the artefact's.
+    """Refuse a base that is not the artefact's; where one of the two is in float16, only warn.
 
     Raises:
         InputError: if the fingerprints differ.
     """
     found = fingerprint(base)
-    if found != stored["fingerprint"]:
-        raise InputError(
-            f"base: this artefact steers {stored['name']!r} (fingerprint {stored['fingerprint'][:8]}), got "
-            f"{base.config._name_or_path!r} ({found[:8]}); its strengths mean nothing there; load the other"
-        )
+    if found == stored["fingerprint"]:
+        return
+    difference = (
+        f"base: this artefact steers {stored['name']!r} (fingerprint {stored['fingerprint'][:8]}), got "
+        f"{base.config._name_or_path!r} ({found[:8]})"
+    )
+    if "torch.float16" in (stored["dtype"], str(base.dtype)):  # the same weights are rounded otherwise there
+        _log.warning("%s; in float16 the two cannot be told apart: make sure that it is the same", difference)
+        return
+    raise InputError(f"{difference}; its strengths mean nothing there; load the first")
 
 
 def check_weights(adapted: AdaptedModel, stored: str | None) -> None:

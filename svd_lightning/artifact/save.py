@@ -76,6 +76,7 @@ def save_artifact(
                 "name": peft_model.active_peft_config.base_model_name_or_path,
                 "revision": revision,
                 "fingerprint": fingerprint(base),
+                "dtype": str(base.dtype),
             },
             "adapter": adapter_digest(peft_model),
             "calibration": calibration_summary(calibration),

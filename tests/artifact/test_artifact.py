@@ -156,7 +156,7 @@ DAMAGE = {
         "got 'os.system'",
     ),
     "base moved away": (
-        lambda f: reseal(f, base={"name": "/nowhere/base", "revision": None, "fingerprint": ""}),
+        lambda f: reseal(f, base={"name": "/nowhere/base", "revision": None, "fingerprint": "", "dtype": ""}),
         "no such folder exists",
     ),
 }

@@ -112,6 +112,18 @@ def test_what_transformers_does_not_load_whole_is_refused(exported):
         generate(AutoModelForCausalLM.from_pretrained(folder), custom_generate=folder, trust_remote_code=True)
 
 
+def test_half_precision(exported, base_folder, caplog):
+    """bfloat16 is known again; in float16 a base cannot be told from others, which is said."""
+    _, folder = exported("lora")
+    for dtype in (torch.bfloat16, torch.float16):
+        base = AutoModelForCausalLM.from_pretrained(base_folder, dtype=dtype)
+        with caplog.at_level("WARNING"):
+            generate(
+                PeftModel.from_pretrained(base, folder).eval(), custom_generate=folder, trust_remote_code=True
+            )
+        assert ("make sure that it is the same" in caplog.text) is (dtype is torch.float16)
+
+
 def stranger(python, base_folder, folders, home):
     """What the script prints in a process of its own, started by `python`."""
     ids, mask = zoo.prompts()
