@@ -1,4 +1,4 @@
-"""The command line: LightningCLI's verbs, `calibrate`, the demo and the report."""
+"""The command line: LightningCLI's verbs, `calibrate`, the plan, the demo and the report."""
 
 import inspect
 import logging
@@ -27,6 +27,7 @@ from svd_lightning.experimental.command import learned_vector, sampled_contrast
 from svd_lightning.integrations.lm_eval_command import lm_eval
 from svd_lightning.judging.command import judge
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.planning.command import PlanOptions, show_plan
 from svd_lightning.report.command import report
 from svd_lightning.sweep.arguments import main as sweep
 from svd_lightning.trainer import SteeringTrainer
@@ -50,11 +51,14 @@ def _about(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").splitlines()[0]
 
 
+_PLAN = "How much memory a run would need, by the options of `fit`, before anything is downloaded."
+
+_VERBS = {verb: _about(function) for verb, function in {**COMMANDS, **PASSING}.items()} | {"plan": _PLAN}
 _DESCRIPTION = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its
 direction, and decode with it.
 
 Verbs with options of their own, each with its own --help:
-""" + "\n".join(f"  {verb:<20}{_about(function)}" for verb, function in {**COMMANDS, **PASSING}.items())
+""" + "\n".join(f"  {verb:<20}{about}" for verb, about in _VERBS.items())
 
 _TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
 """Set in the environment, it makes bad input end in a traceback."""
@@ -145,6 +149,23 @@ class SteeringCLI(LightningCLI):
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
+class PlanCLI(SteeringCLI):
+    """The options of `fit`, read for what they would take: neither model nor trainer is made."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Those of `fit`, and the plan's own."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(PlanOptions, as_group=False, instantiate=False)
+        parser.add_method_arguments(SteeringTrainer, "fit", skip=set(self.subcommands()["fit"]))
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+    def instantiate_classes(self) -> None:
+        """Print the plan instead."""
+        show_plan(self.config)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `svd-lightning` and `python -m svd_lightning`."""
     _quiet_libraries()
@@ -171,7 +192,9 @@ def _run(arguments: list[str] | None) -> None:
     if given and given[0] in PASSING:
         sys.exit(PASSING[given[0]](given[1:]))
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
-    SteeringCLI(
+    planned = given[:1] == ["plan"]
+    cli = PlanCLI if planned else SteeringCLI
+    cli(
         SteeredLanguageModel,
         CompletionDataModule,
         subclass_mode_data=True,
@@ -184,11 +207,12 @@ def _run(arguments: list[str] | None) -> None:
         seed_everything_default=42,
         parser_class=SteeringParser,
         parser_kwargs={
-            "prog": "svd-lightning",
-            "description": _DESCRIPTION,
+            "prog": "svd-lightning plan" if planned else "svd-lightning",
+            "description": _PLAN if planned else _DESCRIPTION,
             "formatter_class": VerbatimDescription,
         },
-        args=arguments,
+        args=given[1:] if planned else arguments,
+        run=not planned,
     )
 
 
@@ -207,6 +231,7 @@ def _quiet_libraries() -> None:
         ".*isinstance.treespec.*",
         ".*is_gradient_checkpointing.*",
         ".*Found keys that are in the model state dict.*",
+        ".*args parameter is intended to run from within Python.*",
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("svd_lightning").setLevel(logging.INFO)
