@@ -9,7 +9,7 @@ import torch
 from jsonargparse import ArgumentParser, Namespace
 from peft import PeftConfig
 
-from svd_lightning.callbacks.tables import console
+from svd_lightning.console import console
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.decoding.generation import generation_config
 from svd_lightning.errors import InputError
