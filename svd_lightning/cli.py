@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
 from svd_lightning.artifact.command import export
-from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
+from svd_lightning.callbacks import PredictionWriter, RequeueBetweenBatches, SteeringCalibration
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.demo.run import demo
 from svd_lightning.errors import InputError
@@ -201,7 +201,11 @@ def _run(arguments: list[str] | None) -> None:
         auto_configure_optimizers=False,  # model.optimizer is the module's own
         trainer_class=SteeringTrainer,
         trainer_defaults={
-            "callbacks": [RichProgressBar(), ModelCheckpoint(filename="{epoch}-{step}", save_last=True)],
+            "callbacks": [
+                RichProgressBar(),
+                ModelCheckpoint(filename="{epoch}-{step}", save_last=True),
+                RequeueBetweenBatches(),
+            ],
         },
         save_config_callback=NewRunFolder,
         seed_everything_default=42,

@@ -2,5 +2,6 @@
 
 from svd_lightning.callbacks.calibration import SteeringCalibration
 from svd_lightning.callbacks.predictions import PredictionWriter
+from svd_lightning.callbacks.requeue import RequeueBetweenBatches
 
-__all__ = ["PredictionWriter", "SteeringCalibration"]
+__all__ = ["PredictionWriter", "RequeueBetweenBatches", "SteeringCalibration"]
