@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.chain import ROOT, environment
+from tests.distributed.namespaces import Node
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="the extra `deepspeed` is missing")
 ZERO2, ZERO3 = (pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))
@@ -51,14 +52,25 @@ def results(job: Path, **options: Any) -> list[dict[str, Any]]:
     return read_results(job)
 
 
-def torchrun_node(job: Path, rank: int, *, port: int = 29577) -> subprocess.Popen[str]:
-    """The agent of one of two nodes, with one process; this machine plays both."""
-    place = ["--master_addr=127.0.0.1", f"--master_port={port}"]
+def torchrun_node(
+    job: Path, rank: int, *, port: int = 29577, first: str = "127.0.0.1", node: Node | None = None
+) -> subprocess.Popen[str]:
+    """The agent of one of two nodes, with one process; this machine plays both.
+
+    Args:
+        job: of `write_job`.
+        rank: of the node.
+        port: where the nodes find each other, on the node at the address `first`.
+        first: that address.
+        node: the namespace to run in, if it is not this machine's own.
+    """
+    place = [f"--master_addr={first}", f"--master_port={port}"]
     where = ["--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1", *place]
+    command = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "tests.distributed.ranks", str(job)]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *where, "-m", "tests.distributed.ranks", str(job)],
+        command if node is None else [*node.inside, *command],
         cwd=ROOT,
-        env=environment(),
+        env=environment() if node is None else {**environment(), "GLOO_SOCKET_IFNAME": node.interface},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
