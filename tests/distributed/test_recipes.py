@@ -1,22 +1,38 @@
 """What the README says: one more --config, the same run on several processes."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.chain import run_module, write_config
-from tests.distributed.launch import read_results, torchrun_node, write_job
+from tests.chain import ROOT, run_module, write_config
+from tests.distributed.launch import needs_deepspeed, read_results, torchrun_node, write_job
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.guard", "false", "--calibration.show_table", "false"]
 
 
+def on_cpu(name: str, folder: Path) -> str:
+    """The strategy's file, or for DeepSpeed a copy that names the class of the tests."""
+    path = ROOT / "configs" / "strategy" / f"{name}.yaml"
+    if not name.startswith("deepspeed"):
+        return str(path)
+    copy = folder / path.name
+    copy.write_text(
+        path.read_text().replace("svd_lightning.strategies.ZeROStrategy", "tests.distributed.ranks.ZeROOnCPU")
+    )
+    return str(copy)
+
+
+DEEPSPEED = [pytest.param(f"deepspeed_{name}", marks=needs_deepspeed) for name in ("zero2", "zero3")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp2"])
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp2", *DEEPSPEED])
 def test_one_more_config_on_the_command_line(name, uneven, one, tmp_path):
     config = write_config(tmp_path / "run.yaml", uneven, tmp_path, data={"batch_size": 4, "eval_batch_size": 2})
     checkpoint = str(one[0] / "fit/run/version_0/checkpoints/last.ckpt")
-    two = ["--config", str(config), "--config", f"configs/strategy/{name}.yaml", "--trainer.devices", "2"]
+    two = ["--config", str(config), "--config", on_cpu(name, tmp_path), "--trainer.devices", "2"]
     run_module("svd_lightning", "fit", *two, *QUICK, "--trainer.logger.init_args.name", "fit")
     record = json.loads((tmp_path / "fit/version_0/calibration.json").read_text())
     content = torch.load(tmp_path / "fit/version_0/checkpoints/last.ckpt", weights_only=True)
