@@ -24,6 +24,7 @@ from svd_lightning.data import CompletionDataModule
 from svd_lightning.demo.run import demo
 from svd_lightning.errors import InputError
 from svd_lightning.experimental.command import learned_vector, sampled_contrast
+from svd_lightning.inspection.command import inspect as inspect_run
 from svd_lightning.integrations.lm_eval_command import lm_eval
 from svd_lightning.judging.command import judge
 from svd_lightning.module import SteeredLanguageModel
@@ -35,6 +36,7 @@ from svd_lightning.trainer import SteeringTrainer
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "report": report,
+    "inspect": inspect_run,
     "export": export,
     "judge": judge,
     "lm-eval": lm_eval,

@@ -10,6 +10,8 @@ from svd_lightning.cli import main
 from svd_lightning.console import console
 from svd_lightning.decoding.generation import generate, generation_config, rows_of
 from svd_lightning.demo.task import BASE, TASK
+from svd_lightning.errors import InputError
+from svd_lightning.inspection.subject import open_subject
 from svd_lightning.runs import open_run
 from tests.chain import diary_data, read_jsonl, write_config, write_jsonl
 
@@ -66,6 +68,17 @@ def test_a_checkpoint_holds_the_strength_of_every_task(fitted, checkpoint):
     for task in plain:
         assert list(module.task_steering.of_task(task["task"]).strengths) == task["used"]["strengths"]
     assert module.task_steering.of_task("another") is module.steering
+
+
+def test_a_task_is_inspected_with_its_own_strengths(fitted):
+    def strengths(task):
+        return open_subject(fitted, task=task).steering.strengths
+
+    module = open_run(fitted)
+    assert strengths("plain") == module.own_steering["plain"].strengths
+    assert strengths(None) == module.steering.strengths
+    with pytest.raises(InputError, match="task: expected one of climate, plain, got 'boolq'"):
+        strengths("boolq")
 
 
 def test_the_tasks_are_shown(checkpoint, capsys):

@@ -1,0 +1,112 @@
+"""What steering did at each position: numbers from both models' logits, and nothing else."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from svd_lightning.functional import expectation, log_probabilities
+
+T = TypeVar("T")
+
+
+class Triple(NamedTuple, Generic[T]):
+    """The same quantity under the three distributions."""
+
+    base: T
+    tuned: T
+    steered: T
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that might have come next."""
+
+    token: int
+    """Its id."""
+    probability: Triple[float]
+    """Exactly 0 where a distribution forbids it."""
+    confident: bool
+    """Whether it is inside the mask."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """One position of a completion: the token that stands there, and what else might have."""
+
+    chosen: Candidate
+    """The token that stands there."""
+    rank: Triple[int]
+    """How many tokens are likelier than it, plus 1."""
+    shift: float
+    """How far steering moved the distribution: KL(steered ‖ tuned) in nats."""
+    divergence: float
+    """KL(p ‖ q) in nats, of the tuned from the base distribution."""
+    entropy: Triple[float]
+    """In nats."""
+    first: Triple[int]
+    """The likeliest token of each distribution."""
+    flipped: bool
+    """Whether steering changed the likeliest token; a token that shares the tuned model's first place changes
+    nothing."""
+    mask_size: int
+    """Tokens inside the mask."""
+    candidates: tuple[Candidate, ...]
+    """The likeliest tokens of each distribution, likeliest under steering first."""
+
+
+def positions(logits: Triple[Tensor], labels: Tensor, mask: Tensor | None, *, top: int = 5) -> Iterator[Position]:
+    """The positions of a completion, in order.
+
+    Args:
+        logits: of both models and after steering, [n, V] each; −∞ is allowed.
+        labels: the tokens that stand there, int64 [n].
+        mask: confident tokens, bool [n, V]; None where all are steered.
+        top: how many of each distribution's likeliest tokens become candidates.
+    """
+    log_p = Triple(*map(log_probabilities, logits))
+    inside = torch.ones_like(log_p.tuned, dtype=torch.bool) if mask is None else mask
+    ranked = [part.topk(min(top, part.shape[-1])).indices for part in log_p]
+    ids = torch.cat([labels.unsqueeze(-1), *ranked], dim=-1)
+    probability = torch.stack([part.gather(-1, ids).exp() for part in log_p], dim=-1).tolist()
+    confident = inside.gather(-1, ids).tolist()
+    rank = torch.stack([_rank(part, labels) for part in log_p], dim=-1).tolist()
+    entropy = torch.stack([_entropy(part) for part in log_p], dim=-1).tolist()
+    first = Triple(*(part[:, 0] for part in ranked))
+    flipped = (_rank(log_p.tuned, first.steered) > 1).tolist()
+    firsts = torch.stack(list(first), dim=-1).tolist()
+    shift, divergence = _kl(log_p.steered, log_p.tuned), _kl(log_p.tuned, log_p.base)
+    sizes = inside.sum(dim=-1).tolist()
+    for n, row in enumerate(ids.tolist()):
+        found = {
+            token: Candidate(token, Triple(*probability[n][place]), confident[n][place])
+            for place, token in enumerate(row)
+        }
+        yield Position(
+            chosen=found[row[0]],
+            rank=Triple(*rank[n]),
+            shift=shift[n],
+            divergence=divergence[n],
+            entropy=Triple(*entropy[n]),
+            first=Triple(*firsts[n]),
+            flipped=flipped[n],
+            mask_size=sizes[n],
+            candidates=tuple(sorted(found.values(), key=lambda one: one.probability[::-1], reverse=True)),
+        )
+
+
+def _rank(log_p: Tensor, tokens: Tensor) -> Tensor:
+    """Tokens that are strictly likelier, plus 1: [n, V], [n] → int64 [n]."""
+    return (log_p > log_p.gather(-1, tokens.unsqueeze(-1))).sum(dim=-1) + 1
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    """−E_p[log p] of every row; 0 rather than −0 where one token has it all."""
+    return (-expectation(log_p, log_p)).clamp_min(0.0) + 0.0
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> list[float]:
+    """KL(p ‖ q) of every row; rounding leaves nothing below 0."""
+    return expectation(log_p, log_p - log_q).clamp_min(0.0).tolist()

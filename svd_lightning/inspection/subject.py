@@ -1,0 +1,84 @@
+"""What can be inspected: a run or an exported artefact, as model, tokenizer, steering and decoding options."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from svd_lightning.artifact import load_artifact
+from svd_lightning.errors import InputError
+from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.report.words import strengths_text
+from svd_lightning.runs import open_run
+from svd_lightning.steering import Steering, rule_name
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model ready to be looked into."""
+
+    peft_model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    steering: Steering
+    generation: GenerationConfig
+    notes: tuple[str, ...] = ()
+    """What a reader should know about its strengths."""
+
+
+def open_subject(run: str | Path, *, task: str | None = None, strengths: Sequence[float] | None = None) -> Subject:
+    """Open a run, a checkpoint or an artefact.
+
+    Args:
+        run: where it lies.
+        task: whose strengths to take; None for the shared ones.
+        strengths: to use instead of those in use.
+
+    Raises:
+        InputError: if it cannot be opened, has no such task, or no strengths and none were given.
+    """
+    if (Path(run).expanduser() / "steering_config.json").is_file():
+        return _artefact(run, task, strengths)
+    module = open_run(run)
+    notes: tuple[str, ...] = ()
+    if strengths is not None:
+        steering = module.recipe.with_strengths(strengths)
+        notes = ("The strengths were given for this inspection; they are not those that the run decodes with.",)
+    elif not module.steering.calibrated:
+        raise InputError(
+            f"run: {str(run)!r} is not calibrated, so there is nothing to look at; run `svd-lightning calibrate "
+            "--ckpt_path CHECKPOINT` with its config first, or give --strengths"
+        )
+    else:
+        steering, notes = _of_task(module, task), _guard_notes(module)
+    return Subject(module.peft_model, module.tokenizer, steering, module.generation, notes)
+
+
+def _artefact(run: str | Path, task: str | None, strengths: Sequence[float] | None) -> Subject:
+    if task is not None:
+        raise InputError(f"task: expected none, since an artefact has one steering, got {task!r}; leave it out")
+    found = load_artifact(run)
+    steering = found.steering if strengths is None else found.steering.with_strengths(strengths)
+    return Subject(found.peft_model, found.tokenizer, steering, found.generation)
+
+
+def _of_task(module: SteeredLanguageModel, task: str | None) -> Steering:
+    known = sorted(module.own_steering)
+    if task is not None and task not in known:
+        expected = f"one of {', '.join(known)}" if known else "none, since this run's data name no tasks"
+        raise InputError(f"task: expected {expected}, got {task!r}")
+    return module.task_steering.of_task(task)
+
+
+def _guard_notes(module: SteeredLanguageModel) -> tuple[str, ...]:
+    """Where the guard keeps the tuned model: what it was that it turned down."""
+    record = module.calibration
+    if record is None or module.recipe.calibrated or any(record["used"]["strengths"]):
+        return ()
+    rules = ", ".join(rule_name(rule) for rule in module.recipe.directions)
+    found = strengths_text(record["strengths"])
+    return (
+        "The guard decodes with the tuned model here: steering's held-out gain over it may be zero. To look at "
+        f"what the strengths found for {rules} would do, give --strengths '[{found}]'.",
+    )
