@@ -1,7 +1,8 @@
 """What each strategy keeps of weights, gradients and optimizer states on each of its processes.
 
-Sizes in bytes, of the process that holds most. What is split comes from the strategies' own rules (see each
-class); whether the sums hold is tested against real processes on small models.
+Sizes in bytes, of the process that holds most. Weights, gradients and states under DDP, FSDP1 and FSDP2 are tested
+against two real processes on a small model; what is gathered or buffered for a while, and all of ZeRO, follows
+the strategies' rules as each class states them, and was not measured.
 """
 
 import math
