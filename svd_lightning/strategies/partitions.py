@@ -1,7 +1,7 @@
 """Whole weights and optimizer states from the parts that DeepSpeed's ZeRO keeps of them, and back."""
 
 from collections.abc import Mapping
-from copy import copy
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -49,8 +49,8 @@ def optimizer_state(zero: Any, trained: Parameters) -> dict[str, Any]:
     kept = inner.state.get(part, {})
     split = [name for name, value in kept.items() if torch.is_tensor(value) and value.shape == part.shape]
     common = {name: value for name, value in kept.items() if name not in split}
-    state = {
-        number: {name: safe_get_full_optimizer_state(parameter, name).cpu() for name in split} | common
+    state = {  # a counter for each: torch's optimizer counts in place
+        number: {name: safe_get_full_optimizer_state(parameter, name).cpu() for name in split} | deepcopy(common)
         for number, parameter in enumerate(trained.values())
         if kept
     }
@@ -70,7 +70,7 @@ def load_optimizer_state(zero: Any, trained: Parameters, saved: Mapping[str, Any
     split = [name for name, value in state[0].items() if torch.is_tensor(value) and value.shape == shape]
     for part in _parts(zero):
         inner.state[part] = {
-            name: torch.zeros_like(part) if name in split else copy(value) for name, value in state[0].items()
+            name: torch.zeros_like(part) if name in split else deepcopy(value) for name, value in state[0].items()
         }
     if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # ZeRO-2 finds a state's parts by views of it
         zero._lazy_init_hp_params_optimizer_state()
