@@ -71,6 +71,10 @@ class TokenObjective(Objective, Protocol):
         """Steered log-probability of the label of each token that can be generated, float64 [N]."""
         ...
 
+    def part(self, examples: Tensor) -> "TokenObjective":
+        """The objective as if there were these examples alone, which costs their share; some of them count."""
+        ...
+
     def only(self, examples: Tensor, *, start: Tensor) -> "TokenObjective":
         """The objective of the examples with these numbers (int64), searched from `start`, float64 [k]."""
         ...
@@ -127,7 +131,7 @@ class MaskedObjective(Along):
                 f"steering.alpha: no calibration label lies inside the mask at alpha {table.alpha}, so a "
                 "penalty of -inf forbids them all; lower alpha, or set steering.penalty to a finite number"
             )
-        self._whole = table
+        self._whole, self._penalty = table, penalty
         self._directions = self.table.directions(self._rules)
         self._log_p = self.table.log_p.double()
         self._rest = self.table.rest.double() + penalty
@@ -150,6 +154,11 @@ class MaskedObjective(Along):
         part._keep_whole = torch.isin(self._whole.example, examples)
         part._start = start
         return part
+
+    def part(self, examples: Tensor) -> "MaskedObjective":
+        """The objective of the table of these examples (int64 numbers)."""
+        mine = self._whole.select(torch.isin(self._whole.example, examples))
+        return MaskedObjective(mine, self._rules, penalty=self._penalty)
 
     @property
     def examples(self) -> Tensor:

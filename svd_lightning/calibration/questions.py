@@ -46,6 +46,13 @@ class View:
         """Log-normaliser of `log_p`, [n]: not quite 0 where it comes from single precision."""
         return self.log_p.logsumexp(dim=-1)
 
+    def select(self, rows: Tensor) -> "View":
+        """Some of the tokens, int64 [m]."""
+        part = object.__new__(View)
+        part._narrow_p, part._narrow_q, part.labels = self._narrow_p[rows], self._narrow_q[rows], self.labels[rows]
+        part._directions = {}
+        return part
+
     def direction(self, rule: SteeringRule) -> Tensor:
         """The rule's direction, as decoding has it, in float64 [n, V]."""
         key = identity(rule)
@@ -71,6 +78,11 @@ class Question(Protocol):
         """How many numbers there are of a token, and of an example."""
         ...
 
+    @property
+    def among(self) -> Tensor | None:
+        """The examples that it is about, bool [E]; None for all. Of the others it says 0."""
+        ...
+
     def measure(self, view: View) -> tuple[Tensor, Tensor]:
         """The numbers of each token of a chunk, [n, a], and its share in those of its example, [n, b]."""
         ...
@@ -81,6 +93,7 @@ class Labels:
 
     key: Key = ("labels",)
     widths = (3, 0)
+    among = None
 
     def measure(self, view: View) -> tuple[Tensor, Tensor]:
         """Nothing needs a rule."""
@@ -93,6 +106,7 @@ class Slopes:
     """Of a token: b, ‖d‖² and Var_p[d] of one direction at μ = 0."""
 
     widths = (3, 0)
+    among = None
 
     def __init__(self, rule: SteeringRule) -> None:
         self._rule = rule
@@ -116,16 +130,18 @@ class Steered:
     Args:
         rules: the directions d_k.
         strengths: μ, [k].
+        among: the examples that matter, bool [E]; None for all.
     """
 
-    def __init__(self, rules: Sequence[SteeringRule], strengths: Tensor) -> None:
-        self._rules = tuple(rules)
+    def __init__(self, rules: Sequence[SteeringRule], strengths: Tensor, *, among: Tensor | None = None) -> None:
+        self._rules, self.among = tuple(rules), among
         self._strengths: list[float] = strengths.tolist()
 
     @property
     def key(self) -> Key:
-        """Rules and strengths."""
-        return "steered", *map(identity, self._rules), *self._strengths
+        """Rules, strengths and examples."""
+        among = None if self.among is None else self.among.numpy().tobytes()
+        return "steered", *map(identity, self._rules), *self._strengths, among
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -175,14 +175,21 @@ class TokenStream:
 
     def _add(self, view: View, questions: Sequence[Question], sums: Sequence[Tensor], place: Tensor) -> None:
         mine = place >= 0  # a sampler that pads gives some tokens to two processes
-        place = place[mine]
         number = self.number.to(self._device)[place]
+        parts: dict[bytes, tuple[Tensor, View]] = {}
         for question, tokens, examples in zip(questions, sums[::2], sums[1::2], strict=True):
-            of_tokens, of_examples = (
-                part[mine.to(part.device)].to(self._device) for part in question.measure(view)
-            )
-            tokens[place] = of_tokens
-            examples.index_add_(0, number, of_examples)
+            part = b"" if question.among is None else question.among.numpy().tobytes()
+            if part not in parts:
+                wanted = mine if question.among is None else mine & question.among.to(self._device)[number]
+                rows = wanted.nonzero().squeeze(-1)
+                whole = len(rows) == len(place)
+                parts[part] = rows, view if whole else view.select(rows.to(view.labels.device))
+            rows, here = parts[part]
+            if not len(rows):
+                continue
+            of_tokens, of_examples = (found.to(self._device) for found in question.measure(here))
+            tokens[place[rows]] = of_tokens
+            examples.index_add_(0, number[rows], of_examples)
 
     def _views(self) -> Iterable[View]:
         """The chunks, on a CPU in pieces that fit its cache."""
@@ -213,6 +220,7 @@ class StreamedObjective(Along):
         super().__init__(rules)
         self._stream = stream
         self._keep = torch.ones(stream.num_examples, dtype=torch.bool)
+        self._among: Tensor | None = None
 
     def only(self, examples: Tensor, *, start: Tensor) -> "StreamedObjective":
         """The objective of some examples alone (int64 numbers); for folds.
@@ -231,9 +239,16 @@ class StreamedObjective(Along):
         """Numbers of the examples that count, int64 [E], ascending."""
         return self._stream.examples[self._keep]
 
+    def part(self, examples: Tensor) -> "StreamedObjective":
+        """The objective of these examples (int64 numbers), at the cost of their tokens alone."""
+        part = self.only(examples, start=torch.zeros_like(self._start))
+        part._among = part._keep
+        return part
+
     def label_log_probs(self, strengths: Tensor) -> Tensor:
-        """Steered log-probability of each label, float64 [N]."""
-        return self._ask(strengths).tokens[:, 0]
+        """Steered log-probability of each label, float64 [N]; of a part's own labels alone."""
+        found = self._ask(strengths).tokens[:, 0]
+        return found if self._among is None else found[self._among[self._stream.number]]
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """K(μ), its gradient and its Hessian, means over tokens."""
@@ -253,7 +268,7 @@ class StreamedObjective(Along):
         return StrengthTerms(*found[self._kept_tokens()].unbind(dim=-1))
 
     def _ask(self, strengths: Tensor) -> Answer:
-        return self._stream.ask(Steered(self._rules, strengths.double()))
+        return self._stream.ask(Steered(self._rules, strengths.double(), among=self._among))
 
     def _kept_tokens(self) -> Tensor:
         return self._keep[self._stream.number]

@@ -92,7 +92,14 @@ class Pool:
         """Those of the examples (int64 numbers) that say anything."""
         return examples[torch.isin(examples, self._known)]
 
-    def fit(self, examples: Tensor, *, prior: float, start: Tensor | None = None) -> Estimate:
+    def fit(
+        self,
+        examples: Tensor,
+        *,
+        prior: float,
+        start: Tensor | None = None,
+        among: TokenObjective | None = None,
+    ) -> Estimate:
         """The strengths of the task with these examples; exactly the pooled ones where it has none.
 
         A line search minimises `Centred`. The closed forms minimise nothing: what they find on the task's
@@ -102,11 +109,12 @@ class Pool:
             examples: numbers of the task's examples, int64.
             prior: m, in examples; infinite for the pooled strengths.
             start: where a search begins, float64 [k].
+            among: a part of the objective that has these examples, and so costs less than all of it.
         """
         examples = self.known(examples)
         if math.isinf(prior) or not len(examples):
             return Estimate(tuple(self.strengths.tolist()))
-        own = self._objective.only(examples, start=self.strengths)
+        own = (among or self._objective).only(examples, start=self.strengths)
         if isinstance(self._estimator, LineSearch):
             start = self.strengths if start is None else start
             return self._estimator(Centred(own, self.strengths, self._curvature, prior=prior, start=start))
@@ -163,6 +171,7 @@ def fit_tasks(
     numbers, fold = example_folds(data.example, folds)
     possible = possible_labels(data, penalty)
     example = data.example[possible]
+    parts = {task: objective.part(mine) for task, mine in tasks.items() if len(whole.known(mine))}
 
     def held_out(number: int) -> Tensor:
         """Log-probability of the fold's labels for each m, [P, N']; 0 elsewhere."""
@@ -170,12 +179,11 @@ def fit_tasks(
         among = objective.only(seen, start=whole.strengths)
         pool = Pool(among, recipe.estimator, torch.tensor(recipe.estimator(among).strengths, dtype=torch.float64))
         found = objective.label_log_probs(pool.strengths).expand(len(PRIORS), -1).clone()
-        for examples in tasks.values():
-            found = torch.where(
-                torch.isin(example, examples),
-                _by_prior(objective, pool, examples[torch.isin(examples, seen)]),
-                found,
-            )
+        own = data.map(
+            lambda task: _by_prior(parts[task], pool, tasks[task][torch.isin(tasks[task], seen)]), parts
+        )
+        for task, log_probs in zip(parts, own, strict=True):
+            found[:, torch.isin(example, tasks[task])] = log_probs
         return found.masked_fill(torch.isin(example, seen), 0.0)
 
     by_fold = torch.stack(data.map(held_out, range(folds)))  # [F, P, N']
@@ -184,15 +192,15 @@ def fit_tasks(
     cross = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
     cross[possible] = torch.stack([found[place] for found, place in zip(by_fold, chosen, strict=True)]).sum(dim=0)
     prior = PRIORS[int(nll.sum(dim=0).argmin())]
-    estimates = data.map(lambda examples: whole.fit(examples, prior=prior), tasks.values())
+    estimates = data.map(lambda task: whole.fit(tasks[task], prior=prior, among=parts.get(task)), tasks)
     return TaskFit(prior, dict(zip(tasks, estimates, strict=True)), cross)
 
 
-def _by_prior(objective: TokenObjective, pool: Pool, examples: Tensor) -> Tensor:
-    """Log-probability of every label that is possible, at the task's strengths for each m, [P, N']."""
+def _by_prior(part: TokenObjective, pool: Pool, examples: Tensor) -> Tensor:
+    """Log-probability of a task's labels, at its strengths for each m by these of its examples, [P, N']."""
     rows, strengths = [], pool.strengths
     for prior in PRIORS:
-        found = pool.fit(examples, prior=prior, start=strengths)
+        found = pool.fit(examples, prior=prior, start=strengths, among=part)
         strengths = torch.tensor(found.strengths, dtype=torch.float64)
-        rows.append(objective.label_log_probs(strengths))
+        rows.append(part.label_log_probs(strengths))
     return torch.stack(rows)

@@ -15,6 +15,9 @@ from svd_lightning.strength.guard import Gain, label_log_probs, paired_gain, pos
 from svd_lightning.strength.shrinkage import TaskFit, credibility, fit_tasks
 from svd_lightning.strength.verdict import explain, in_use, judge, tuned_in_use
 
+_ENOUGH = 10
+"""Examples without which an interval of their mean is too narrow to go by."""
+
 
 def by_task(example: Tensor, tasks: Mapping[int, str]) -> dict[str | None, Tensor]:
     """The int64 numbers of each task's examples, those of none last, under None.
@@ -43,8 +46,8 @@ def calibrate_tasks(
 ) -> list[dict[str, Any]]:
     """The strengths of every task, shrunk towards the pooled ones, and what the guard says of each.
 
-    A task speaks for itself where its examples weigh at least as much as the pool (E ≥ m), or where steering
-    surely harms it. With fewer its gain cannot be told from chance, and the verdict on all examples holds.
+    A task of ten examples or more (resampling fewer says little) speaks for itself where they weigh as much as the
+    pool (E ≥ m), or where steering surely harms it. Of any other the verdict on all examples holds.
 
     Args:
         data: the calibration tokens.
@@ -68,7 +71,22 @@ def calibrate_tasks(
     zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
     tuned = label_log_probs(data, steering.directions, zeros, penalty=steering.penalty)
     evidence = _Evidence(data, steering, chosen, fits[0], fits[-1], tuned)
-    return [evidence.record(task, examples, verdict=verdict, guard=guard) for task, examples in tasks.items()]
+    nll = _nll(data, steering, tasks, fits[0])
+    return [
+        {**evidence.record(task, examples, verdict=verdict, guard=guard), "nll_steered": nll[task]}
+        for task, examples in tasks.items()
+    ]
+
+
+def _nll(data: CalibrationData, steering: Steering, tasks: Mapping[str, Tensor], fit: TaskFit) -> dict[str, float]:
+    """Mean NLL of each task's labels at its strengths; the mask only silences the steering."""
+    objective = data.objective(steering.directions, penalty=0.0)
+
+    def of_task(task: str) -> float:
+        strengths = torch.tensor(fit.estimates[task].strengths, dtype=torch.float64)
+        return -objective.part(tasks[task]).label_log_probs(strengths).mean().item()
+
+    return dict(zip(tasks, data.map(of_task, tasks), strict=True))
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,7 @@ class _Evidence:
         over_control = gain(self.steer.held_out, self.control.held_out)
         control = gain(self.control.held_out, self.tuned)
         telling = self.data.example[mine & possible_labels(self.data, self.steering.penalty)].unique().numel()
-        alone = telling >= self.steer.prior or over_tuned.high < 0.0
+        alone = telling >= _ENOUGH and (telling >= self.steer.prior or over_tuned.high < 0.0)
         if alone:
             verdict = judge(over_tuned, over_control, control, is_control=self.chosen.key == CONTROL.key)
         found = self.steer.estimates[task]
@@ -109,7 +127,6 @@ class _Evidence:
             "strengths": list(found.strengths),
             "warning": found.warning,
             "nll_tuned": -self.data.label_log_p[mine].double().mean().item(),
-            "nll_steered": -self._steered(found.strengths)[mine].mean().item(),
             "gain_over_tuned": asdict(over_tuned),
             "gain_over_control": asdict(over_control),
             "verdict": verdict,
@@ -120,8 +137,3 @@ class _Evidence:
 
     def _gain(self, mine: Tensor, better: Tensor, worse: Tensor) -> Gain:
         return paired_gain(better[mine], worse[mine], self.data.example[mine])
-
-    def _steered(self, strengths: Sequence[float]) -> Tensor:
-        """Log-probability of every label; the mask only silences the steering."""
-        at = torch.tensor(strengths, dtype=torch.float64)
-        return label_log_probs(self.data, self.steering.directions, at, penalty=0.0)
