@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ BASE, TUNED, STEERED = "base", "tuned", "steered"
 PERCENT, NATS = "%", "nats"
 _IN_NATS = ("NLL", "KL")
 _LEFT_OUT = ("perplexity",)
+_BY_JUDGE = ("truthful", "informative", "truthful_informative")
 _RENAMED = {"accuracy": "named"}
 """A judge's accuracy is that of the option named in a written answer; a test's that of the likeliest option."""
 
@@ -29,6 +31,8 @@ class Measurement:
     """Over the tuned model (positive is better), with its paired 95 % interval: mean, low, high."""
     task: str | None = None
     """Where a dataset mixes several, the one that this number is of."""
+    judge: str | None = None
+    """Who judged, where a judge did: its label."""
 
     @property
     def name(self) -> str:
@@ -48,9 +52,10 @@ def measurements(folder: Path) -> list[Measurement]:
         record = json.loads(path.read_text(encoding="utf-8"))
         # the others have the strengths of the warm start's calibration, under another mask perhaps
         names = (BASE, TUNED, STEERED) if (folder / "calibrate").exists() else None
-        found += _of_tasks(record, lambda part, task: _tested(part, task, record["distributions"], names))
+        found += _of_tasks(record, partial(_tested, distributions=record["distributions"], names=names))
     if (path := folder / "judge" / "judged.json").exists():
-        found += _of_tasks(json.loads(path.read_text(encoding="utf-8")), _judged)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found += _of_tasks(record, partial(_judged, judge=record["judge"]["label"]))
     return found
 
 
@@ -63,7 +68,7 @@ def _of_tasks(
 
 
 def _tested(
-    part: Mapping[str, Any], task: str | None, distributions: Mapping[str, Any], names: tuple[str, ...] | None
+    part: Mapping[str, Any], task: str | None, *, distributions: Mapping[str, Any], names: tuple[str, ...] | None
 ) -> Iterator[Measurement]:
     """The metrics of `svd_lightning.evaluation.summarise`."""
     repeated = {"chosen"} | ({"paper"} if distributions.get("paper") == distributions.get(STEERED) else set())
@@ -75,19 +80,26 @@ def _tested(
             yield _measurement(metric, name, entry["value"], gain, task)
 
 
-def _judged(part: Mapping[str, Any], task: str | None) -> Iterator[Measurement]:
+def _judged(part: Mapping[str, Any], task: str | None, *, judge: str | None) -> Iterator[Measurement]:
     """The measures of `svd_lightning.judging.scores.summary`."""
     for name, entry in part["systems"].items():
         for metric, value in entry.items():
             if isinstance(value, float):
                 gain = (part["gains"].get(name) or {}).get(metric)
                 numbers = None if gain is None else (gain["mean"], gain["low"], gain["high"])
-                yield _measurement(_RENAMED.get(metric, metric), name, value, numbers, task)
+                by = judge if metric in _BY_JUDGE else None
+                yield _measurement(_RENAMED.get(metric, metric), name, value, numbers, task, judge=by)
 
 
 def _measurement(
-    metric: str, name: str, value: float, gain: tuple[float, float, float] | None, task: str | None
+    metric: str,
+    name: str,
+    value: float,
+    gain: tuple[float, float, float] | None,
+    task: str | None,
+    *,
+    judge: str | None = None,
 ) -> Measurement:
     scale = 1.0 if metric in _IN_NATS else 100.0
     scaled = None if gain is None else (scale * gain[0], scale * gain[1], scale * gain[2])
-    return Measurement(metric, name, scale * value, scaled, task)
+    return Measurement(metric, name, scale * value, scaled, task, judge)

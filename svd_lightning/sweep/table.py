@@ -9,7 +9,7 @@ from statistics import fmean
 from svd_lightning.sweep.cells import Combination
 from svd_lightning.sweep.paper import STEERED as PUBLISHED_STEERED
 from svd_lightning.sweep.paper import WARM_START, PublishedTable
-from svd_lightning.sweep.results import NATS, STEERED, TUNED, Measurement
+from svd_lightning.sweep.results import BASE, NATS, STEERED, TUNED, Measurement
 from svd_lightning.sweep.sweep_file import Sweep
 
 
@@ -33,6 +33,8 @@ class Row:
         return table.figure(self.published, methods[self.distribution], column)
 
 
+_ORDER = (BASE, TUNED, "control", "paper", STEERED, "joint")
+
 Found = tuple[Combination, Combination, Sequence[Measurement]]
 """A warm start, an evaluation of it, and what that measured."""
 
@@ -48,14 +50,22 @@ def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
             row.values.update({column: one for column, metric in sweep.columns.items() if metric == one.name})
     for row in table.values():
         _average(row, sweep)
-    return [row for row in table.values() if row.values]
+    return sorted((row for row in table.values() if row.values), key=lambda row: _rank(row, sweep))
+
+
+def _rank(row: Row, sweep: Sweep) -> tuple[int, ...]:
+    """Rows in the order of the sweep file, the distributions of each from base to joint."""
+    axes = {**sweep.axes, **sweep.evaluate}
+    places = (list(axes[axis]).index(label) for axis, label in row.published.items())
+    return (*places, _ORDER.index(row.distribution) if row.distribution in _ORDER else len(_ORDER))
 
 
 def _average(row: Row, sweep: Sweep) -> None:
     for column, parts in sweep.averages.items():
         if all(part in row.values for part in parts):
-            mean = fmean(row.values[part].value for part in parts)
-            row.values[column] = Measurement("average", row.distribution, mean)
+            found = [row.values[part] for part in parts]
+            mean = fmean(one.value for one in found)
+            row.values[column] = Measurement("average", row.distribution, mean, judge=found[0].judge)
 
 
 def as_csv(table: Sequence[Row], published: PublishedTable | None) -> str:
@@ -64,12 +74,18 @@ def as_csv(table: Sequence[Row], published: PublishedTable | None) -> str:
     numbers = ("value", "gain", "low", "high", "paper", "difference")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*axes, "distribution", "column", "unit", *numbers])
+    writer.writerow([*axes, "distribution", "column", "unit", "judge", *numbers])
     for row in table:
         for column, one in row.values.items():
             theirs = row.figure(published, column)
             found = (one.value, *(one.gain or (None,) * 3), theirs, None if theirs is None else one.value - theirs)
-            place = [*(row.labels.get(axis, "") for axis in axes), row.distribution, column, one.unit]
+            place = [
+                *(row.labels.get(axis, "") for axis in axes),
+                row.distribution,
+                column,
+                one.unit,
+                one.judge or "",
+            ]
             writer.writerow([*place, *("" if number is None else f"{number:.4f}" for number in found)])
     return text.getvalue()
 
@@ -77,16 +93,31 @@ def as_csv(table: Sequence[Row], published: PublishedTable | None) -> str:
 def as_markdown(table: Sequence[Row], published: PublishedTable | None) -> str:
     """One line per row; in each cell ours, the gain's interval, the published figure and the difference to it."""
     axes = list(dict.fromkeys(axis for row in table for axis in row.labels))
-    columns = list(dict.fromkeys(column for row in table for column in row.values))
-    units = {column: one.unit for row in table for column, one in row.values.items()}
-    heads = [*axes, "distribution", *(f"{column}, {units[column]}" for column in columns)]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    columns = {column: one for row in table for column, one in row.values.items()}
+    heads = [*axes, "distribution", *(_head(column, one) for column, one in columns.items())]
+    lines = [*_notes(table, published), "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in table:
         cells = [_cell(row.values.get(column), row.figure(published, column)) for column in columns]
         lines.append(
             "| " + " | ".join([*(row.labels.get(axis, "") for axis in axes), row.distribution, *cells]) + " |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _notes(table: Sequence[Row], published: PublishedTable | None) -> list[str]:
+    """What the cells hold, and what the published figures are of."""
+    notes = ["In parentheses the gain over tuned with its paired 95 % bootstrap interval."]
+    if published is not None:
+        notes.append(f"Published figures, and ours minus them: {published.source}, Table {published.table}.")
+        pairs = {(row.labels[axis], name) for row in table for axis, name in row.published.items()}
+        notes += [
+            f"{ours} stands where the paper has {theirs}." for ours, theirs in sorted(pairs) if ours != theirs
+        ]
+    return [" ".join(notes)]
+
+
+def _head(column: str, one: Measurement) -> str:
+    return f"{column} by {one.judge}, {one.unit}" if one.judge else f"{column}, {one.unit}"
 
 
 def _cell(one: Measurement | None, theirs: float | None) -> str:

@@ -26,10 +26,8 @@ PUBLISHED = PublishedTable(
 
 
 def sweep(**options):
-    axes = {"peft": {"lora": {}}, "model": {"A": {}}}
-    return Sweep(
-        name="s", axes=axes, **{"columns": {"x": "MC1", "y": "MC2"}, "averages": {"mean": ["x", "y"]}, **options}
-    )
+    options.setdefault("axes", {"peft": {"lora": {}}, "model": {"A": {}}})
+    return Sweep(name="s", **{"columns": {"x": "MC1", "y": "MC2"}, "averages": {"mean": ["x", "y"]}, **options})
 
 
 def evaluation(**labels):
@@ -65,7 +63,8 @@ def test_the_tasks_of_a_mixture_are_columns():
     ],
 )
 def test_published_figures_go_beside_the_right_row(labels, distribution, expected):
-    (row,) = rows(sweep(), [(START, evaluation(**labels), measured(distribution, 2.0, 4.0))])
+    file = sweep(evaluate={"method": {"tad": {}}})
+    (row,) = rows(file, [(START, evaluation(**labels), measured(distribution, 2.0, 4.0))])
     assert [row.figure(PUBLISHED, column) for column in PUBLISHED.columns] == expected
     assert row.figure(None, "x") is None
 
@@ -73,23 +72,38 @@ def test_published_figures_go_beside_the_right_row(labels, distribution, expecte
 def test_csv_has_a_line_per_number():
     found = [(START, evaluation(), [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), *measured("base", 1.0)])]
     lines = list(csv.DictReader(io.StringIO(as_csv(rows(sweep(), found), PUBLISHED))))
-    assert lines[0] == {
-        **{"peft": "lora", "model": "tiny", "distribution": "steered", "column": "x", "unit": "%"},
+    assert lines[1] == {
+        **{"peft": "lora", "model": "tiny", "distribution": "steered", "column": "x", "unit": "%", "judge": ""},
         **{"value": "2.0000", "gain": "0.5000", "low": "-0.2500", "high": "1.0000"},
         **{"paper": "3.0000", "difference": "-1.0000"},
     }
-    assert (lines[1]["distribution"], lines[1]["gain"], lines[1]["paper"]) == ("base", "", "")
+    assert (lines[0]["distribution"], lines[0]["gain"], lines[0]["paper"]) == ("base", "", "")
+
+
+def test_rows_are_in_the_order_of_the_sweep_and_of_the_distributions():
+    file = sweep(axes={"peft": {"lora": {}, "ia3": {}}})
+    starts = [Combination({"peft": name}, {"peft": name}, ()) for name in ("ia3", "lora")]
+    names = ("joint", "steered", "paper", "control", "tuned", "base")
+    found = [(start, evaluation(), [one for name in names for one in measured(name, 1.0)]) for start in starts]
+    assert [(row.labels["peft"], row.distribution) for row in rows(file, found)] == [
+        (peft, name)
+        for peft in ("lora", "ia3")
+        for name in ("base", "tuned", "control", "paper", "steered", "joint")
+    ]
 
 
 def test_markdown_has_a_line_per_row():
-    nll = Measurement("NLL", "base", 1.25)
-    found = [(START, evaluation(), [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), nll])]
-    text = as_markdown(rows(sweep(columns={"x": "MC1", "NLL": "NLL"}), found), PUBLISHED)
+    by_judge = Measurement("truthful", "base", 1.25, judge="nearest reference")
+    found = [(START, evaluation(), [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), by_judge])]
+    text = as_markdown(rows(sweep(columns={"x": "MC1", "truth": "truthful"}), found), PUBLISHED)
     assert text.splitlines() == [
-        "| peft | model | distribution | x, % | NLL, nats |",
+        "In parentheses the gain over tuned with its paired 95 % bootstrap interval. Published figures, and ours "
+        "minus them: somewhere, Table 1. tiny stands where the paper has A.",
+        "",
+        "| peft | model | distribution | truth by nearest reference, % | x, % |",
         "|---|---|---|---|---|",
-        "| lora | tiny | steered | 2.0 (+0.5 [-0.2, +1.0]); paper 3.00, -1.0 |  |",
-        "| lora | tiny | base |  | 1.250 |",
+        "| lora | tiny | base | 1.2 |  |",
+        "| lora | tiny | steered |  | 2.0 (+0.5 [-0.2, +1.0]); paper 3.00, -1.0 |",
     ]
 
 
@@ -133,11 +147,20 @@ def test_measures_of_a_judge(tmp_path):
     base = {"answers": 3, "judged": 3, "accuracy": 0.5, "truthful": None, "abstained": {"truthful": 3}}
     gains = {"base": {"accuracy": {"mean": 0.25, "low": 0.0, "high": 0.5}, "truthful": None}}
     part = {"rows": 3, "systems": {"base": base, "tuned": {**base, "accuracy": 0.25}}, "gains": gains}
-    write(tmp_path / "judge" / "judged.json", {**part, "tasks": {"boolq": part}})
+    judge = {"label": "nearest reference", "about": "…"}
+    write(tmp_path / "judge" / "judged.json", {**part, "judge": judge, "tasks": {"boolq": part}})
     base, tuned, *rest = measurements(tmp_path)
     assert (base.name, base.value, base.gain) == ("named", 50.0, (25.0, 0.0, 50.0))
     assert (tuned.name, tuned.value, tuned.gain) == ("named", 25.0, None)
     assert [one.name for one in rest] == ["boolq/named"] * 2
+    assert base.judge is None  # an option is named or not
+
+
+def test_a_verdict_says_whose_it_is(tmp_path):
+    part = {"rows": 3, "systems": {"tuned": {"answers": 3, "truthful": 0.5}}, "gains": {}}
+    write(tmp_path / "judge" / "judged.json", {**part, "judge": {"label": "nearest reference", "about": "…"}})
+    (one,) = measurements(tmp_path)
+    assert (one.metric, one.value, one.judge) == ("truthful", 50.0, "nearest reference")
 
 
 def write(path, content):
