@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,8 @@ def run_all(
 ) -> list[Failure]:
     """Run chains of stages, those of one chain one after another; what is done already is left as it is.
 
-    A stage whose predecessor failed is left out. Interrupted, it ends the running processes before it raises.
+    A stage whose predecessor failed is left out. Interrupted, it ends the running processes before it raises
+    KeyboardInterrupt. Not for notebooks, whose event loop is running already: use the command there.
 
     Args:
         chains: stages in order.
@@ -62,7 +63,7 @@ def run_all(
     try:
         return asyncio.run(_run_chains(todo, jobs, on_end, program))
     except asyncio.CancelledError:
-        raise KeyboardInterrupt from None  # SIGTERM
+        raise KeyboardInterrupt from None
 
 
 async def _run_chains(
@@ -83,10 +84,24 @@ async def _run_chains(
                 failures.extend([failure] if failure else [])
                 on_end(stage, failure)
 
-    everything = asyncio.gather(*map(run_chain, chains))
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, everything.cancel)
-    await everything
+    tasks = [asyncio.create_task(run_chain(chain)) for chain in chains]
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sign, _cancel, tasks)
+    _, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    _cancel(others)
+    await asyncio.wait(tasks)
+    errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+    if errors:
+        raise errors[0]
+    if any(task.cancelled() for task in tasks):
+        raise asyncio.CancelledError
     return failures
+
+
+def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Once each: a second time would end a task that waits for its process to end."""
+    for task in tasks:
+        task.cancel()
 
 
 async def _run(stage: Stage, program: Sequence[str]) -> Failure | None:

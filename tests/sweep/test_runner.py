@@ -15,10 +15,17 @@ from svd_lightning.sweep.stages import RECEIPT, Stage
 from tests.chain import ROOT
 
 PROGRAM = """
-import pathlib, sys, time
+import os, pathlib, signal, sys, time
 options = dict(zip(sys.argv[2::2], sys.argv[3::2]))
-with open(options["--runs"], "a") as file:
-    file.write(sys.argv[1] + "\\n")
+def note(text):
+    with open(options["--runs"], "a") as file:
+        file.write(text + "\\n")
+def end_slowly(*_):
+    time.sleep(1)
+    note("ended")
+    os._exit(0)
+signal.signal(signal.SIGTERM, end_slowly)
+note(sys.argv[1])
 print("some noise")
 if options.get("--wait"):
     time.sleep(float(options["--wait"]))
@@ -96,13 +103,13 @@ from pathlib import Path
 from svd_lightning.sweep.runner import run_all
 from svd_lightning.sweep.stages import Stage
 folder, program = Path(sys.argv[1]), sys.argv[2:]
-stage = Stage("fit", folder / "fit", [("runs", str(folder / "runs.txt")), ("wait", 50)])
-run_all([[stage]], jobs=1, on_end=print, program=program)
+options = [("runs", str(folder / "runs.txt")), ("wait", 50)]
+run_all([[Stage(verb, folder / verb, options)] for verb in ("fit", "test")], jobs=1, on_end=print, program=program)
 """
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_an_interrupted_sweep_takes_its_processes_with_it(tmp_path, program, sign):
+def test_an_interrupted_sweep_ends_when_its_processes_have(tmp_path, program, sign):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", SWEEP, str(tmp_path), *program]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -110,8 +117,9 @@ def test_an_interrupted_sweep_takes_its_processes_with_it(tmp_path, program, sig
         wait_until(lambda: (tmp_path / "runs.txt").exists())
         (child,) = children(process.pid)
         process.send_signal(sign)
-        assert process.wait(timeout=30) != 0
-        wait_until(lambda: not alive(child))
+        assert process.wait(timeout=60) != 0
+        assert not alive(child)
+        assert runs(tmp_path) == ["fit", "ended"]
     finally:
         process.kill()
         process.wait()
