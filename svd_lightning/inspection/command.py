@@ -31,7 +31,7 @@ def inspect(
     top: int = 5,
     seed: int = 0,
     task: str | None = None,
-    strengths: list[float] | None = None,
+    strengths: float | list[float] | None = None,
     device: str = "cpu",
     output: str | None = None,
 ) -> Inspection:
@@ -67,7 +67,7 @@ def inspect(
     generation_config(options)  # refuses what it does not know, before anything is loaded
     check_request(prompt, completion, top)
     place = _device(device)
-    subject = open_subject(run, task=task, strengths=strengths)
+    subject = open_subject(run, task=task, strengths=[strengths] if isinstance(strengths, float) else strengths)
     found = inspect_prompt(
         subject.peft_model.to(place),
         subject.tokenizer,

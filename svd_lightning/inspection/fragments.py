@@ -6,7 +6,6 @@ from html import escape
 
 from svd_lightning.inspection.pieces import Piece
 from svd_lightning.inspection.positions import Candidate, Position
-from svd_lightning.report.words import short
 
 LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Where the next deeper colour begins, in nats; the same in every page, so that pages can be compared."""
@@ -77,8 +76,8 @@ def panel(number: int, position: Position, names: Pieces, *, masked: bool) -> st
         f"{_tokens(position.mask_size)}; this one {_where(chosen)}" if masked else "none: every token is steered"
     )
     numbers = (
-        ("moved, KL(steered‖tuned)", f"{short(position.shift)} nats"),
-        ("KL(p‖q), tuned from base", f"{short(position.divergence)} nats"),
+        ("moved, KL(steered‖tuned)", f"{number_text(position.shift)} nats"),
+        ("KL(p‖q), tuned from base", f"{number_text(position.divergence)} nats"),
         ("mask", size),
     )
     entries = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in numbers)
@@ -98,11 +97,11 @@ def positions_table(positions: Sequence[Position], pieces: Sequence[Pieces], *, 
         cells = [
             f"<td>{n + 1}</td>",
             f'<th scope="row" class="tok l{level(position.shift)}">{piece_html(names[chosen.token])}</th>',
-            f"<td>{short(position.shift)}</td>",
+            f"<td>{number_text(position.shift)}</td>",
             f'<td class="tok">{other}</td>',
-            *(f"<td>{probability_text(value)}</td>" for value in chosen.probability),
-            f"<td>{short(position.divergence)}</td>",
-            f"<td>{short(position.entropy.tuned)}</td>",
+            *(f"<td>{number_text(value)}</td>" for value in chosen.probability),
+            f"<td>{number_text(position.divergence)}</td>",
+            f"<td>{number_text(position.entropy.tuned)}</td>",
         ]
         if masked:
             cells.append(f"<td>{_where(chosen)}, {position.mask_size}</td>")
@@ -126,10 +125,10 @@ def notebook_table(positions: Sequence[Position], pieces: Sequence[Pieces], *, m
     return f'<div class="svd-inspection"><style>{style}</style>{table}</div>'
 
 
-def probability_text(value: float) -> str:
+def number_text(value: float) -> str:
     """Three decimals; what is smaller with an exponent; an exact 0 without decimals.
 
-    >>> probability_text(0.25), probability_text(0.00002), probability_text(0.0)
+    >>> number_text(0.25), number_text(0.00002), number_text(0.0)
     ('0.250', '2e-05', '0')
     """
     if value == 0.0:
@@ -148,7 +147,7 @@ def _candidates(position: Position, names: Pieces, *, masked: bool) -> str:
             + "</th>"
         ]
         for value, first in zip(one.probability, position.first, strict=True):
-            text = probability_text(value)
+            text = number_text(value)
             text = f"<strong>{text}</strong>" if one.token == first else text
             cells.append(f'<td class="p" style="--p:{100 * value:.1f}%">{text}</td>')
         if masked:
@@ -156,7 +155,7 @@ def _candidates(position: Position, names: Pieces, *, masked: bool) -> str:
         rows.append(f"<tr{' class=mine' if mine else ''}>{''.join(cells)}</tr>")
     heads = ["token", "base", "tuned", "steered", *(["mask"] if masked else [])]
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    shared = {"entropy, nats": map(short, position.entropy), "rank of the token": position.rank}
+    shared = {"entropy, nats": map(number_text, position.entropy), "rank of the token": position.rank}
     rest = "<td></td>" if masked else ""
     foot = "".join(
         f'<tr><th scope="row">{name}</th>{"".join(f"<td>{value}</td>" for value in values)}{rest}</tr>'
@@ -179,5 +178,5 @@ def _where(candidate: Candidate) -> str:
 def _label(position: Position, names: Pieces) -> str:
     """A token as a screen reader says it."""
     chosen = names[position.chosen.token]
-    text = f"{chosen.text.strip() or chosen.shown}, moved {short(position.shift)} nats"
+    text = f"{chosen.text.strip() or chosen.shown}, moved {number_text(position.shift)} nats"
     return text + (f", flipped from {names[position.first.tuned].shown}" if position.flipped else "")

@@ -1,9 +1,7 @@
 """From a prompt to an inspection: decode or score once, then look at both models' logits."""
 
-import copy
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -12,7 +10,6 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.data.examples import Example, Message
 from svd_lightning.data.tokenise import EncodedExample, encode
-from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.generation import UNSTEERED
 from svd_lightning.decoding.logits import SteeringFunction, check_logits
 from svd_lightning.decoding.scoring import IGNORED, LogitChunk, logit_chunks
@@ -21,13 +18,12 @@ from svd_lightning.functional import confidence_mask
 from svd_lightning.inspection.inspection import Inspection
 from svd_lightning.inspection.pieces import Piece, piece
 from svd_lightning.inspection.positions import Position, Triple, positions
+from svd_lightning.inspection.writing import decode, decoding_options, decoding_text, text_of
 from svd_lightning.models import context_length
 from svd_lightning.models.switch import active_config
 from svd_lightning.report.words import mask_text, strengths_text
 from svd_lightning.steering import Steering, rule_name
 
-_NEW_TOKENS = 64
-"""How long a completion may become where nobody says."""
 _UNLIMITED = 2**31
 
 
@@ -81,18 +77,18 @@ def inspect_prompt(
             )
         ids, decoding = example.completion_ids, "given, not decoded"
     else:
-        config = _config(generation, max_new_tokens, room)
+        config = decoding_options(generation, max_new_tokens, room)
         writers: dict[str, SteeringFunction] = {"steered": steering, **(UNSTEERED if compare else {})}
         written = {
-            name: _decode(peft_model, tokenizer, one, example.prompt_ids, config, seed)
+            name: decode(peft_model, tokenizer, one, example.prompt_ids, config, seed)
             for name, one in writers.items()
         }
-        ids, decoding = written.pop("steered"), _decoding_text(config, peft_model)
-        others = {name: _text(tokenizer, written[name]) for name in reversed(written)}
+        ids, decoding = written.pop("steered"), decoding_text(config, peft_model)
+        others = {name: text_of(tokenizer, written[name]) for name in reversed(written)}
     found = tuple(_positions(peft_model, steering, example.prompt_ids, ids, top))
     return Inspection(
         prompt=example.prompt,
-        completion=_text(tokenizer, ids),
+        completion=text_of(tokenizer, ids),
         positions=found,
         pieces=tuple(_pieces(tokenizer, [*example.prompt_ids.tolist(), *ids.tolist()], found)),
         steering=steering_text(steering),
@@ -156,40 +152,6 @@ def _room(peft_model: PeftModel, prompt_tokens: int) -> int:
     return room
 
 
-def _config(generation: GenerationConfig | None, max_new_tokens: int | None, room: int) -> GenerationConfig:
-    if max_new_tokens is not None and not 1 <= max_new_tokens <= room:
-        raise InputError(
-            f"max_new_tokens: expected 1 to {room}, what the model's context leaves after this prompt, "
-            f"got {max_new_tokens}"
-        )
-    config = copy.deepcopy(generation) if generation is not None else GenerationConfig()
-    if (config.num_return_sequences or 1) != 1:
-        raise InputError(
-            f"generation.num_return_sequences: expected 1, one completion to look at, "
-            f"got {config.num_return_sequences}"
-        )
-    config.max_new_tokens = max_new_tokens or min(config.max_new_tokens or _NEW_TOKENS, room)
-    return config
-
-
-def _decode(
-    peft_model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    steering: SteeringFunction,
-    prompt_ids: Tensor,
-    config: GenerationConfig,
-    seed: int,
-) -> Tensor:
-    """Ids of a completion, int64 [C] on the CPU."""
-    ids = prompt_ids.unsqueeze(0).to(peft_model.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        whole = steer_model(peft_model, steering).generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, tokenizer=tokenizer
-        )
-    return whole[0, len(prompt_ids) :].cpu()
-
-
 @torch.inference_mode()
 def _positions(
     peft_model: PeftModel, steering: Steering, prompt_ids: Tensor, ids: Tensor, top: int
@@ -219,23 +181,3 @@ def _pieces(
         {one.token: piece(tokenizer, whole[: start + n], one.token) for one in position.candidates}
         for n, position in enumerate(found)
     ]
-
-
-def _text(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> str:
-    return tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-
-
-def _decoding_text(config: GenerationConfig, peft_model: PeftModel) -> str:
-    """How `generate` decodes; what the options leave open the base's own say."""
-    defaults = peft_model.get_base_model().generation_config
-
-    def option(name: str) -> Any:
-        given = getattr(config, name, None)
-        return given if given is not None else getattr(defaults, name, None)
-
-    way = "sampling" if option("do_sample") else "greedy"
-    beams = option("num_beams") or 1
-    names = ("temperature", "top_k", "top_p", "repetition_penalty") if option("do_sample") else ()
-    details = [f"{name} {option(name):g}" for name in names if option(name) is not None]
-    text = ", ".join([way if beams == 1 else f"{beams} beams", *details])
-    return f"{text}, at most {config.max_new_tokens} new tokens"

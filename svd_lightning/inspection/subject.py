@@ -14,6 +14,8 @@ from svd_lightning.report.words import strengths_text
 from svd_lightning.runs import open_run
 from svd_lightning.steering import Steering, rule_name
 
+_GIVEN = "The strengths were given for this inspection; they are not those that it decodes with otherwise."
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -44,7 +46,7 @@ def open_subject(run: str | Path, *, task: str | None = None, strengths: Sequenc
     notes: tuple[str, ...] = ()
     if strengths is not None:
         steering = module.recipe.with_strengths(strengths)
-        notes = ("The strengths were given for this inspection; they are not those that the run decodes with.",)
+        notes = (_GIVEN,)
     elif not module.steering.calibrated:
         raise InputError(
             f"run: {str(run)!r} is not calibrated, so there is nothing to look at; run `svd-lightning calibrate "
@@ -52,7 +54,7 @@ def open_subject(run: str | Path, *, task: str | None = None, strengths: Sequenc
         )
     else:
         steering, notes = _of_task(module, task), _guard_notes(module)
-    return Subject(module.peft_model, module.tokenizer, steering, module.generation, notes)
+    return Subject(module.peft_model, module.tokenizer, steering, module.generation, notes + _mask_note(steering))
 
 
 def _artefact(run: str | Path, task: str | None, strengths: Sequence[float] | None) -> Subject:
@@ -60,7 +62,8 @@ def _artefact(run: str | Path, task: str | None, strengths: Sequence[float] | No
         raise InputError(f"task: expected none, since an artefact has one steering, got {task!r}; leave it out")
     found = load_artifact(run)
     steering = found.steering if strengths is None else found.steering.with_strengths(strengths)
-    return Subject(found.peft_model, found.tokenizer, steering, found.generation)
+    notes: tuple[str, ...] = () if strengths is None else (_GIVEN,)
+    return Subject(found.peft_model, found.tokenizer, steering, found.generation, notes + _mask_note(steering))
 
 
 def _of_task(module: SteeredLanguageModel, task: str | None) -> Steering:
@@ -69,6 +72,13 @@ def _of_task(module: SteeredLanguageModel, task: str | None) -> Steering:
         expected = f"one of {', '.join(known)}" if known else "none, since this run's data name no tasks"
         raise InputError(f"task: expected {expected}, got {task!r}")
     return module.task_steering.of_task(task)
+
+
+def _mask_note(steering: Steering) -> tuple[str, ...]:
+    """Where nothing but the mask is left to move anything."""
+    if steering.alpha is None or steering.penalty == 0.0 or any(steering.strengths or ()):
+        return ()
+    return ("All strengths are 0: what moves here is the mask alone, by which the tokens outside it get λ.",)
 
 
 def _guard_notes(module: SteeredLanguageModel) -> tuple[str, ...]:

@@ -6,10 +6,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from svd_lightning.inspection.fragments import FLIP, Pieces, level, probability_text
+from svd_lightning.inspection.fragments import FLIP, Pieces, level, number_text
 from svd_lightning.inspection.pieces import Piece
 from svd_lightning.inspection.positions import Position
-from svd_lightning.report.words import short
 
 _COLOURS = ("", "on #4a2c12", "on #6b3a10", "on #8f4a10", "on #b45b12", "on #d06a14")
 """Of the levels; white letters on each."""
@@ -59,10 +58,10 @@ def _table(positions: Sequence[Position], pieces: Sequence[Pieces], *, masked: b
             Text(str(n + 1)),
             piece_text(names[chosen.token]),
             piece_text(names[position.first.tuned]) if position.flipped else Text(),
-            Text(short(position.shift)),
-            *(Text(probability_text(value)) for value in chosen.probability),
-            Text(short(position.divergence)),
-            Text(short(position.entropy.tuned)),
+            Text(number_text(position.shift)),
+            *(Text(number_text(value)) for value in chosen.probability),
+            Text(number_text(position.divergence)),
+            Text(number_text(position.entropy.tuned)),
         ]
         if masked:
             row.append(Text(f"{'in' if chosen.confident else 'out'} {position.mask_size}"))

@@ -74,7 +74,7 @@ def test_sampling_is_repeatable_and_leaves_the_random_state_alone(fitted, prompt
     assert torch.equal(torch.random.get_rng_state(), state)
     assert one == same
     assert one.completion != other.completion
-    assert one.decoding.startswith("sampling, temperature 3")
+    assert one.decoding == "sampling, temperature 3, top_k 50, at most 12 new tokens"
     assert any(position.rank.steered > 1 for position in [*one.positions, *other.positions])
 
 
@@ -89,10 +89,11 @@ def test_an_artefact_and_a_checkpoint_are_runs_too(fitted, checkpoint, prompt, t
 
 def test_other_strengths_are_said_to_be_others(fitted, prompt, tmp_path, capsys):
     output = tmp_path / "a.html"
-    still = inspect(str(fitted), prompt=prompt, strengths=[0.0], output=str(output))
-    assert still.flips == 0
-    assert "not those that the run decodes with" in output.read_text(encoding="utf-8")
-    assert "not those that the run decodes with" in capsys.readouterr().out
+    main(["inspect", str(fitted), "--prompt", prompt, "--strengths", "0", "--output", str(output)])
+    for shown in (output.read_text(encoding="utf-8"), capsys.readouterr().out):
+        assert "not those that it decodes with otherwise" in shown
+        assert "what moves here is the mask alone" in shown
+        assert "μ = 0, α = 0.1, λ = −∞" in shown
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from html.parser import HTMLParser
 from rich.console import Console
 
 from svd_lightning.inspection import page
-from svd_lightning.inspection.fragments import probability_text
-from svd_lightning.report.words import short
+from svd_lightning.inspection.fragments import number_text
 from tests.inspection.conftest import NASTY
 
 _VOID = {"meta", "link", "br"}
@@ -54,11 +53,11 @@ def test_every_token_is_a_tab_with_a_panel_of_its_numbers(inspection):
     for tab, position in zip(tabs, inspection.positions, strict=True):
         assert ("flipped" in tab["class"]) is position.flipped
         assert ("flipped" in tab["aria-label"]) is position.flipped
-        assert short(position.shift) in tab["aria-label"]
+        assert number_text(position.shift) in tab["aria-label"]
         numbers = [position.shift, position.divergence, *position.entropy]
-        assert all(short(number) in found.text for number in numbers)
+        assert all(number_text(number) in found.text for number in numbers)
         for one in position.candidates:
-            assert all(probability_text(value) in found.text for value in one.probability)
+            assert all(number_text(value) in found.text for value in one.probability)
     assert f"{inspection.flips} of {len(tabs)} tokens" in found.text
     assert "runs/one" in found.text
     assert inspection.steering in found.text
@@ -103,7 +102,7 @@ def test_the_terminal_shows_a_row_per_token_and_reads_no_markup(inspection, nast
     console.print(nasty)
     shown = console.export_text()
     for position in inspection.positions:
-        cells = [probability_text(value) for value in position.chosen.probability]
+        cells = [number_text(value) for value in position.chosen.probability]
         assert any(all(cell in line for cell in cells) for line in shown.splitlines())
     assert shown.count("document.title") >= len(nasty.positions)
     assert "≠" in shown

@@ -1,0 +1,81 @@
+"""Writing the completion that is looked at, by transformers' own `generate`."""
+
+import copy
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from svd_lightning.decoding import steer_model
+from svd_lightning.decoding.logits import SteeringFunction
+from svd_lightning.errors import InputError
+
+_NEW_TOKENS = 64
+"""How long a completion may become where nobody says."""
+
+_OWN = {"top_k": 50}
+"""What transformers' `generate` itself falls back on, where that changes anything."""
+
+
+def decoding_options(
+    generation: GenerationConfig | None, max_new_tokens: int | None, room: int
+) -> GenerationConfig:
+    """The options of one completion that fits into the context.
+
+    Raises:
+        InputError: for more tokens than there is room for, or for more than one completion.
+    """
+    if max_new_tokens is not None and not 1 <= max_new_tokens <= room:
+        raise InputError(
+            f"max_new_tokens: expected 1 to {room}, what the model's context leaves after this prompt, "
+            f"got {max_new_tokens}"
+        )
+    config = copy.deepcopy(generation) if generation is not None else GenerationConfig()
+    if (config.num_return_sequences or 1) != 1:
+        raise InputError(
+            f"generation.num_return_sequences: expected 1, one completion to look at, "
+            f"got {config.num_return_sequences}"
+        )
+    config.max_new_tokens = max_new_tokens or min(config.max_new_tokens or _NEW_TOKENS, room)
+    return config
+
+
+def decode(
+    peft_model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    steering: SteeringFunction,
+    prompt_ids: Tensor,
+    config: GenerationConfig,
+    seed: int,
+) -> Tensor:
+    """Ids of a completion, int64 [C] on the CPU; the caller's random state is left alone."""
+    ids = prompt_ids.unsqueeze(0).to(peft_model.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        whole = steer_model(peft_model, steering).generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, tokenizer=tokenizer
+        )
+    return whole[0, len(prompt_ids) :].cpu()
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> str:
+    """Without special tokens."""
+    return tokenizer.decode(ids.tolist(), skip_special_tokens=True)
+
+
+def decoding_text(config: GenerationConfig, peft_model: PeftModel) -> str:
+    """How `generate` decodes; what the options leave open the base's own say."""
+    defaults = peft_model.get_base_model().generation_config
+
+    def option(name: str) -> Any:
+        given = (getattr(one, name, None) for one in (config, defaults))
+        return next((value for value in given if value is not None), _OWN.get(name))
+
+    way = "sampling" if option("do_sample") else "greedy"
+    beams = option("num_beams") or 1
+    names = ("temperature", "top_k", "top_p") if option("do_sample") else ()
+    details = [f"{name} {option(name):g}" for name in (*names, "repetition_penalty") if option(name) is not None]
+    text = ", ".join([way if beams == 1 else f"{beams} beams", *details])
+    return f"{text}, at most {config.max_new_tokens} new tokens"
