@@ -25,6 +25,7 @@ from svd_lightning.models import (
     attach_trained,
     context_length,
     fingerprint,
+    float32_buffers,
     weights_digest,
 )
 from svd_lightning.steering import Steering, TaskSteering, VocabularyBound
@@ -137,6 +138,11 @@ class SteeredLanguageModel(L.LightningModule):
         self.trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
         trainable, total = self.model.get_nb_trainable_parameters()
         _log.info("%s trainable of %s parameters (%.2f %%)", trainable, total, 100 * trainable / total)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SteeredLanguageModel":
+        """What moves and casts a module: bfloat16 is for weights, not for rotary frequencies."""
+        with float32_buffers(self):
+            return super()._apply(fn, recurse)
 
     @property
     def peft_model(self) -> PeftModel:

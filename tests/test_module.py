@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from peft import get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.errors import InputError
@@ -115,6 +116,21 @@ def test_bf16(precision, diaries, tmp_path):
     assert {weight.dtype for weight in weights} == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
     rows = quiet_trainer(tmp_path, precision=precision).predict(module, datamodule=data)
     assert sum(len(batch) for batch in rows) == 6
+
+
+def test_bf16_true_reads_positions_as_transformers_does(tmp_path):
+    module = diary_model()
+    with torch.no_grad():
+        quiet_trainer(tmp_path, precision="bf16-true").strategy.precision_plugin.convert_module(loaded(module))
+    expected = AutoModelForCausalLM.from_pretrained(module.backbone.source, dtype=torch.bfloat16)
+    base = module.peft_model.get_base_model()
+    assert base.get_output_embeddings().weight.dtype == torch.bfloat16
+    assert {name: buffer.dtype for name, buffer in base.named_buffers()} == {
+        name: buffer.dtype for name, buffer in expected.named_buffers()
+    }
+    ids = torch.arange(2, 66).unsqueeze(0) % expected.config.vocab_size
+    with torch.no_grad(), module.peft_model.disable_adapter():
+        assert torch.equal(base(ids).logits, expected(ids).logits)
 
 
 def test_adapter_trains_in_training_mode_and_base_never(diaries, tmp_path):

@@ -2,6 +2,7 @@
 
 from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, read_adapter_config
 from svd_lightning.models.backbone import Backbone, context_length
+from svd_lightning.models.buffers import float32_buffers
 from svd_lightning.models.identity import fingerprint, weights_digest
 from svd_lightning.models.layers import decoder_layers
 
@@ -13,6 +14,7 @@ __all__ = [
     "context_length",
     "decoder_layers",
     "fingerprint",
+    "float32_buffers",
     "read_adapter_config",
     "weights_digest",
 ]

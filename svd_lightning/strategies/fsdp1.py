@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from torch.distributed.fsdp import (
     FullOptimStateDictConfig,
     FullStateDictConfig,
     FullyShardedDataParallel,
+    MixedPrecision,
     OptimStateKeyType,
     StateDictType,
 )
@@ -50,6 +53,12 @@ class FSDP1Strategy(FSDPStrategy):
             state_dict_type="full",
             use_orig_params=True,  # a layer holds frozen and trained weights
         )
+
+    @property
+    def mixed_precision_config(self) -> MixedPrecision | None:
+        """As Lightning's, but buffers (rotary frequencies) stay float32."""
+        config = super().mixed_precision_config
+        return None if config is None else replace(config, buffer_dtype=torch.float32)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
         """Wrap the module, its decoder layers apart."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import FSDPPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from peft import PromptTuningConfig
@@ -34,6 +35,15 @@ def quantised(bits):
 
 def bfloat16():
     return Backbone(name_or_path=str(BASE_FOLDER), dtype="bfloat16")
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "16-mixed"])
+def test_fsdp1_keeps_rotary_frequencies_in_float32(precision):
+    strategy = FSDP1Strategy()
+    strategy.precision_plugin = FSDPPrecision(precision)
+    config = strategy.mixed_precision_config
+    assert config.buffer_dtype == torch.float32
+    assert config.param_dtype in (torch.bfloat16, torch.float16)
 
 
 @pytest.mark.parametrize(
