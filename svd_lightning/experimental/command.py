@@ -1,6 +1,5 @@
 """`svd-lightning sampled-contrast` and `svd-lightning learned-vector`: a base and data in, a vector out."""
 
-import logging
 from pathlib import Path
 
 import lightning as L
@@ -16,8 +15,6 @@ from svd_lightning.experimental.sampled_contrast import Contrast
 from svd_lightning.experimental.sampling import batches, sample_answers
 from svd_lightning.experimental.vector import save_vector
 from svd_lightning.models import Backbone, context_length
-
-_log = logging.getLogger(__name__)
 
 
 def sampled_contrast(
@@ -66,11 +63,9 @@ def sampled_contrast(
             f"samples: expected answers that differ in nearness to the gold one, got none for all {len(rows)} "
             "prompts; sample more and longer ones, or take another base"
         )
-    _log.info(
-        "contrast of %s examples at %s positions; %s skipped, their answers being equally near",
-        contrast.examples,
-        contrast.positions,
-        contrast.skipped,
+    print(
+        f"{path}: contrast of {contrast.examples} examples at {contrast.positions} positions; {contrast.skipped} "
+        "skipped, their answers being equally near"
     )
     about = {"idea": "sampled contrast", "examples": str(contrast.examples), "samples": str(samples)}
     save_vector(path, contrast.direction(), tokenizer.get_vocab(), about=about)
@@ -130,7 +125,7 @@ def learned_vector(
         name = "reward"
         ways |= {"samples": samples, "max_new_tokens": max_new_tokens}
         means = train_by_reward(model, tokenizer, vector, rows, reward, learning_rate=learning_rate, **ways)
-    _log.info("mean %s of each epoch, while it learned: %s", name, ", ".join(f"{mean:.4f}" for mean in means))
+    print(f"{path}: mean {name} of each epoch, while it learned: {', '.join(f'{mean:.4f}' for mean in means)}")
     about = {"idea": "learned vector", "learned from": name, "scale": str(scale)}
     save_vector(path, vector().detach(), tokenizer.get_vocab(), about=about)
     return path

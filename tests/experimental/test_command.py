@@ -41,6 +41,7 @@ COMMANDS = {
 def test_a_vector_is_made(name, data, tmp_path, capsys):
     out = tmp_path / "vector.safetensors"
     main([name.split()[0], str(out), *data, *BASE, *COMMANDS[name]])
+    assert str(out) in capsys.readouterr().out.replace("\n", "")
     vocabulary = Backbone(str(BASE_FOLDER)).load_tokenizer().get_vocab()
     values, about = load_vector(out, vocabulary)
     assert values.shape == (len(vocabulary),)
