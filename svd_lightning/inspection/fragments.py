@@ -75,8 +75,10 @@ def panel(number: int, position: Position, names: Pieces, *, masked: bool) -> st
     size = (
         f"{_tokens(position.mask_size)}; this one {_where(chosen)}" if masked else "none: every token is steered"
     )
+    alone = [("by the mask alone", f"{number_text(position.mask_shift)} nats")] if masked else []
     numbers = (
         ("moved, KL(steered‖tuned)", f"{number_text(position.shift)} nats"),
+        *alone,
         ("KL(p‖q), tuned from base", f"{number_text(position.divergence)} nats"),
         ("mask", size),
     )
@@ -155,7 +157,7 @@ def _candidates(position: Position, names: Pieces, *, masked: bool) -> str:
         rows.append(f"<tr{' class=mine' if mine else ''}>{''.join(cells)}</tr>")
     heads = ["token", "base", "tuned", "steered", *(["mask"] if masked else [])]
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    shared = {"entropy, nats": map(number_text, position.entropy), "rank of the token": position.rank}
+    shared = {"entropy, nats": map(number_text, position.entropy), "its rank": position.rank}
     rest = "<td></td>" if masked else ""
     foot = "".join(
         f'<tr><th scope="row">{name}</th>{"".join(f"<td>{value}</td>" for value in values)}{rest}</tr>'

@@ -42,6 +42,8 @@ class Position:
     """How many tokens are likelier than it, plus 1."""
     shift: float
     """How far steering moved the distribution: KL(steered ‖ tuned) in nats."""
+    mask_shift: float
+    """The same had all strengths been 0: what the mask and its penalty do alone."""
     divergence: float
     """KL(p ‖ q) in nats, of the tuned from the base distribution."""
     entropy: Triple[float]
@@ -57,13 +59,16 @@ class Position:
     """The likeliest tokens of each distribution, likeliest under steering first."""
 
 
-def positions(logits: Triple[Tensor], labels: Tensor, mask: Tensor | None, *, top: int = 5) -> Iterator[Position]:
+def positions(
+    logits: Triple[Tensor], labels: Tensor, mask: Tensor | None, *, penalty: float = 0.0, top: int = 5
+) -> Iterator[Position]:
     """The positions of a completion, in order.
 
     Args:
         logits: of both models and after steering, [n, V] each; −∞ is allowed.
         labels: the tokens that stand there, int64 [n].
         mask: confident tokens, bool [n, V]; None where all are steered.
+        penalty: λ, which the steered logits of the others have got.
         top: how many of each distribution's likeliest tokens become candidates.
     """
     log_p = Triple(*map(log_probabilities, logits))
@@ -77,7 +82,12 @@ def positions(logits: Triple[Tensor], labels: Tensor, mask: Tensor | None, *, to
     first = Triple(*(part[:, 0] for part in ranked))
     flipped = (_rank(log_p.tuned, first.steered) > 1).tolist()
     firsts = torch.stack(list(first), dim=-1).tolist()
-    shift, divergence = _kl(log_p.steered, log_p.tuned), _kl(log_p.tuned, log_p.base)
+    silent = log_probabilities(torch.where(inside, log_p.tuned, log_p.tuned + penalty))
+    shift, mask_shift, divergence = (
+        _kl(log_p.steered, log_p.tuned),
+        _kl(silent, log_p.tuned),
+        _kl(log_p.tuned, log_p.base),
+    )
     sizes = inside.sum(dim=-1).tolist()
     for n, row in enumerate(ids.tolist()):
         found = {
@@ -88,6 +98,7 @@ def positions(logits: Triple[Tensor], labels: Tensor, mask: Tensor | None, *, to
             chosen=found[row[0]],
             rank=Triple(*rank[n]),
             shift=shift[n],
+            mask_shift=mask_shift[n],
             divergence=divergence[n],
             entropy=Triple(*entropy[n]),
             first=Triple(*firsts[n]),

@@ -169,7 +169,8 @@ def _chunk_positions(chunk: LogitChunk, steering: Steering, top: int) -> list[Po
     steered = steering(chunk.tuned_logits, chunk.base_logits)
     check_logits("steered logits", steered)
     mask = None if steering.alpha is None else confidence_mask(chunk.tuned_logits, steering.alpha)
-    return list(positions(Triple(chunk.base_logits, chunk.tuned_logits, steered), chunk.labels, mask, top=top))
+    logits = Triple(chunk.base_logits, chunk.tuned_logits, steered)
+    return list(positions(logits, chunk.labels, mask, penalty=steering.penalty, top=top))
 
 
 def _pieces(

@@ -54,7 +54,7 @@ def test_every_token_is_a_tab_with_a_panel_of_its_numbers(inspection):
         assert ("flipped" in tab["class"]) is position.flipped
         assert ("flipped" in tab["aria-label"]) is position.flipped
         assert number_text(position.shift) in tab["aria-label"]
-        numbers = [position.shift, position.divergence, *position.entropy]
+        numbers = [position.shift, position.mask_shift, position.divergence, *position.entropy]
         assert all(number_text(number) in found.text for number in numbers)
         for one in position.candidates:
             assert all(number_text(value) in found.text for value in one.probability)

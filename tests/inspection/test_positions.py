@@ -40,8 +40,9 @@ def next_token(adapter, steering, ids):
     return Triple(*(torch.softmax(part.double(), dim=-1).tolist() for part in logits))
 
 
-def check(position, p, alpha, top):
+def check(position, p, steering, top):
     """One position against the three distributions."""
+    alpha, outside = steering.alpha, math.exp(steering.penalty)
     inside = [alpha is None or x >= alpha * max(p.tuned) for x in p.tuned]
     wanted = set().union(*(best(part, top) for part in p), {position.chosen.token})
     assert {one.token for one in position.candidates} == wanted
@@ -56,6 +57,9 @@ def check(position, p, alpha, top):
     assert position.flipped is (best(p.steered, 1) != best(p.tuned, 1))
     assert position.mask_size == sum(inside)
     assert position.shift == pytest.approx(kl(p.steered, p.tuned), abs=1e-4)
+    masked = [x if keep else outside * x for x, keep in zip(p.tuned, inside, strict=True)]
+    alone = kl([x / sum(masked) for x in masked], p.tuned)
+    assert position.mask_shift == pytest.approx(alone, abs=1e-4)
     assert position.divergence == pytest.approx(kl(p.tuned, p.base), abs=1e-4)
     assert list(position.entropy) == pytest.approx([entropy(part) for part in p], abs=1e-4)
 
@@ -71,7 +75,7 @@ def test_positions_are_those_of_two_separate_models(name, adapter, word_tokenize
     ids = word_tokenizer("a b c").input_ids
     assert len(found.positions) == 6 or found.positions[-1].chosen.token == zoo.EOS
     for position in found.positions:
-        check(position, next_token(adapter, steering, ids), steering.alpha, 4)
+        check(position, next_token(adapter, steering, ids), steering, 4)
         assert position.rank.steered == 1, "greedy takes the likeliest"
         ids.append(position.chosen.token)
 
