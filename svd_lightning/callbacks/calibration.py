@@ -21,6 +21,8 @@ from svd_lightning.callbacks.guards import (
     check_calibration_split,
     check_checkpointing,
     check_estimator,
+    check_options,
+    check_validation,
     run_folder,
 )
 from svd_lightning.callbacks.reference import Reference
@@ -74,11 +76,17 @@ class SteeringCalibration(L.Callback):
         show_table: bool = True,
         snapshot: str | None = None,
     ) -> None:
+        check_options(folds, alphas)
         self.estimator, self.guard, self.folds = estimator, guard, folds
         self.alphas, self.others, self.show_table = tuple(alphas), others, show_table
         self.on_validate = False
         self._reference = Reference(snapshot)
         self._calibrated_step: int | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Before weights are loaded: without a validation split nothing would run, and nothing be calibrated."""
+        if self.on_validate:
+            check_validation(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse what would waste or falsify the run."""

@@ -1,5 +1,6 @@
 """What the callbacks refuse before any expensive work starts."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,36 @@ def check_calibration_split(data: CompletionDataModule) -> None:
             f"data.calibration: expected examples that are not trained on, got {len(shared)} that are, "
             f"{shared[0]!r} among them; calibrating on them would overstate the tuned model: take them out of one"
         )
+
+
+def check_validation(trainer: L.Trainer) -> None:
+    """Refuse to calibrate where no validation would run.
+
+    Raises:
+        InputError: without a validation split, or with a limit of 0.
+    """
+    if not as_completion_data(trainer).split_ids("validation"):
+        raise InputError(
+            "data.validation: calibrate ends with a validation of the strength, and there is no such split; write "
+            "--data.validation 0.1 (a share or a number of the examples)"
+        )
+    if not trainer.limit_val_batches:
+        raise InputError(
+            "trainer.limit_val_batches: calibrate ends with a validation of the strength; expected more than 0"
+        )
+
+
+def check_options(folds: int, alphas: Sequence[float]) -> None:
+    """Refuse folds and masks that cannot be.
+
+    Raises:
+        InputError: for fewer than 2 folds, or an α outside (0, 1].
+    """
+    if folds < 2:
+        raise InputError(f"calibration.folds: expected at least 2, got {folds}")
+    for alpha in alphas:
+        if not 0.0 < alpha <= 1.0:
+            raise InputError(f"calibration.alphas: expected shares in (0, 1], got {alpha}")
 
 
 def check_checkpointing(trainer: L.Trainer) -> None:

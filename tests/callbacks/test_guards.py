@@ -4,10 +4,12 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from svd_lightning import SteeringCalibration
 from svd_lightning.callbacks.guards import as_completion_data, as_steered, check_estimator
 from svd_lightning.errors import InputError
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
 from svd_lightning.strength import Fixed, LineSearch, Mean
+from svd_lightning.trainer import SteeringTrainer
 from tests.chain import Losses, diary_data, diary_model, fit, plain_calibration
 
 
@@ -32,6 +34,38 @@ def test_calibration_split(options, message, diaries, tmp_path):
     if options["calibration_path"]:
         options = {"calibration_path": str(diaries / options["calibration_path"])}
     refused(tmp_path, diary_data(diaries, **options), message=message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "calibration.folds: expected at least 2, got 1"),
+        ({"alphas": [0.1, 0.0]}, r"calibration.alphas: expected shares in \(0, 1\], got 0.0"),
+        ({"alphas": [1.5]}, r"calibration.alphas: expected shares in \(0, 1\], got 1.5"),
+    ],
+)
+def test_options_out_of_range_are_refused_at_once(options, message):
+    with pytest.raises(InputError, match=message):
+        SteeringCalibration(**options)
+
+
+@pytest.mark.parametrize(
+    ("data", "limits", "message"),
+    [
+        ({"validation_path": None, "validation": None}, {}, "data.validation: calibrate ends with a validation"),
+        ({}, {"limit_val_batches": 0}, "trainer.limit_val_batches: .*expected more than 0"),
+    ],
+)
+def test_calibrate_without_a_validation_is_refused_before_weights_are_loaded(
+    data, limits, message, diaries, tmp_path
+):
+    trainer = SteeringTrainer(
+        accelerator="cpu", logger=False, default_root_dir=tmp_path, callbacks=[SteeringCalibration()], **limits
+    )
+    module = diary_model()
+    with pytest.raises(InputError, match=message):
+        trainer.calibrate(module, datamodule=diary_data(diaries, **data))
+    assert module.model is None
 
 
 @pytest.mark.parametrize(
