@@ -1,11 +1,12 @@
 """README and docs: Python blocks run, commands and YAML parse; a small model stands in for the large one."""
 
 import json
+import pkgutil
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,12 @@ import yaml
 from transformers import TextStreamer
 
 from svd_lightning.artifact.command import export
-from svd_lightning.cli import COMMANDS, SteeringCLI, main
+from svd_lightning.cli import COMMANDS, PASSING, SteeringCLI, main
 from svd_lightning.runs import open_run
 from tests.chain import BASE_FOLDER, ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-VERBS = {*COMMANDS, *SteeringCLI.subcommands()}
+VERBS = {*COMMANDS, *PASSING, *SteeringCLI.subcommands(), "plan"}
 STAND_INS = {
     "Qwen/Qwen2.5-1.5B": str(BASE_FOLDER),
     "path/to/base": str(BASE_FOLDER),
@@ -37,17 +38,31 @@ def commands(page: Path) -> Iterator[list[str]]:
     """The arguments of every call of the console script or `-m svd_lightning`, variables filled in."""
     known: dict[str, str] = {}
     for block in blocks(page, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            for name, value in known.items():
-                line = line.replace(f"${name}", value)
-            words = [word for word in shlex.split(line, comments=True) if word != "…"]
-            name, equals, value = words[0].partition("=") if words else ("", "", "")
+        for words in statements(block, known):
+            name, equals, value = words[0].partition("=")
             if equals:
                 known[name] = value
-            elif words[:1] == ["svd-lightning"]:
+            elif words[0] == "svd-lightning":
                 yield words[1:]
             elif "svd_lightning" in words and words[words.index("svd_lightning") - 1] == "-m":
                 yield words[words.index("svd_lightning") + 1 :]
+
+
+def statements(block: str, known: Mapping[str, str]) -> Iterator[list[str]]:
+    """The words of each command of a block; some have line breaks in their quotes."""
+    open_lines = ""
+    for line in block.replace("\\\n", " ").splitlines():
+        for name, value in known.items():
+            line = line.replace(f"${name}", value)
+        open_lines += line
+        try:
+            words = [word for word in shlex.split(open_lines, comments=True) if word != "…"]
+        except ValueError:
+            open_lines += "\n"
+            continue
+        open_lines = ""
+        if words:
+            yield words
 
 
 def having(language: str) -> pytest.MarkDecorator:
@@ -66,7 +81,7 @@ def python(page: Path) -> str:
 def parses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The real parser takes them, all files that they name included."""
     with pytest.raises(SystemExit) as caught:
-        main([*arguments, "--print_config"])
+        main([*arguments, "--dry-run" if arguments[0] in PASSING else "--print_config"])
     assert caught.value.code in (0, None), f"svd-lightning {shlex.join(arguments)}: {capsys.readouterr().err}"
 
 
@@ -87,7 +102,8 @@ def desk(fitted, config, diaries, carried, tmp_path, monkeypatch) -> Path:
         run = tmp_path / "runs" / name / "version_0"
         run.mkdir(parents=True)
         (run / "config.yaml").symlink_to(config)
-        (run / "checkpoints").symlink_to(fitted / "checkpoints")
+        for part in ("checkpoints", "calibration.json"):
+            (run / part).symlink_to(fitted / part)
     return tmp_path
 
 
@@ -156,4 +172,16 @@ def test_verbs_and_files_named_in_the_text_exist(page):
 
 def test_commands_are_found():
     assert ["report", "runs/mine/version_0"] in list(commands(ROOT / "README.md"))
-    assert any("--trainer.num_nodes" in arguments for arguments in commands(ROOT / "README.md"))
+    nodes = list(commands(ROOT / "docs/guides/multi-node.md"))
+    assert any("--trainer.num_nodes" in arguments for arguments in nodes)
+    assert ["judge", "runs/truthfulqa/answers.jsonl"] in list(commands(ROOT / "docs/guides/truthfulqa.md"))
+
+
+def test_every_verb_is_a_call_from_python():
+    page = (ROOT / "docs/guides/scripting.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([a-z-]+)` \| `([\w.]+)` \|$", page, re.MULTILINE))
+    assert table.keys() == VERBS
+    for verb, path in table.items():
+        function = pkgutil.resolve_name(path)
+        assert callable(function)
+        assert verb not in COMMANDS or function is COMMANDS[verb]

@@ -1,4 +1,4 @@
-"""The README's figure, from the demo: python docs/figures/front.py [folder]; writes front-light.svg and front-dark.svg.
+"""The README's figure, from the demo, for light and dark pages: python docs/figures/front.py [folder].
 
 Left, the calibration objective of the paper's rule with two of its estimators; right, how near each distribution
 comes to the demo's known truth on held-out diaries.
@@ -14,8 +14,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from svd_lightning import SteeredLanguageModel
 from svd_lightning.calibration import MaskedObjective
 from svd_lightning.callbacks import SteeringCalibration
+from svd_lightning.data import JSONLData
 from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.demo.run import diaries, diary_model
 from svd_lightning.demo.task import TASK
@@ -61,7 +63,7 @@ def front(folder: Path) -> Figure:
 
 
 @torch.no_grad()
-def _objective(module, data) -> MaskedObjective:
+def _objective(module: SteeredLanguageModel, data: JSONLData) -> MaskedObjective:
     table = new_table(module.recipe)
     for batch in data.calibration_dataloader():
         tabulate(module.peft_model, batch, table)
@@ -76,7 +78,11 @@ def _curve(axes: Axes, objective: MaskedObjective, strengths: dict) -> None:
     [mean], [best] = (strengths[("KLGradient",), name] for name in ("Mean", "LineSearch"))
     grid = torch.linspace(-0.3 * best, 1.9 * best, 121, dtype=torch.float64).tolist()
     axes.plot(grid, [nll(mu) for mu in grid], color=BLUE, linewidth=2)
-    marks = {"tuned": (0.0, "o", BLUE), "the paper's mean": (mean, "s", PURPLE), "line search": (best, "*", ORANGE)}
+    marks = {
+        "tuned": (0.0, "o", BLUE),
+        "the paper's mean": (mean, "s", PURPLE),
+        "line search": (best, "*", ORANGE),
+    }
     for name, (mu, marker, colour) in marks.items():
         axes.plot(mu, nll(mu), marker, color=colour, markersize=15 if marker == "*" else 8, zorder=3)
         place = (0, 14) if marker == "*" else (9, 4)
@@ -87,7 +93,7 @@ def _curve(axes: Axes, objective: MaskedObjective, strengths: dict) -> None:
     axes.set_title("How far to go is calibrated", color=INK, loc="left", fontsize=11)
 
 
-def _distances(module, data, strengths: dict) -> dict[str, float]:
+def _distances(module: SteeredLanguageModel, data: JSONLData, strengths: dict) -> dict[str, float]:
     """KL(truth ‖ model) of the base and of each bar, nats per token."""
     known = {type(rule).__name__: rule for rule in known_rules(module.steering.rules)}
     recipes = {"base": lambda tuned, base: base, "tuned": lambda tuned, base: tuned}
@@ -111,6 +117,7 @@ def _bars(axes: Axes, distances: dict[str, float]) -> None:
 
 
 def main() -> None:
+    """Write front-light.svg and front-dark.svg, beside this file or into the folder."""
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     with TemporaryDirectory() as folder, rc_context({"svg.hashsalt": "svd-lightning"}):
         front(Path(folder)).savefig(target / "front-light.svg", transparent=True, metadata={"Date": None})
