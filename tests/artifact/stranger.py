@@ -26,9 +26,6 @@ class Refusal(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
-sys.meta_path.insert(0, Refusal())
-
-
 def main(base, cases, *folders):
     import torch
     from peft import PeftModel
@@ -56,4 +53,5 @@ def main(base, cases, *folders):
 
 
 if __name__ == "__main__":
+    sys.meta_path.insert(0, Refusal())
     main(*sys.argv[1:])
