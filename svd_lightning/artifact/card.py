@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svd_lightning.report.words import gain_text, in_use, mask_text, recipe_name, short, strengths_text
+from svd_lightning.report.words import (
+    chosen_intervals,
+    gain_text,
+    in_use,
+    intervals_text,
+    mask_text,
+    recipe_name,
+    short,
+    strengths_text,
+)
 
 _TEXT = """---
 {metadata}
@@ -78,6 +87,7 @@ def _recipe(steering: Mapping[str, Any]) -> str:
         "rules": ", ".join(_names(steering, "rules")),
         "depends on": ", ".join(_names(steering, "features")),
         "strength μ": strengths_text(steering["strengths"]),
+        "its 95 % interval": intervals_text(steering["intervals"]),
         "mask": mask_text(steering["alpha"]),
         "penalty λ outside it": "" if steering["alpha"] is None else short(steering["penalty"]),
     }
@@ -89,9 +99,12 @@ def _tasks(tasks: Mapping[str, Any]) -> str:
     if not tasks:
         return ""
     names = {task: ", ".join(_names(one, "rules")) for task, one in tasks.items()}
-    rows = [[task, names[task], strengths_text(one["strengths"])] for task, one in tasks.items()]
+    rows = [
+        [task, names[task], strengths_text(one["strengths"]), intervals_text(one["intervals"])]
+        for task, one in tasks.items()
+    ]
     about = "Pass `task=` to `generate`, one name or one per row, for strengths of their own:"
-    return f"\n\n{about}\n\n{_table(('task', 'rules', 'strength μ'), rows)}"
+    return f"\n\n{about}\n\n{_table(('task', 'rules', 'strength μ', '95 % interval'), rows)}"
 
 
 def _names(steering: Mapping[str, Any], parts: str) -> list[str]:
@@ -118,7 +131,7 @@ def _candidate(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> list[
     return [
         f"**{name}**" if in_use(candidate, record) else name,
         candidate["estimator"],
-        strengths_text(candidate["strengths"]),
+        f"{strengths_text(candidate['strengths'])} {intervals_text(chosen_intervals(candidate, record))}".strip(),
         f"{candidate['nll_decoded']:.4f}",
         f"{candidate['accuracy']:.1%}",
         gain_text(candidate["gain"]),

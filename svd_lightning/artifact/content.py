@@ -30,6 +30,23 @@ def calibration_summary(record: Mapping[str, Any] | None) -> dict[str, Any] | No
     return {"digest": digest_of(record), **{name: record[name] for name in _FROM_RECORD if name in record}}
 
 
+def with_intervals(plain: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The steering of `tasks_as_plain`, every strength with the 95 % interval that the calibration put on it.
+
+    None for strengths that are not the record's, and those that have none there.
+    """
+    known = {} if record is None else {task["task"]: task["used"] for task in record.get("tasks") or []}
+
+    def one(steering: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, Any]:
+        same = steering["strengths"] == used.get("strengths")
+        return {**steering, "intervals": used.get("intervals") if same else None}
+
+    return {
+        "steering": one(plain["steering"], (record or {}).get("used") or {}),
+        "tasks": {task: one(steering, known.get(task, {})) for task, steering in plain["tasks"].items()},
+    }
+
+
 def digest_of(content: Mapping[str, Any]) -> str:
     """SHA-256 of plain data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()

@@ -11,7 +11,15 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.artifact.bundle import bundle
 from svd_lightning.artifact.card import model_card
-from svd_lightning.artifact.content import CARD, CONFIG, calibration_summary, files_of, read_content, write_content
+from svd_lightning.artifact.content import (
+    CARD,
+    CONFIG,
+    calibration_summary,
+    files_of,
+    read_content,
+    with_intervals,
+    write_content,
+)
 from svd_lightning.errors import InputError
 from svd_lightning.files import replacing_folder, strict, write_text
 from svd_lightning.models.identity import adapter_digest, fingerprint
@@ -71,7 +79,7 @@ def save_artifact(
         tokenizer.save_pretrained(new)
         _save_generation(base.generation_config, generation, new)
         content = {
-            **plain,
+            **with_intervals(plain, calibration),
             "base": {
                 "name": peft_model.active_peft_config.base_model_name_or_path,
                 "revision": revision,

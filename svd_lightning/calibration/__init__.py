@@ -2,7 +2,7 @@
 
 from svd_lightning.calibration.comparison import Score, base_nll, score, tuned_nll
 from svd_lightning.calibration.data import CalibrationData
-from svd_lightning.calibration.objective import Evaluation, MaskedObjective, Objective, TokenObjective
+from svd_lightning.calibration.objective import Evaluation, MaskedObjective, Objective, Shares, TokenObjective
 from svd_lightning.calibration.snapshot import ReferenceSnapshot
 from svd_lightning.calibration.streamed import StreamedObjective, TokenStream
 from svd_lightning.calibration.table import CalibrationTable
@@ -16,6 +16,7 @@ __all__ = [
     "Objective",
     "ReferenceSnapshot",
     "Score",
+    "Shares",
     "StreamedObjective",
     "TokenObjective",
     "TokenStream",

@@ -27,6 +27,15 @@ class Evaluation(NamedTuple):
     """d²K/dμ_k dμ_l, [k, k]."""
 
 
+class Shares(NamedTuple):
+    """What each example adds to K and its gradient, the examples in ascending order of their numbers."""
+
+    tokens: Tensor
+    """How many of its tokens count, int64 [E]."""
+    gradient: Tensor
+    """dK/dμ_k summed over them, float64 [E, k]."""
+
+
 class Objective(Protocol):
     """All that a strength estimator may know."""
 
@@ -73,6 +82,10 @@ class TokenObjective(Objective, Protocol):
 
     def part(self, examples: Tensor) -> "TokenObjective":
         """The objective as if there were these examples alone, which costs their share; some of them count."""
+        ...
+
+    def shares(self, strengths: Tensor) -> Shares:
+        """The part of each example that counts in the gradient of K at μ."""
         ...
 
     def only(self, examples: Tensor, *, start: Tensor) -> "TokenObjective":
@@ -183,6 +196,17 @@ class MaskedObjective(Along):
         hessian = (weighted * self._counted_entries) @ self._directions.T - (mean * counted) @ mean.T
         n = counted.sum()
         return Evaluation((nll / n).item(), gradient / n, hessian / n)
+
+    def shares(self, strengths: Tensor) -> Shares:
+        """The part of each example that counts in the gradient of K at μ."""
+        steered, normaliser = self._normalise(strengths)
+        rows, counts = self.table.rows(), self._counted > 0
+        mean = torch.zeros(self.num_directions, self.table.num_tokens, dtype=torch.float64)
+        mean.index_add_(1, rows, (steered - normaliser[rows]).exp() * self._directions)
+        slopes = (mean - self._labels.at(self._directions))[:, counts].T
+        _, number, tokens = self.table.example[counts].unique(return_inverse=True, return_counts=True)
+        gradient = torch.zeros(len(tokens), self.num_directions, dtype=torch.float64)
+        return Shares(tokens, gradient.index_add_(0, number, slopes))
 
     def divergence(self, strengths: Tensor) -> float:
         """Mean KL(p_μ ‖ p_0) = E_{p_μ}[μ·d] − (log-normaliser at μ − log-normaliser at 0), in nats."""

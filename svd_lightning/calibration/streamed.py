@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from svd_lightning.calibration.objective import Along, Evaluation, single
+from svd_lightning.calibration.objective import Along, Evaluation, Shares, single
 from svd_lightning.calibration.questions import Key, Labels, Question, Slopes, Steered, View
 from svd_lightning.calibration.together import Together
 from svd_lightning.errors import InputError
@@ -256,6 +256,12 @@ class StreamedObjective(Along):
         tokens, sums = found.tokens[self._kept_tokens(), 0], found.examples[self._keep, 1:]
         n, total = len(tokens), sums.sum(dim=0)
         return Evaluation(-tokens.sum().item() / n, total[:k] / n, total[k:].view(k, k) / n)
+
+    def shares(self, strengths: Tensor) -> Shares:
+        """The part of each example that counts in the gradient of K at μ: part of the answer to `evaluate`."""
+        tokens = torch.bincount(self._stream.number, minlength=self._stream.num_examples)
+        found = self._ask(strengths).examples[self._keep, 1 : 1 + self.num_directions]
+        return Shares(tokens[self._keep], found)
 
     def divergence(self, strengths: Tensor) -> float:
         """Mean KL(p_μ ‖ p_0), in nats."""

@@ -13,7 +13,9 @@ from svd_lightning.report.words import (
     metric_name,
     recipe_name,
     share_text,
+    short,
     strengths_text,
+    with_interval,
 )
 
 
@@ -118,7 +120,7 @@ def tasks_table(record: Mapping[str, Any]) -> Table:
             task["task"],
             str(task["examples"]),
             f"{task['weight']:.0%}",
-            ", ".join(f"{strength:.3g}" for strength in task["strengths"]),
+            _task_strengths(task),
             gain_text(task["gain_over_tuned"]),
             _task_used(task, guard=record["guard"]),
         )
@@ -139,6 +141,14 @@ def _task_used(task: Mapping[str, Any], *, guard: bool) -> str:
     return used if task["judged_by"] == "task" else f"{used}, as over all"
 
 
+def _task_strengths(task: Mapping[str, Any]) -> str:
+    """With intervals where there are some, one strength per line."""
+    strengths = [f"{strength:.3g}" for strength in task["strengths"]]
+    if task.get("intervals") is None:
+        return ", ".join(strengths)
+    return "\n".join(with_interval(text, one) for text, one in zip(strengths, task["intervals"], strict=True))
+
+
 def _numbers(record: Mapping[str, Any], nll: str, decoded: str, accuracy: str) -> tuple[str, str, str]:
     return f"{record[nll]:.4f}", f"{record[decoded]:.4f}", f"{record[accuracy]:.1%}"
 
@@ -146,7 +156,7 @@ def _numbers(record: Mapping[str, Any], nll: str, decoded: str, accuracy: str) -
 def _caption(record: Mapping[str, Any], gains: bool) -> str:
     tokens = f"{record['tokens']} tokens of {record['examples']} examples; nats per token"
     gain = " Gain: held-out, over the tuned model, as decoded." * gains
-    return f"{tokens}; accuracy: label ranked first.{_mask_caption(record)}{gain}"
+    return f"{tokens}; accuracy: label ranked first.{_mask_caption(record)}{gain}{_interval_caption(record)}"
 
 
 def _mask_caption(record: Mapping[str, Any]) -> str:
@@ -157,3 +167,16 @@ def _mask_caption(record: Mapping[str, Any]) -> str:
         f" NLL: the mask (α = {record['alpha']:g}) only silences the steering. As decoded: λ = "
         f"{record['penalty']:g}{covered * (record['penalty'] == -math.inf)}."
     )
+
+
+def _interval_caption(record: Mapping[str, Any]) -> str:
+    """The strengths found, and others in use, with their intervals; nothing in records that know of none."""
+    parts = [part for part in (record, record.get("used", {})) if "intervals" in part and any(part["strengths"])]
+    if len(parts) == 2 and parts[0]["strengths"] == parts[1]["strengths"]:
+        parts.pop()
+    return "".join(f" Strength and 95 % interval: {_intervals(part)}." for part in parts)
+
+
+def _intervals(part: Mapping[str, Any]) -> str:
+    named = zip(part["rules"], part["strengths"], part["intervals"] or [None] * len(part["rules"]), strict=True)
+    return ", ".join(with_interval(f"{rule} {short(strength)}", one) for rule, strength, one in named)

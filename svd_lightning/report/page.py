@@ -11,7 +11,15 @@ from svd_lightning.report.explanations import about_figure
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.records import Run
 from svd_lightning.report.tables import candidate_table, choices_table, mask_table, pairs_table
-from svd_lightning.report.words import gain_text, in_use, mask_text, recipe_name, short, strengths_text
+from svd_lightning.report.words import (
+    gain_text,
+    in_use,
+    intervals_text,
+    mask_text,
+    recipe_name,
+    short,
+    strengths_text,
+)
 
 _PAGE = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
 _VERDICT_COLOURS = {"steer": canvas.GREEN, "control": canvas.PURPLE, "tuned": canvas.MUTED}
@@ -50,17 +58,25 @@ def _lead(record: Mapping[str, Any]) -> str:
     used = record["used"]
     if any(used["strengths"]):
         name, strengths = recipe_name(used["rules"]), strengths_text(used["strengths"])
-        text = f"In use: <strong>{escape(name)}</strong>, strength μ = <strong>{strengths}</strong>. "
+        text = f"In use: <strong>{escape(name)}</strong>, strength μ = <strong>{strengths}</strong>"
+        text += f"{_intervals(used)}. "
         text += f"Held-out gain over the tuned model: <strong>{gain_text(used['gain'])}</strong> nats per token"
         text += " (mean and 95 % interval; above zero is better)."
     else:
         text = "In use: <strong>the tuned model as it is</strong>, strength μ = <strong>0</strong>. The strength "
-        text += f"found, μ = {strengths_text(record['strengths'])} for {escape(recipe_name(record['rules']))}, "
+        text += f"found, μ = {strengths_text(record['strengths'])}{_intervals(record)} for "
+        text += f"{escape(recipe_name(record['rules']))}, "
         text += f"has a held-out gain of {gain_text(record['gain_over_tuned'])} nats per token."
     if record["rules"] != ["Temperature"]:
         text += f" Over the sharpened control, the strength found gains {gain_text(record['gain_over_control'])}."
     warning = record.get("warning")
     return f"<p>{text}</p>" + (f'<p class="warning">{escape(str(warning))}</p>' if warning else "")
+
+
+def _intervals(part: Mapping[str, Any]) -> str:
+    """The intervals of strengths behind them; records from before there were any have none."""
+    text = intervals_text(part.get("intervals"))
+    return f" {text}" if text else ""
 
 
 def _numbers(record: Mapping[str, Any]) -> str:
@@ -98,7 +114,7 @@ def _settings(run: Run) -> str:
     record = run.record
     rows = {"rules": ", ".join(record["rules"]), "features": ", ".join(record.get("features") or []) or None}
     rows |= {name: record.get(name) for name in _SETTINGS}
-    rows |= {"strengths found": strengths_text(record["strengths"])}
+    rows |= {"strengths found": strengths_text(record["strengths"]) + _intervals(record)}
     text = pairs_table(rows)
     if record.get("versions"):
         text += "<h3>Library versions at calibration</h3>" + pairs_table(record["versions"])

@@ -7,8 +7,10 @@ from typing import Any
 
 from svd_lightning.report.words import (
     CHOICE_METRICS,
+    chosen_intervals,
     gain_text,
     in_use,
+    intervals_text,
     mask_text,
     metric_name,
     recipe_name,
@@ -39,7 +41,7 @@ def candidate_table(record: Mapping[str, Any], test: Mapping[str, Any] | None) -
             _row(
                 recipe_name(candidate["rules"]),
                 candidate["estimator"],
-                strengths_text(candidate["strengths"]),
+                _strengths(candidate, record),
                 [gain_text(candidate["gain"]), *_scores(candidate)],
                 [] if test is None else _scores(again) if again else ["", "", ""],
                 used=in_use(candidate, record),
@@ -142,6 +144,13 @@ def _two_lines(cell: str) -> str:
 
 def _key(candidate: Mapping[str, Any]) -> tuple[tuple[str, ...], str, tuple[float, ...]]:
     return tuple(candidate["rules"]), candidate["estimator"], tuple(candidate["strengths"])
+
+
+def _strengths(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """With the intervals of those that were chosen, or are in use."""
+    return (
+        f"{strengths_text(candidate['strengths'])} {intervals_text(chosen_intervals(candidate, record))}".strip()
+    )
 
 
 def _scores(candidate: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,24 @@ def strengths_text(strengths: Sequence[float]) -> str:
     return ", ".join(short(strength) for strength in strengths)
 
 
+def intervals_text(intervals: Sequence[Sequence[float]] | None) -> str:
+    """The intervals of strengths; nothing where they have none.
+
+    >>> intervals_text([[-0.012345, 81.26], [1.0, 2.0]]), intervals_text(None)
+    ('[-0.0123, 81.3], [1, 2]', '')
+    """
+    return ", ".join(f"[{short(low)}, {short(high)}]" for low, high in intervals or [])
+
+
+def with_interval(text: str, interval: Sequence[float] | None) -> str:
+    """A strength with its interval, or that it has none.
+
+    >>> with_interval("1.5", [1.0, 2.0]), with_interval("1.5", None)
+    ('1.5 [1, 2]', '1.5 (no interval)')
+    """
+    return f"{text} {'(no interval)' if interval is None else intervals_text([interval])}"
+
+
 def short(value: float) -> str:
     """Three digits, without an exponent below a million.
 
@@ -64,6 +82,16 @@ def share_text(entry: Mapping[str, Any]) -> str:
         return f"{entry['value']:.1%}"
     gain, low, high = (100 * entry[name] for name in ("gain", "low", "high"))
     return f"{entry['value']:.1%} {gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def chosen_intervals(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> list[list[float]] | None:
+    """The intervals of a candidate's strengths where it was chosen, or is in use: of those a reader asks.
+
+    None in records from before there were any.
+    """
+    found = candidate["rules"] == record.get("rules") and candidate["estimator"] == record.get("estimator")
+    intervals: list[list[float]] | None = candidate.get("intervals")
+    return intervals if found or in_use(candidate, record) else None
 
 
 def in_use(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> bool:

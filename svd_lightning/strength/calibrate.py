@@ -10,7 +10,7 @@ from torch import Tensor
 from svd_lightning.calibration import CalibrationData, TokenTable
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Steering
-from svd_lightning.strength.candidates import CONTROL, Candidate, Recipe, RecipeKey, fit, recipes
+from svd_lightning.strength.candidates import CONTROL, Candidate, Fit, Recipe, RecipeKey, fit, recipes
 from svd_lightning.strength.description import describe
 from svd_lightning.strength.estimate import StrengthEstimator
 from svd_lightning.strength.guard import label_log_probs, paired_gain
@@ -42,9 +42,9 @@ def calibrate(
         others: solve the other rules and estimators too, for the comparison.
 
     Returns:
-        What a checkpoint and `calibration.json` hold: the strengths found and those `used`, NLL in nats per
-        token, coverage, every candidate with the interval of its gain, the verdict, the same of each task, and the
-        α sweep.
+        What a checkpoint and `calibration.json` hold: the strengths found and those `used`, with 95 % `intervals`
+        where they have some, NLL in nats per token, coverage, every candidate with the interval of its gain, the
+        verdict, the same of each task, and the α sweep.
 
     Raises:
         InputError: for fewer than two calibration examples, several rules with an estimator for one, or a
@@ -58,7 +58,7 @@ def calibrate(
     masked = _at_alpha(data, steering)
     chosen = Recipe(steering.directions, estimator)
     wanted = list(recipes(steering, estimator, others=others))
-    found = _compared(masked, wanted, steering, folds=folds)
+    found = _compared(masked, wanted, chosen, steering, folds=folds)
     best, held_out = found[chosen.key]
     control, held_out_control = found[CONTROL.key]
     over_control = paired_gain(held_out, held_out_control, masked.example)
@@ -68,25 +68,25 @@ def calibrate(
         masked,
         steering,
         chosen,
-        strengths=best.strengths,
-        control=control.strengths,
+        best=best,
+        control=control,
         verdict=verdict,
         guard=guard,
         folds=folds,
     )
-    choices = []
-    if isinstance(data, TokenTable) and alphas:
-        choices = sweep(data, steering.directions, alphas, folds=folds)
+    table = data if isinstance(data, TokenTable) else None
+    choices = sweep(table, steering.directions, alphas, folds=folds) if table is not None else []
     return {
         "estimator": best.estimator,
         "warning": best.warning,
         **describe(masked, steering.with_strengths(best.strengths)),
+        "intervals": best.intervals,
         "gain_over_tuned": asdict(best.gain),
         "gain_over_control": asdict(over_control),
         "verdict": verdict,
         "message": explain(verdict, guard=guard),
         "guard": guard,
-        "used": in_use(used.rules, used.strengths, used.gain) if used else tuned_in_use(steering),
+        "used": in_use(used.rules, used.strengths, used.intervals, used.gain) if used else tuned_in_use(steering),
         "tasks": tasks,
         "candidates": [candidate.plain() for candidate, _ in found.values()],
         "sweep": [asdict(choice) for choice in choices],
@@ -95,11 +95,15 @@ def calibrate(
 
 
 def _compared(
-    data: CalibrationData, wanted: Sequence[Recipe], steering: Steering, *, folds: int
+    data: CalibrationData, wanted: Sequence[Recipe], chosen: Recipe, steering: Steering, *, folds: int
 ) -> dict[RecipeKey, tuple[Candidate, Tensor]]:
     """Each recipe's strengths with the interval of their gain, and its held-out log-probabilities, [N]."""
     penalty = steering.penalty
-    fits = data.map(lambda recipe: fit(data, recipe, penalty=penalty, folds=folds), wanted)
+
+    def fitted(recipe: Recipe) -> Fit:
+        return fit(data, recipe, penalty=penalty, folds=folds, resample=recipe.key == chosen.key)
+
+    fits = data.map(fitted, wanted)
     zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
     tuned = label_log_probs(data, steering.directions, zeros, penalty=penalty)
     return {

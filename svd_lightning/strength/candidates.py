@@ -16,8 +16,9 @@ from svd_lightning.steering import (
     Temperature,
     rule_name,
 )
-from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
+from svd_lightning.strength.estimate import ClosedForm, Estimate, StrengthEstimator, estimator_name
 from svd_lightning.strength.guard import Gain, cross_fit
+from svd_lightning.strength.interval import Intervals, intervals
 from svd_lightning.strength.line_search import LineSearch
 from svd_lightning.strength.mean import Mean
 from svd_lightning.strength.median import Median
@@ -55,6 +56,8 @@ class Candidate:
     gain: Gain
     """Held-out gain over the tuned model (cross-fitted), in nats per token as decoded."""
     warning: str | None = None
+    intervals: Intervals | None = None
+    """Of the strengths, 95 %; None where they have none, or would take long and the recipe was not chosen."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -121,6 +124,8 @@ class Fit:
     score: Score
     held_out: Tensor
     """Cross-fitted log-probability of every label, [N]."""
+    intervals: Intervals | None
+    """Of the strengths."""
 
     def candidate(self, recipe: Recipe, gain: Gain) -> Candidate:
         """The same in plain numbers, with the gain over the tuned model."""
@@ -132,10 +137,11 @@ class Fit:
             **asdict(self.score),
             gain=gain,
             warning=self.estimate.warning,
+            intervals=self.intervals,
         )
 
 
-def fit(data: CalibrationData, recipe: Recipe, *, penalty: float, folds: int) -> Fit:
+def fit(data: CalibrationData, recipe: Recipe, *, penalty: float, folds: int, resample: bool = True) -> Fit:
     """A recipe's strengths and scores on the tokens, and how it does on the folds that it has not seen.
 
     Args:
@@ -143,13 +149,18 @@ def fit(data: CalibrationData, recipe: Recipe, *, penalty: float, folds: int) ->
         recipe: what to fit.
         penalty: λ of decoding.
         folds: of the cross-fit.
+        resample: draw examples again where the strength has no other interval: of a closed form, which takes
+            longer than all the rest.
     """
-    estimate = recipe.estimator(data.objective(recipe.rules, penalty=penalty))
+    objective = data.objective(recipe.rules, penalty=penalty)
+    estimate = recipe.estimator(objective)
     result = score(data, recipe.rules, estimate.strengths, penalty=penalty)
     held_out = cross_fit(
         data, recipe.rules, recipe.estimator, penalty=penalty, folds=folds, whole=estimate.strengths
     )
-    return Fit(estimate, result, held_out)
+    known = resample or not isinstance(recipe.estimator, ClosedForm)
+    bounds = intervals(recipe.estimator, objective, estimate, data.example) if known else None
+    return Fit(estimate, result, held_out, bounds)
 
 
 def rescore(

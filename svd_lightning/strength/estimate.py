@@ -1,6 +1,7 @@
 """What a strength estimator is and what it returns."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
@@ -10,6 +11,8 @@ from svd_lightning.functional import StrengthTerms
 
 MIN_SQ_NORM = 1e-12
 """ε: a token with ‖d‖² below it carries no information; it is skipped and counted."""
+
+_NOTHING_TO_LEARN = "tuned and base model agree on every calibration token: strength 0; train the adapter first"
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Estimate:
     """Tokens that carried no information."""
     warning: str | None = None
     """Why the result should be doubted, or None."""
+    curvature: Tensor | None = field(default=None, compare=False, repr=False)
+    """Hessian of what the strengths minimise, in nats per token, [k, k]; None where they are no inner minimum."""
 
 
 @runtime_checkable
@@ -52,15 +57,18 @@ def token_strengths(terms: StrengthTerms) -> Tensor:
     return terms.inner[keep] / (terms.sq_norm[keep] + MIN_SQ_NORM)
 
 
-def closed_form(terms: StrengthTerms, strength: float) -> Estimate:
-    """Wrap the value of a closed-form estimator, with the count of skipped tokens."""
-    return Estimate((strength,), skipped=int((~informative(terms)).sum()))
+class ClosedForm(ABC):
+    """An estimator for a single rule that needs the terms of its informative tokens alone."""
 
+    def __call__(self, objective: Objective) -> Estimate:
+        """The formula over the informative tokens; μ = 0, said aloud, where there is none."""
+        terms = objective.terms()
+        keep = informative(terms)
+        skipped = int((~keep).sum())
+        if not keep.any():
+            return Estimate((0.0,), skipped=skipped, warning=_NOTHING_TO_LEARN)
+        return Estimate((self.strength(StrengthTerms(*(term[keep] for term in terms))),), skipped=skipped)
 
-def nothing_to_learn(terms: StrengthTerms) -> Estimate:
-    """μ = 0, said aloud: tuned and base agree on every calibration token."""
-    return Estimate(
-        (0.0,),
-        skipped=terms.sq_norm.numel(),
-        warning="tuned and base model agree on every calibration token: strength 0; train the adapter first",
-    )
+    @abstractmethod
+    def strength(self, terms: StrengthTerms) -> float:
+        """μ from informative tokens, at least one."""

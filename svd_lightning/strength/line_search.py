@@ -46,7 +46,8 @@ class LineSearch:
         found = minimise(objective, bound=self.bound, tolerance=self.tolerance)
         strengths = within_budget(objective, found.strengths, budget=self.kl_budget)
         shortened = not strengths.equal(found.strengths)
-        return Estimate(tuple(strengths.tolist()), warning=self._warning(found, shortened))
+        warning = self._warning(found, shortened)
+        return Estimate(tuple(strengths.tolist()), 0, warning, None if warning else found.hessian)
 
     def _ridge(self, objective: Objective) -> float:
         if self.ridge is not None:

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from svd_lightning.calibration import Objective
-from svd_lightning.strength.estimate import Estimate, closed_form, nothing_to_learn, token_strengths
+from svd_lightning.functional import StrengthTerms
+from svd_lightning.strength.estimate import ClosedForm, token_strengths
 
 
 def median(values: Tensor) -> float:
@@ -12,11 +12,9 @@ def median(values: Tensor) -> float:
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]).item() / 2
 
 
-class Median:
+class Median(ClosedForm):
     """Median of the per-token strengths μ* = b / (‖d‖² + ε)."""
 
-    def __call__(self, objective: Objective) -> Estimate:
-        """Take the median of μ* over the informative tokens."""
-        terms = objective.terms()
-        strengths = token_strengths(terms)
-        return closed_form(terms, median(strengths)) if len(strengths) else nothing_to_learn(terms)
+    def strength(self, terms: StrengthTerms) -> float:
+        """Take the median of μ*."""
+        return median(token_strengths(terms))

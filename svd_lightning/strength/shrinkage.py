@@ -12,6 +12,7 @@ from svd_lightning.functional import StrengthTerms
 from svd_lightning.strength.candidates import Recipe
 from svd_lightning.strength.estimate import Estimate, StrengthEstimator
 from svd_lightning.strength.guard import example_folds, possible_labels
+from svd_lightning.strength.interval import Intervals, sandwich
 from svd_lightning.strength.line_search import LineSearch
 
 PRIORS = (math.inf, 1000.0, 100.0, 10.0, 1.0)
@@ -123,6 +124,21 @@ class Pool:
         mixed = torch.lerp(self.strengths, torch.tensor(found.strengths, dtype=torch.float64), share)
         return Estimate(tuple(mixed.tolist()), found.skipped, found.warning)
 
+    def intervals(
+        self, examples: Tensor, found: Estimate, among: TokenObjective | None = None
+    ) -> Intervals | None:
+        """Of a task's own minimum (`sandwich`), the pool taken as known; None for any other strengths.
+
+        Args:
+            examples: numbers of the task's examples, int64.
+            found: what `fit` made of them.
+            among: as of `fit`.
+        """
+        if found.curvature is None:
+            return None
+        own = (among or self._objective).only(self.known(examples), start=self.strengths)
+        return sandwich(own, found, found.curvature)
+
 
 def credibility(examples: int, prior: float) -> float:
     """E / (E + m), the weight of a task's own examples.
@@ -141,6 +157,8 @@ class TaskFit:
     """m, in examples."""
     estimates: dict[str, Estimate]
     """By task."""
+    intervals: dict[str, Intervals | None]
+    """Of the strengths, by task; of own strengths with the pool taken as known, and only of a line search."""
     held_out: Tensor
     """Cross-fitted log-probability of every label, float64 [N]; pooled strengths for tokens of no task."""
 
@@ -151,6 +169,7 @@ def fit_tasks(
     tasks: Mapping[str, Tensor],
     *,
     pooled: Sequence[float],
+    intervals: Intervals | None = None,
     penalty: float,
     folds: int,
 ) -> TaskFit:
@@ -163,6 +182,7 @@ def fit_tasks(
         recipe: rules and estimator.
         tasks: int64 numbers of each task's examples.
         pooled: the estimator's strengths on all examples.
+        intervals: of these.
         penalty: λ of decoding.
         folds: of the cross-fit; examples are never split.
     """
@@ -192,8 +212,15 @@ def fit_tasks(
     cross = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
     cross[possible] = torch.stack([found[place] for found, place in zip(by_fold, chosen, strict=True)]).sum(dim=0)
     prior = PRIORS[int(nll.sum(dim=0).argmin())]
-    estimates = data.map(lambda task: whole.fit(tasks[task], prior=prior, among=parts.get(task)), tasks)
-    return TaskFit(prior, dict(zip(tasks, estimates, strict=True)), cross)
+    own = data.map(lambda task: whole.fit(tasks[task], prior=prior, among=parts.get(task)), tasks)
+    estimates = dict(zip(tasks, own, strict=True))
+    by_name = {
+        task: intervals
+        if found.strengths == tuple(pooled)
+        else whole.intervals(tasks[task], found, parts.get(task))
+        for task, found in estimates.items()
+    }
+    return TaskFit(prior, estimates, by_name, cross)
 
 
 def _by_prior(part: TokenObjective, pool: Pool, examples: Tensor) -> Tensor:

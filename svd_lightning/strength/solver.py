@@ -24,6 +24,8 @@ class Solution(NamedTuple):
     """Directions whose strength ended on the bound with K still falling outwards."""
     converged: bool
     """Whether the gradient norm fell below the tolerance."""
+    hessian: Tensor
+    """d²K/dμ_k dμ_l there, [k, k]."""
 
 
 def minimise(objective: Objective, *, bound: float, tolerance: float, max_steps: int = 200) -> Solution:
@@ -46,7 +48,7 @@ def minimise(objective: Objective, *, bound: float, tolerance: float, max_steps:
     held = _held(strengths, now.gradient, bound)
     norm = _norm(now.gradient, held)
     on_bound = tuple(held.nonzero().flatten().tolist())
-    return Solution(strengths, now.nll, norm, on_bound, converged=norm < tolerance)
+    return Solution(strengths, now.nll, norm, on_bound, norm < tolerance, now.hessian)
 
 
 def within_budget(objective: Objective, strengths: Tensor, *, budget: float) -> Tensor:

@@ -1,6 +1,6 @@
 """A strength for each task of one adapter, with what a user should know about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svd_lightning.calibration import CalibrationData
 from svd_lightning.steering import Steering
-from svd_lightning.strength.candidates import CONTROL, Recipe
+from svd_lightning.strength.candidates import CONTROL, Candidate, Recipe
 from svd_lightning.strength.guard import Gain, label_log_probs, paired_gain, possible_labels
 from svd_lightning.strength.shrinkage import TaskFit, credibility, fit_tasks
 from svd_lightning.strength.verdict import explain, in_use, judge, tuned_in_use
@@ -38,8 +38,8 @@ def calibrate_tasks(
     steering: Steering,
     chosen: Recipe,
     *,
-    strengths: Sequence[float],
-    control: Sequence[float],
+    best: Candidate,
+    control: Candidate,
     verdict: str,
     guard: bool,
     folds: int,
@@ -53,7 +53,7 @@ def calibrate_tasks(
         data: the calibration tokens.
         steering: rules, features, mask and penalty.
         chosen: the recipe of the calibration.
-        strengths, control: of the chosen recipe and of `CONTROL` on all examples.
+        best, control: the chosen recipe and `CONTROL` on all examples.
         verdict: on all examples.
         guard, folds: of the calibration.
 
@@ -64,9 +64,18 @@ def calibrate_tasks(
     tasks = {task: examples for task, examples in found.items() if task is not None}
     if not tasks or len(found) < 2:
         return []
-    wanted = [(chosen, strengths), (CONTROL, control)][: 1 if chosen.key == CONTROL.key else 2]
+    wanted = [(chosen, best), (CONTROL, control)][: 1 if chosen.key == CONTROL.key else 2]
     fits = data.map(
-        lambda one: fit_tasks(data, one[0], tasks, pooled=one[1], penalty=steering.penalty, folds=folds), wanted
+        lambda one: fit_tasks(
+            data,
+            one[0],
+            tasks,
+            pooled=one[1].strengths,
+            intervals=one[1].intervals,
+            penalty=steering.penalty,
+            folds=folds,
+        ),
+        wanted,
     )
     zeros = torch.zeros(len(steering.directions), dtype=torch.float64)
     tuned = label_log_probs(data, steering.directions, zeros, penalty=steering.penalty)
@@ -112,10 +121,11 @@ class _Evidence:
         alone = telling >= _ENOUGH and (telling >= self.steer.prior or over_tuned.high < 0.0)
         if alone:
             verdict = judge(over_tuned, over_control, control, is_control=self.chosen.key == CONTROL.key)
-        found = self.steer.estimates[task]
+        found, intervals = self.steer.estimates[task], self.steer.intervals[task]
+        sharpened = self.control.estimates[task].strengths, self.control.intervals[task]
         used = {
-            "steer": in_use(self.chosen.key[0], found.strengths, over_tuned),
-            "control": in_use(CONTROL.key[0], self.control.estimates[task].strengths, control),
+            "steer": in_use(self.chosen.key[0], found.strengths, intervals, over_tuned),
+            "control": in_use(CONTROL.key[0], *sharpened, control),
             "tuned": tuned_in_use(self.steering),
         }[verdict if guard else "steer"]
         return {
@@ -125,6 +135,7 @@ class _Evidence:
             "prior_examples": self.steer.prior,
             "weight": credibility(telling, self.steer.prior),
             "strengths": list(found.strengths),
+            "intervals": intervals,
             "warning": found.warning,
             "nll_tuned": -self.data.label_log_p[mine].double().mean().item(),
             "gain_over_tuned": asdict(over_tuned),

@@ -2,13 +2,13 @@
 
 import math
 
-from svd_lightning.calibration import Objective
 from svd_lightning.errors import InputError
-from svd_lightning.strength.estimate import Estimate, closed_form, nothing_to_learn, token_strengths
+from svd_lightning.functional import StrengthTerms
+from svd_lightning.strength.estimate import ClosedForm, token_strengths
 from svd_lightning.strength.median import median
 
 
-class TrimmedMean:
+class TrimmedMean(ClosedForm):
     """Mean of the per-token strengths with |μ* − median| < τ.
 
     Args:
@@ -22,12 +22,10 @@ class TrimmedMean:
             raise InputError(f"threshold: expected a finite number above 0, got {threshold}")
         self.threshold = threshold
 
-    def __call__(self, objective: Objective) -> Estimate:
-        """Average μ* over the informative tokens near the median."""
-        terms = objective.terms()
+    def strength(self, terms: StrengthTerms) -> float:
+        """Average μ* near the median."""
         strengths = token_strengths(terms)
-        if not len(strengths):
-            return nothing_to_learn(terms)
-        near = strengths[(strengths - median(strengths)).abs() < self.threshold]
+        middle = median(strengths)
+        near = strengths[(strengths - middle).abs() < self.threshold]
         # an even number of values has a median between two of them, which may both lie further than τ
-        return closed_form(terms, near.mean().item() if len(near) else median(strengths))
+        return near.mean().item() if len(near) else middle

@@ -6,6 +6,7 @@ from typing import Any
 
 from svd_lightning.steering import Steering, rule_name
 from svd_lightning.strength.guard import Gain
+from svd_lightning.strength.interval import Intervals
 
 
 def judge(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: bool) -> str:
@@ -28,12 +29,19 @@ def explain(verdict: str, *, guard: bool) -> str:
     return told + (done if guard else "; guard is off, so the strengths found are used all the same" * bool(done))
 
 
-def in_use(rules: Sequence[str], strengths: Sequence[float], gain: Gain) -> dict[str, Any]:
+def in_use(
+    rules: Sequence[str], strengths: Sequence[float], intervals: Intervals | None, gain: Gain
+) -> dict[str, Any]:
     """The recipe in use, in plain numbers and strings."""
-    return {"rules": list(rules), "strengths": list(strengths), "gain": asdict(gain)}
+    return {
+        "rules": list(rules),
+        "strengths": list(strengths),
+        "intervals": intervals,
+        "gain": asdict(gain),
+    }
 
 
 def tuned_in_use(steering: Steering) -> dict[str, Any]:
-    """The tuned model as it is: strengths of 0."""
+    """The tuned model as it is: strengths of 0, which are set and have no interval."""
     names = [rule_name(rule) for rule in steering.directions]
-    return in_use(names, [0.0] * len(names), Gain(0.0, 0.0, 0.0))
+    return in_use(names, [0.0] * len(names), None, Gain(0.0, 0.0, 0.0))

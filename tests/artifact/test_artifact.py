@@ -115,7 +115,7 @@ def test_it_holds_what_it_should_and_no_pickle(exported):
         "tokenizer_config.json",
     }
     content = read_content(Path(folder))
-    assert content["steering"] == {**as_plain(STEERING), "penalty": "-inf"}
+    assert content["steering"] == {**as_plain(STEERING), "penalty": "-inf", "intervals": None}
     assert set(content["files"]) == files - {"README.md", "steering_config.json"}
     assert content["versions"]["peft"]
     assert not [path for path in Path(folder).parent.iterdir() if path.name.startswith(".")], (

@@ -56,7 +56,8 @@ def test_the_card_shows_what_was_measured(fitted, checkpoint, tmp_path, capsys):
     assert "base_model" not in metadata, "the base is a folder of this machine"
     record = json.loads((fitted / "calibration.json").read_text())
     assert record["message"] in text
-    rows = [line for line in text.splitlines() if line.startswith("| ") and "[" in line]
+    measured = text.partition("## What was measured")[2]
+    rows = [line for line in measured.splitlines() if line.startswith("| ") and "[" in line]
     assert len(rows) == len(record["candidates"])
     assert f"{record['candidates'][0]['nll_decoded']:.4f}" in rows[0]
     assert sum(line.startswith("| **") for line in text.splitlines()) == 1, "one row is in use"
@@ -71,10 +72,15 @@ def test_the_run_of_calibrate_is_exported_too(config, checkpoint, tmp_path):
     run = runs / "run/version_0"
     module = open_run(run)
     assert module.steering.alpha == 0.3
-    assert list(module.steering.strengths) == json.loads((run / "calibration.json").read_text())["strengths"]
+    record = json.loads((run / "calibration.json").read_text())
+    assert list(module.steering.strengths) == record["strengths"]
     state, trained = torch.load(checkpoint, weights_only=True)["state_dict"], module.state_dict()
     assert all(torch.equal(trained[name], state[name]) for name in state)
-    assert load_artifact(export(str(run), str(tmp_path / "out"))).steering.alpha == 0.3
+    carried = load_artifact(export(str(run), str(tmp_path / "out")))
+    assert carried.steering.alpha == 0.3
+    [[low, high]] = carried.content["steering"]["intervals"]
+    assert [[low, high]] == record["intervals"]
+    assert low < record["strengths"][0] < high
     (run / "config.yaml").write_text("model: [")
     with pytest.raises(InputError, match=r"run: cannot read .*config\.yaml"):
         open_run(run)

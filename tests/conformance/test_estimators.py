@@ -22,9 +22,9 @@ def discover():
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         module = importlib.import_module(info.name)
         for _, member in inspect.getmembers(module, inspect.isclass):
-            if member.__module__ != module.__name__ or member is StrengthEstimator:
+            if member.__module__ != module.__name__ or member is StrengthEstimator or inspect.isabstract(member):
                 continue
-            call = vars(member).get("__call__")
+            call = inspect.getattr_static(member, "__call__", None)
             if call and "objective" in inspect.signature(call).parameters:
                 yield member
 

@@ -1,5 +1,6 @@
 """The page parses, holds the numbers of the record, needs nothing else, and is safe to open."""
 
+import copy
 import json
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ import pytest
 from svd_lightning.cli import main
 from svd_lightning.report import load_run, page, save_calibration
 from svd_lightning.report.command import report
-from svd_lightning.report.words import gain_text, recipe_name, strengths_text
+from svd_lightning.report.words import chosen_intervals, gain_text, intervals_text, recipe_name, strengths_text
 from svd_lightning.strength import known_rules, rescore
 from tests.report.cases import CASES
 
@@ -77,7 +78,13 @@ def test_the_page_nests_and_holds_every_number(any_case, tmp_path):
             + candidate["estimator"]
             + (f"⚠ {candidate['warning']}" if candidate["warning"] else "")
         )
-        row = [name, strengths_text(candidate["strengths"]), gain_text(candidate["gain"]), *scores]
+        bounds = intervals_text(chosen_intervals(candidate, record))
+        row = [
+            name,
+            strengths_text(candidate["strengths"]) + f" {bounds}" * bool(bounds),
+            gain_text(candidate["gain"]),
+            *scores,
+        ]
         assert row in found.rows
     for choice in record["sweep"]:
         assert any(
@@ -133,6 +140,18 @@ def test_every_verdict_has_its_own_lead(verdict, one, tmp_path):
     expected = {"steer": "KLGradient", "control": "sharpened (control)", "tuned": "the tuned model as it is"}
     assert f"In use: <strong>{expected[verdict]}</strong>" in text
     assert text.count("<tr class=used>") == 1
+
+
+def test_intervals_stand_by_the_strengths_and_old_records_have_none(one, tmp_path):
+    bounds = intervals_text(one.record["intervals"])
+    assert bounds.startswith("[")
+    text = written(one, tmp_path)
+    assert text.count(bounds) >= 2  # in its row, and among the settings
+    old = copy.deepcopy(one.record)
+    for part in (old, old["used"], *old["candidates"]):
+        del part["intervals"]
+    save_calibration(tmp_path, old, one.table)
+    assert bounds not in page(load_run(tmp_path))
 
 
 def test_names_and_messages_are_escaped(one, tmp_path):
