@@ -41,6 +41,15 @@ class ChoiceScores:
 class MultipleChoice(KeyedRows):
     """Gathers the score of every choice under every distribution.
 
+    >>> metric = MultipleChoice(["tuned"])
+    >>> first = torch.tensor([True, False])
+    >>> about = {"correct": first, "best": first, "tokens": torch.tensor([1, 3])}
+    >>> sums = {"tuned": torch.tensor([-1.5, -3.0])}
+    >>> metric.update(torch.tensor([7, 7]), torch.tensor([0, 1]), **about, sums=sums)
+    >>> found = metric.compute().metrics("tuned")
+    >>> found["MC1"].item(), found["MC1_normalised"].item()  # the mean per token turns it round
+    (1.0, 0.0)
+
     Args:
         names: the distributions.
     """
