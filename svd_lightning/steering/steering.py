@@ -24,6 +24,10 @@ class Steering:
 
     Call it with the logits of both models, [..., V] each, to get the steered logits in float32.
 
+    >>> tuned, base = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
+    >>> Steering(strengths=(2.0,))(tuned, base).softmax(-1)
+    tensor([0.6824, 0.1316, 0.1860])
+
     Raises:
         InputError: for α outside (0, 1], or any with a rule that belongs to a vocabulary; for λ > 0, a strength
             that is not finite, or a number of strengths that differs from the number of rules.

@@ -14,6 +14,12 @@ class TaskAware:
     calibration and control are shared and a comparison is one of the directions alone. Which constants and
     which space the publication uses was not checked against its text: only its abstract was at hand.
 
+    >>> import torch
+    >>> log_p, log_q = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
+    >>> rule = TaskAware()
+    >>> rule.direction(log_p, log_q, rule.centre(log_p, log_q))
+    tensor([ 0.1875, -0.3125, -0.0625])
+
     Source: Xu et al. (2024), "TaD: A Plug-and-Play Task-Aware Decoding Method", IJCAI 2024.
     """
 

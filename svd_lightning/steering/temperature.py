@@ -10,6 +10,12 @@ class Temperature:
 
     A short warm start is under-confident: sharpening alone lowers the NLL. A gain of steering counts when
     it beats this control.
+
+    >>> import torch
+    >>> log_p, log_q = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
+    >>> rule = Temperature()
+    >>> rule.direction(log_p, log_q, rule.centre(log_p, log_q))
+    tensor([ 0.3466, -0.3466, -0.3466])
     """
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -93,10 +93,14 @@ def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: in
     """Mean of better − worse per token, with a paired bootstrap interval over examples.
 
     Args:
-        better, worse: log-probabilities of the same labels, [N]; −∞ in both leaves a token out.
+        better, worse: log-probabilities of the same labels, float64 [N]; −∞ in both leaves a token out.
         example: the example of each token, int64 [N]; tokens of one example are drawn together.
         resamples: bootstrap draws.
         seed: of the draws.
+
+    >>> worse = torch.tensor([-1.5, -1.5, -1.25, -1.25, -1.5, -1.5], dtype=torch.float64)
+    >>> paired_gain(worse + 0.5, worse, torch.tensor([0, 0, 1, 1, 2, 2]))
+    Gain(mean=0.5, low=0.5, high=0.5)
     """
     possible = better.isfinite() & worse.isfinite()
     _, number = example[possible].unique(return_inverse=True)

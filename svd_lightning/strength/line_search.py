@@ -26,6 +26,17 @@ class LineSearch:
         ridge: ρ ≥ 0, what weights on features cost (`Regularised`); None chooses it by cross-validation over
             the calibration examples (`best_ridge`). Without features it plays no part.
 
+    >>> import torch
+    >>> from svd_lightning.calibration import CalibrationTable
+    >>> from svd_lightning.steering import KLGradient
+    >>> table = CalibrationTable([KLGradient()])
+    >>> tuned, base = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
+    >>> labels, example = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
+    >>> table.update(tuned.expand(4, 3), base.expand(4, 3), labels, example, torch.tensor([0, 1, 0, 1]))
+    >>> objective = table.compute().objective([KLGradient()], penalty=0.0)
+    >>> round(LineSearch()(objective).strengths[0], 3)
+    1.999
+
     Source: README, "The method".
     """
 
