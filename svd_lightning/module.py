@@ -171,7 +171,8 @@ class SteeredLanguageModel(L.LightningModule):
         """One step of the warm start: completion-only loss, the mean over the tokens of all processes."""
         loss = self(batch)
         if self.trainer.world_size > 1:
-            loss = loss * token_share(self.trainer, batch["labels"])
+            share = token_share(self.trainer, batch["labels"])
+            loss = torch.where(share > 0, loss, 0.0) * share  # the mean over no token is NaN
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
         return loss
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from svd_lightning.data.collate import PredictionCollator, ScoringCollator
 from svd_lightning.data.examples import ChoiceQuestion, Example
 from svd_lightning.data.questions import EncodedQuestion, QuestionCollator, encode_questions
-from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT
+from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, evened
 from svd_lightning.data.splits import SplitSizes, make_splits
 from svd_lightning.data.tokenise import EncodedExample, encode
 from svd_lightning.errors import InputError
@@ -110,8 +110,9 @@ class CompletionDataModule(LightningDataModule, ABC):
         self._built_for = (tokenizer, context_length)
 
     def train_dataloader(self) -> DataLoader[EncodedExample]:
-        """Shuffled by epoch, each rank its share."""
+        """Shuffled by epoch, each rank its share, made even by rows without a label (see `evened`)."""
         rows, (replicas, rank) = self._split("train"), self._share()
+        even = evened(rows, replicas)
         seed = int(
             os.environ.get("PL_GLOBAL_SEED", self.seed)
         )  # seed_everything's, as in Lightning's own samplers
@@ -121,8 +122,8 @@ class CompletionDataModule(LightningDataModule, ABC):
                 [len(row) for row in rows], batch_size=self.batch_size, num_replicas=replicas, rank=rank, seed=seed
             )
         else:
-            sampler = DistributedSampler(rows, num_replicas=replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
-        return self._loader(rows, self._scoring_collator(), batch_size=self.batch_size, sampler=sampler)
+            sampler = DistributedSampler(even, num_replicas=replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
+        return self._loader(even, self._scoring_collator(), batch_size=self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[EncodedExample] | list[DataLoader[EncodedExample]]:
         """In order; nothing where there is no validation split, and Lightning then skips validation."""

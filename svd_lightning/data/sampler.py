@@ -29,6 +29,9 @@ class LengthGroupedSampler(DistributedSampler[int]):
 
     It is a `DistributedSampler` because Lightning wraps every other sampler of a distributed fit in one that
     shuffles row by row, which undoes the grouping (and transformers' `LengthGroupedSampler` takes no epoch).
+
+    Where N rows do not divide evenly over the ranks, the indices from N on stand at the end of the last batch: for
+    rows without a label (see `evened`), so that batches are those of one process and no row counts twice.
     """
 
     def __init__(
@@ -49,12 +52,12 @@ class LengthGroupedSampler(DistributedSampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator)
-        order = order.repeat(-(-self.total_size // len(order)))[: self.total_size]  # ranks need equal shares
-        full = self.total_size - self.total_size % self.global_batch
+        full = len(order) - len(order) % self.global_batch
         batches = self._grouped(order[:full]).view(-1, self.global_batch)
         if len(batches):
             batches = self._longest_first(batches[torch.randperm(len(batches), generator=generator)])
-        mine = torch.cat([batches.flatten(), order[full:]])[self.rank :: self.num_replicas]
+        beyond = torch.arange(len(order), self.total_size)  # ranks need equal shares
+        mine = torch.cat([batches.flatten(), order[full:], beyond])[self.rank :: self.num_replicas]
         return iter(mine.tolist())
 
     def _grouped(self, order: Tensor) -> Tensor:
@@ -64,6 +67,11 @@ class LengthGroupedSampler(DistributedSampler[int]):
     def _longest_first(self, batches: Tensor) -> Tensor:
         longest = int(self.lengths[batches].amax(dim=1).argmax())
         return torch.cat([batches[longest : longest + 1], batches[:longest], batches[longest + 1 :]])
+
+
+def evened(rows: Sequence[RowT], num_replicas: int) -> list[RowT]:
+    """The rows, and copies of the first one that have nothing to score, until they divide over the ranks."""
+    return [*rows, *[rows[0].emptied()] * (-len(rows) % num_replicas)]
 
 
 class EvenShare(Dataset[RowT]):

@@ -21,6 +21,7 @@ from svd_lightning.strategies.partitions import (
     optimizer_state,
     whole_weights,
 )
+from svd_lightning.strategies.placement import hold_device
 
 _DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
 """Number format of the weights, by what the precision begins with; 32 leaves them as they are."""
@@ -102,10 +103,13 @@ class ZeROStrategy(DeepSpeedStrategy):
         if self.zero_stage_3:
             import deepspeed
 
+            hold_device(self.lightning_module, self.root_device)
             dtype = _DTYPES.get(str(self.precision_plugin.precision).split("-")[0])
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(dtype or parameter.dtype)
             deepspeed.zero.Init(module=model, config_dict_or_path=self.config)
+            for buffer in model.buffers():  # small, and on every GPU whole
+                buffer.data = buffer.data.to(self.root_device)
         return model
 
     def _format_batch_size_and_grad_accum_config(self) -> None:

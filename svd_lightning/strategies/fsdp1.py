@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 from svd_lightning.errors import InputError
 from svd_lightning.models import decoder_layers
 from svd_lightning.strategies.adapter_file import read_checked
+from svd_lightning.strategies.placement import hold_device
 
 
 class FSDP1Strategy(FSDPStrategy):
@@ -67,6 +68,7 @@ class FSDP1Strategy(FSDPStrategy):
                 "model: FSDP1 has wrapped this module in an earlier run, and cannot do so again; make a new one "
                 "and give the checkpoint as ckpt_path"
             )
+        hold_device(self.lightning_module, self.root_device)
         layers = decoder_layers(getattr(self.lightning_module, "peft_model").get_base_model())  # noqa: B009  mypy
         on_cpu = self.root_device.type == "cpu"
         return FullyShardedDataParallel(

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 from torch.utils.data.distributed import DistributedSampler
 
 from svd_lightning.data import Example, LengthGroupedSampler, ScoringCollator, encode
-from svd_lightning.data.sampler import EvenShare
+from svd_lightning.data.sampler import EvenShare, evened
 
 LENGTHS = [(37 * i) % 101 + 1 for i in range(203)]
 
@@ -28,14 +28,21 @@ def test_an_epoch_is_a_permutation(lengths, batch_size, seed, epoch):
 
 
 @given(st.integers(1, 60), st.integers(1, 5), st.integers(1, 7))
-def test_ranks_share_every_row_and_differ_by_none(count, replicas, batch_size):
+def test_the_batches_of_all_ranks_are_those_of_one_process(count, replicas, batch_size):
     shares = [
         list(LengthGroupedSampler(range(count), batch_size=batch_size, num_replicas=replicas, rank=rank))
         for rank in range(replicas)
     ]
     assert len({len(share) for share in shares}) == 1
-    assert {row for share in shares for row in share} == set(range(count))
-    assert sum(map(len, shares)) - count < replicas  # repeats only to even the shares
+    whole = [row for step in zip(*shares, strict=True) for row in step]
+    assert whole[:count] == list(LengthGroupedSampler(range(count), batch_size=batch_size * replicas))
+    assert whole[count:] == list(range(count, -(-count // replicas) * replicas))  # only to even the shares
+
+
+def test_rows_without_a_label_even_the_shares(word_tokenizer):
+    rows = encode([Example(str(i), "a", " b") for i in range(5)], word_tokenizer, split="train", max_length=9)
+    assert [row.index for row in evened(rows.rows, 3)] == [0, 1, 2, 3, 4, -1]
+    assert evened(rows.rows, 5) == rows.rows
 
 
 def test_an_epoch_always_has_the_same_order_and_no_other_epoch_has_it():

@@ -23,7 +23,8 @@ CHAIN = ("fit", "resume", "validate", "test", "predict")
 def write_job(folder: Path, diaries: Path, strategy: str, *verbs: str, **options: Any) -> Path:
     """A file that says what to run."""
     folder.mkdir(parents=True, exist_ok=True)
-    job = {"processes": 1 if strategy == "single" else 2, "verbs": verbs or CHAIN, "strategy": strategy, **options}
+    processes = 1 if strategy == "single" else 2
+    job = {"processes": processes, "verbs": verbs or CHAIN, "strategy": strategy, "accelerator": "cpu", **options}
     path = folder / "job.json"
     path.write_text(json.dumps({**job, "folder": str(folder), "diaries": str(diaries)}))
     return path

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from peft import PromptTuningConfig
 
 from svd_lightning.callbacks import PredictionWriter
+from svd_lightning.models import Backbone
 from svd_lightning.steering import Steering
 from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, ZeROStrategy
-from tests.chain import Losses, diary_data, diary_model, plain_calibration, quiet_trainer, small_lora
+from tests.chain import BASE_FOLDER, Losses, diary_data, diary_model, plain_calibration, quiet_trainer, small_lora
 
 TIMEOUT = 60.0
 ADAPTERS = {"lora": small_lora, "prompt": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)}
@@ -46,27 +48,28 @@ class ZeROOnCPU(ZeROStrategy):
         return torch.device("cpu", 0)  # DeepSpeed asks for the number
 
 
-def new_strategy(name: str) -> Any:
-    """By its name in configs/strategy, with a timeout that turns a hang into a failure."""
-    from datetime import timedelta
-
+def new_strategy(name: str, accelerator: str) -> Any:
+    """By its name in configs/strategy, with a timeout that turns a hang into a failure; unpatched on GPUs."""
+    zero = ZeROStrategy if accelerator == "gpu" else ZeROOnCPU
     return {
         "single": lambda: "auto",
         "ddp": lambda: DDPStrategy(timeout=timedelta(seconds=TIMEOUT)),
         "fsdp": lambda: FSDP1Strategy(timeout_seconds=TIMEOUT),
+        "fsdp_offload": lambda: FSDP1Strategy(cpu_offload=True, timeout_seconds=TIMEOUT),
         "fsdp2": lambda: FSDP2Strategy(timeout_seconds=TIMEOUT),
-        "zero2": lambda: ZeROOnCPU(stage=2, timeout_seconds=TIMEOUT),
-        "zero3": lambda: ZeROOnCPU(stage=3, persistence_threshold=0, timeout_seconds=TIMEOUT),
-        "zero3_offload": lambda: ZeROOnCPU(stage=3, offload=True, timeout_seconds=TIMEOUT),
+        "zero2": lambda: zero(stage=2, timeout_seconds=TIMEOUT),
+        "zero3": lambda: zero(stage=3, persistence_threshold=0, timeout_seconds=TIMEOUT),
+        "zero3_offload": lambda: zero(stage=3, offload=True, timeout_seconds=TIMEOUT),
     }[name]()
 
 
 class Sizes(Callback):
-    """How many parameters this process holds while nothing is computed."""
+    """How many parameters this process holds while nothing is computed, and whether the module knows where."""
 
-    held = 0
+    held, placed = 0, False
 
     def on_fit_start(self, trainer, pl_module) -> None:
+        self.placed = pl_module.device == trainer.strategy.root_device
         locals_ = (getattr(p, "ds_tensor", getattr(p, "_local_tensor", p)) for p in pl_module.parameters())
         self.held = sum(p.numel() for p in locals_)
 
@@ -97,7 +100,8 @@ def new_module(job: dict[str, Any]) -> Any:
     options = {"steering": steering, "learning_rate": 2e-3, **job.get("model", {})}
     if job.get("sgd"):  # unlike Adam's, its steps grow with the gradients
         options["optimizer"] = partial(torch.optim.SGD, lr=job["sgd"], momentum=0.9)
-    return diary_model(ADAPTERS[job.get("adapter", "lora")](), **options)
+    backbone = Backbone(name_or_path=str(BASE_FOLDER), load_in_4bit=job.get("four_bits", False))
+    return diary_model(ADAPTERS[job.get("adapter", "lora")](), backbone=backbone, **options)
 
 
 def new_trainer(job: dict[str, Any], verb: str, *callbacks: Callback, **options: Any) -> Any:
@@ -108,7 +112,8 @@ def new_trainer(job: dict[str, Any], verb: str, *callbacks: Callback, **options:
         Path(job["folder"]) / verb,
         *callbacks,
         version=0,
-        strategy=new_strategy(job["strategy"]),
+        accelerator=job["accelerator"],
+        strategy=new_strategy(job["strategy"], job["accelerator"]),
         devices=job["processes"] // job.get("nodes", 1),
         num_nodes=job.get("nodes", 1),
         **job.get("trainer", {}),
@@ -123,7 +128,8 @@ def fit(job: dict[str, Any], verb: str, ckpt_path: str | None = None) -> dict[st
     trainer = new_trainer(job, verb, plain_calibration(), losses, sizes, checkpoint, max_epochs=2)
     trainer.fit(module, datamodule=job["data"], ckpt_path=ckpt_path)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {"losses": losses.values, "held": sizes.held, "calibration": module.calibration, "logged": logged}
+    placed = {"held": sizes.held, "placed": sizes.placed}
+    return {"losses": losses.values, **placed, "calibration": module.calibration, "logged": logged}
 
 
 def run(job: dict[str, Any], verb: str) -> Any:
