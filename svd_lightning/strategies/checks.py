@@ -48,6 +48,7 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, 
             "FSDP2 has not gathered them; write --config configs/strategy/fsdp.yaml, or take LoRA"
         )
     if isinstance(strategy, FSDP1Strategy):
+        _check_offload(strategy)
         _check_mask(trainer, masked)
         _check_clipping(trainer)
         _check_one_dtype(trainer, backbone)
@@ -73,6 +74,15 @@ def _check_quantisation(backbone: Backbone) -> None:
         raise InputError(
             f"model.backbone.{name}: quantised weights cannot be split over processes here; leave it out, or "
             "write --config configs/strategy/ddp.yaml"
+        )
+
+
+def _check_offload(strategy: FSDP1Strategy) -> None:
+    offloads = strategy.cpu_offload is not None and strategy.cpu_offload.offload_params
+    if offloads and strategy.root_device.type == "cpu":
+        raise InputError(
+            "trainer.strategy.cpu_offload: expected a GPU to offload from, got the CPU, where every shard lies "
+            "already; leave it out"
         )
 
 

@@ -69,7 +69,7 @@ class Sizes(Callback):
     held, placed = 0, False
 
     def on_fit_start(self, trainer, pl_module) -> None:
-        self.placed = pl_module.device == trainer.strategy.root_device
+        self.placed = pl_module.device.type == trainer.strategy.root_device.type
         locals_ = (getattr(p, "ds_tensor", getattr(p, "_local_tensor", p)) for p in pl_module.parameters())
         self.held = sum(p.numel() for p in locals_)
 

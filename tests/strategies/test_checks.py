@@ -144,6 +144,13 @@ def test_deepspeed_needs_gpus():
         L.Trainer(strategy=ZeROStrategy(), accelerator="cpu", logger=False).strategy.setup_environment()
 
 
+def test_fsdp1_offloads_from_gpus():
+    strategy = FSDP1Strategy(cpu_offload=True)
+    on_cpu = L.Trainer(strategy=strategy, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    with pytest.raises(InputError, match=r"cpu_offload: expected a GPU to offload from, got the CPU"):
+        check_strategy(on_cpu, BASE, small_lora())
+
+
 def test_a_missing_deepspeed_is_named_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setattr("svd_lightning.strategies.deepspeed.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"not installed; .* DS_BUILD_OPS=0 pip install"):
