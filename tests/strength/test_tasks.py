@@ -54,6 +54,8 @@ def test_every_task_has_its_strength_and_its_verdict(record):
     assert list(tasks) == ["back", "far", "nowhere"]
     for name, along in ALONG.items():
         assert tasks[name]["strengths"] == pytest.approx([along], abs=0.25)
+        [[low, high]] = tasks[name]["intervals"]
+        assert low < tasks[name]["strengths"][0] < high < low + 1.0
         assert tasks[name]["examples"] == 150
         assert (tasks[name]["tokens"], tasks[name]["judged_by"]) == (450, "task")
         assert 0.5 < tasks[name]["weight"] < 1.0
@@ -66,6 +68,7 @@ def test_every_task_has_its_strength_and_its_verdict(record):
 def test_without_the_guard_every_task_is_steered(four):
     for task in found(four, guard=False)["tasks"]:
         assert task["used"]["strengths"] == task["strengths"]
+        assert task["used"]["intervals"] == task["intervals"]
 
 
 def test_the_record_is_plain(record):
