@@ -52,6 +52,7 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, 
         _check_mask(trainer, masked)
         _check_clipping(trainer)
         _check_one_dtype(trainer, backbone)
+        _check_several(strategy)
 
 
 def _check_deepspeed(trainer: L.Trainer, strategy: DeepSpeedStrategy, backbone: Backbone) -> None:
@@ -83,6 +84,15 @@ def _check_offload(strategy: FSDP1Strategy) -> None:
         raise InputError(
             "trainer.strategy.cpu_offload: expected a GPU to offload from, got the CPU, where every shard lies "
             "already; leave it out"
+        )
+
+
+def _check_several(strategy: FSDP1Strategy) -> None:
+    """Where one process holds all, FSDP1 fails on tied embeddings."""
+    if strategy.num_nodes * strategy.num_processes == 1:
+        raise InputError(
+            "trainer.strategy: FSDP1 splits the model over two processes or more, got one; raise "
+            "--trainer.devices, or write --config configs/strategy/fsdp2.yaml or single.yaml"
         )
 
 

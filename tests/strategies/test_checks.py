@@ -144,10 +144,17 @@ def test_deepspeed_needs_gpus():
         L.Trainer(strategy=ZeROStrategy(), accelerator="cpu", logger=False).strategy.setup_environment()
 
 
-def test_fsdp1_offloads_from_gpus():
-    strategy = FSDP1Strategy(cpu_offload=True)
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (FSDP1Strategy(cpu_offload=True), r"cpu_offload: expected a GPU to offload from, got the CPU"),
+        (FSDP1Strategy(), r"two processes or more, got one; .*fsdp2.yaml or single.yaml"),
+    ],
+)
+def test_fsdp1_needs_a_gpu_to_offload_from_and_several_processes(strategy, message):
     on_cpu = L.Trainer(strategy=strategy, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    with pytest.raises(InputError, match=r"cpu_offload: expected a GPU to offload from, got the CPU"):
+    on_cpu.state.fn = TrainerFn.FITTING
+    with pytest.raises(InputError, match=message):
         check_strategy(on_cpu, BASE, small_lora())
 
 
