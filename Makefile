@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export OMP_NUM_THREADS ?= 2
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check docs test-all clean
 
@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(BIN)/svd-lightning demo
 
 test: $(VENV)/deepspeed check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # style, types and layers
 check: $(VENV)/installed

@@ -20,7 +20,8 @@ class SteeredHarnessModel(HFLM):
     """Log-likelihoods, rolling log-likelihoods and generation under one distribution of a run.
 
     Scoring and generation differ in one point, as everywhere here: a penalty of −∞ forbids tokens in generation,
-    and counts as 0 in scoring (`finite_penalty`). One process; batches are the harness's own.
+    and counts as 0 in scoring (`finite_penalty`). One process; batches are the harness's own. The harness names no
+    task that the adapter knows: every request takes the strengths shared by all tasks.
 
     Args:
         run: run folder or checkpoint, or a SteeredLanguageModel that is loaded.
