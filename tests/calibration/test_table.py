@@ -10,6 +10,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.steering import KLGradient
 from tests.calibration import reference, two_ranks
 from tests.calibration.reference import RULES
+from tests.gloo import run_both
 
 
 def assert_same(left, right):
@@ -174,9 +175,7 @@ def test_rules_that_the_table_does_not_know_are_refused():
 @pytest.fixture(scope="module")
 def both_ranks(tmp_path_factory):
     """What each of two real processes found, by name of the split."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(two_ranks.start, args=(folder,), nprocs=2)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return run_both(two_ranks.both, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("shares", two_ranks.SHARES)

@@ -7,6 +7,7 @@ import torch
 
 from svd_lightning.errors import InputError
 from svd_lightning.metrics import Completions, MultipleChoice
+from tests.gloo import run_both
 from tests.metrics import two_ranks
 from tests.metrics.reference import NAMES, Question, add, add_tokens, expected, random_questions
 
@@ -82,9 +83,7 @@ def test_completions_by_hand():
 @pytest.fixture(scope="module")
 def both_ranks(tmp_path_factory):
     """What each of two real processes found, by name of the split."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(two_ranks.start, args=(folder,), nprocs=2)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    return run_both(two_ranks.both, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("shares", two_ranks.SHARES)

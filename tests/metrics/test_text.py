@@ -4,7 +4,6 @@ import json
 import math
 
 import pytest
-import torch
 from torchmetrics.text import ROUGEScore
 
 from svd_lightning.metrics import (
@@ -19,6 +18,7 @@ from svd_lightning.metrics import (
     option_label,
     rouge_l,
 )
+from tests.gloo import run_both
 from tests.metrics import text_reference, two_text_ranks
 from tests.metrics.text_reference import random_cases
 
@@ -147,9 +147,7 @@ def test_as_many_references_as_answers_are_asked_for():
 @pytest.fixture(scope="module")
 def both_ranks(tmp_path_factory):
     """What each of two real processes found, by name of the split."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(two_text_ranks.start, args=(folder,), nprocs=2)
-    return [torch.load(folder / f"rank{rank}.pt") for rank in (0, 1)]
+    return run_both(two_text_ranks.both, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
