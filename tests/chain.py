@@ -145,10 +145,15 @@ def interrupted_command(until: Iterator[bool], sign: signal.Signals, *arguments:
     """Exit status of `svd-lightning …` in a process of its own, sent a signal as soon as `until` yields true."""
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "svd_lightning", *arguments], env=environment(), stdout=output, stderr=output
+            [sys.executable, "-m", "svd_lightning", *arguments],
+            env=environment(),
+            stdout=output,
+            stderr=output,
+            # a shell ignores Ctrl-C on behalf of what it starts in the background, and Python then takes that over
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
-            for _ in range(2000):
+            for _ in range(6000):
                 if next(until) or process.poll() is not None:
                     break
                 time.sleep(0.02)

@@ -36,7 +36,12 @@ def main(strategy: str, diaries: str, folder: str) -> None:
     torch.set_num_threads(1)
     L.seed_everything(0, verbose=False)
     held = Held()
-    options = {"strategy": new_strategy(strategy), "devices": 2, "max_steps": 2, "enable_checkpointing": False}
+    options = {
+        "strategy": new_strategy(strategy, "cpu"),
+        "devices": 2,
+        "max_steps": 2,
+        "enable_checkpointing": False,
+    }
     quiet_trainer(Path(folder), held, **options).fit(diary_model(), datamodule=diary_data(Path(diaries)))
     path = Path(folder) / f"HELD-{os.environ['RANK']}.json"
     path.write_text(json.dumps(held.found))
