@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from svd_lightning.calibration.across import ordered, several_processes
 from svd_lightning.calibration.objective import Along, Evaluation, Shares, single
 from svd_lightning.calibration.questions import Key, Labels, Question, Slopes, Steered, View
 from svd_lightning.calibration.together import Together
@@ -71,7 +72,7 @@ class TokenStream:
     ) -> None:
         self._chunks, self._vocabulary, self._device = chunks, vocabulary, torch.device(device)
         self.tasks = dict(tasks or {})
-        self.example, self._place = _ordered(example.cpu(), position.cpu())
+        self.example, self._place = ordered(example.cpu(), position.cpu())
         if not self.num_tokens:
             raise InputError("calibration split: expected at least one completion token, got none")
         self.examples, self.number = self.example.unique(return_inverse=True)
@@ -167,7 +168,7 @@ class TokenStream:
                 place = self._place[start : (start := start + len(view.labels))].to(self._device)
                 self._add(view, questions, sums, place)
             assert start == len(self._place), "the stream has another number of tokens than it said"
-            if _distributed():
+            if several_processes():
                 dist.all_reduce(whole)
             sums = [part.view(shape) for part, shape in zip(whole.cpu().split(sizes), shapes, strict=True)]
         self.passes += 1
@@ -278,30 +279,3 @@ class StreamedObjective(Along):
 
     def _kept_tokens(self) -> Tensor:
         return self._keep[self._stream.number]
-
-
-def _ordered(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Example of every token over all processes [N], and where among them this process's stand, int64 [n].
-
-    Ordered by (example, position). A token that an earlier process has, or that came before, stands at −1.
-    """
-    parts: list[tuple[Tensor, Tensor]] = [(example, position)]
-    rank = 0
-    if _distributed():
-        rank, parts = dist.get_rank(), [(example, position)] * dist.get_world_size()
-        dist.all_gather_object(parts, (example, position))
-    examples, positions = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    if not len(examples):
-        return examples, examples
-    key = examples * (positions.max() + 1) + positions
-    key, order = key.sort(stable=True)
-    first = torch.ones_like(key, dtype=torch.bool)
-    first[1:] = key[1:] != key[:-1]
-    place = torch.full_like(key, -1)
-    place[order[first]] = torch.arange(int(first.sum()))
-    before = sum(len(part[0]) for part in parts[:rank])
-    return examples[order[first]], place[before : before + len(example)]
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,6 +1,7 @@
 """How the figures are drawn: a few colours with names, and SVG that follows the page's light or dark scheme."""
 
 import io
+import math
 import re
 
 from matplotlib import rc_context
@@ -82,3 +83,18 @@ def scheme_css() -> str:
 def variable(colour: str) -> str:
     """The CSS variable of a colour."""
     return f"--c{colour.lstrip('#')}"
+
+
+def decades(far: float) -> list[float]:
+    """At most four powers of ten on each side, and 0."""
+    top = math.floor(math.log10(far) + 1e-9)
+    steps = range(0, top + 1, max(1, math.ceil((top + 1) / 3)))
+    powers = [10.0**power for power in steps]
+    return [*(-power for power in reversed(powers)), 0.0, *powers]
+
+
+def decade_text(value: float) -> str:
+    """A power of ten as a label of an axis, in figures as far as they are short."""
+    if abs(value) < 1e4:
+        return f"{value:g}".replace("-", "−")
+    return f"{'−' if value < 0 else ''}$10^{{{round(math.log10(abs(value)))}}}$"

@@ -22,6 +22,8 @@ from svd_lightning.report.canvas import (
     RED,
     TEAL,
     canvas,
+    decade_text,
+    decades,
     legend_below,
     name_axes,
 )
@@ -150,9 +152,9 @@ def strength_figure(values: Tensor, *, marks: Mapping[str, float] | None = None)
     figure, [axes] = canvas(3.6)
     axes.hist(values.numpy(), bins=edges.tolist(), color=BLUE, alpha=0.75)
     axes.set_xscale("symlog", linthresh=_LINEAR, linscale=0.35)
-    axes.set_xticks(_decades(far))
+    axes.set_xticks(decades(far))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _decade_text(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: decade_text(value)))
     for name, mu in shown.items():
         colour, dash = _LINES[name]
         axes.axvline(mu, color=colour, linestyle=dash, linewidth=2, label=f"{name}: {short(mu)}")
@@ -284,17 +286,3 @@ def _reach(gains: list[Mapping[str, float]]) -> tuple[float, float]:
         low - room * (0.08 if min(ends) >= low else 0.35),
         high + room * (0.08 if max(ends) <= high else 0.35),
     )
-
-
-def _decades(far: float) -> list[float]:
-    """At most four powers of ten on each side, and 0."""
-    top = math.floor(math.log10(far) + 1e-9)
-    steps = range(0, top + 1, max(1, math.ceil((top + 1) / 3)))
-    powers = [10.0**power for power in steps]
-    return [*(-power for power in reversed(powers)), 0.0, *powers]
-
-
-def _decade_text(value: float) -> str:
-    if abs(value) < 1e4:
-        return f"{value:g}".replace("-", "−")
-    return f"{'−' if value < 0 else ''}$10^{{{round(math.log10(abs(value)))}}}$"
