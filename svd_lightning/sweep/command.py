@@ -10,11 +10,11 @@ from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.sweep.cells import Combination, Override, evaluations, warm_starts
 from svd_lightning.sweep.paper import PublishedTable, load_published
-from svd_lightning.sweep.results import measurements
+from svd_lightning.sweep.results import measurements, strengths
 from svd_lightning.sweep.runner import Failure, run_all
 from svd_lightning.sweep.stages import Stage, stages
 from svd_lightning.sweep.sweep_file import Sweep, load_sweep
-from svd_lightning.sweep.table import as_csv, as_markdown, rows
+from svd_lightning.sweep.table import Found, as_csv, as_markdown, rows
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,11 @@ def _tabulate(
     published: PublishedTable | None,
     folder: Path,
 ) -> None:
-    found = [(start, each, measurements(folder / start.name / each.name)) for start in starts for each in asked]
+    found = []
+    for start in starts:
+        for each in asked:
+            here = folder / start.name / each.name
+            found.append(Found(start, each, measurements(here), strengths(here, folder / start.name / "fit")))
     table = rows(plan, found)
     write_text(folder / "table.csv", as_csv(table, published))
     write_text(folder / "table.md", as_markdown(table, published))

@@ -59,6 +59,22 @@ def measurements(folder: Path) -> list[Measurement]:
     return found
 
 
+def strengths(folder: Path, warm_start: Path) -> dict[str, dict[str, float]]:
+    """The strength μ of each rule under each steered distribution, those shared by all tasks.
+
+    Args:
+        folder: an evaluation's.
+        warm_start: the folder of the fit that it evaluates.
+    """
+    if (path := folder / "test" / "test_metrics.json").exists():
+        steered = json.loads(path.read_text(encoding="utf-8"))["distributions"]
+    else:
+        calibrated = folder / "calibrate"
+        path = (calibrated if calibrated.exists() else warm_start) / "calibration.json"
+        steered = {STEERED: json.loads(path.read_text(encoding="utf-8"))["used"]} if path.exists() else {}
+    return {name: dict(zip(each["rules"], each["strengths"], strict=True)) for name, each in steered.items()}
+
+
 def _of_tasks(
     record: Mapping[str, Any], read: Callable[[Mapping[str, Any], str | None], Iterator[Measurement]]
 ) -> Iterator[Measurement]:

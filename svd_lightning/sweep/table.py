@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -22,6 +22,8 @@ class Row:
     distribution: str
     published: dict[str, str]
     """The labels that it has in published tables."""
+    strengths: str = ""
+    """Of each rule; empty for base and tuned."""
     values: dict[str, Measurement] = field(default_factory=dict)
     """By column."""
 
@@ -35,22 +37,36 @@ class Row:
 
 _ORDER = (BASE, TUNED, "control", "paper", STEERED, "joint")
 
-Found = tuple[Combination, Combination, Sequence[Measurement]]
-"""A warm start, an evaluation of it, and what that measured."""
+
+@dataclass(frozen=True)
+class Found:
+    """What one evaluation of a warm start left."""
+
+    start: Combination
+    evaluation: Combination
+    measured: Sequence[Measurement]
+    strengths: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By distribution and rule."""
 
 
 def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
     """The measurements in the sweep's columns, those of averages among them where all their parts are there."""
     table: dict[tuple[object, ...], Row] = {}
-    for start, evaluation, measured in found:
-        labels = {**start.labels, **evaluation.labels}
-        published = {**start.published, **evaluation.published}
-        for one in measured:
-            row = table.setdefault((*labels.values(), one.distribution), Row(labels, one.distribution, published))
+    for each in found:
+        labels = {**each.start.labels, **each.evaluation.labels}
+        published = {**each.start.published, **each.evaluation.published}
+        for one in each.measured:
+            strengths = _shown(each.strengths.get(one.distribution, {}))
+            new = Row(labels, one.distribution, published, strengths)
+            row = table.setdefault((*labels.values(), one.distribution), new)
             row.values.update({column: one for column, metric in sweep.columns.items() if metric == one.name})
     for row in table.values():
         _average(row, sweep)
     return sorted((row for row in table.values() if row.values), key=lambda row: _rank(row, sweep))
+
+
+def _shown(strengths: Mapping[str, float]) -> str:
+    return ", ".join(f"{rule} {strength:.3g}" for rule, strength in strengths.items())
 
 
 def _rank(row: Row, sweep: Sweep) -> tuple[int, ...]:
@@ -74,7 +90,7 @@ def as_csv(table: Sequence[Row], published: PublishedTable | None) -> str:
     numbers = ("value", "gain", "low", "high", "paper", "difference")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*axes, "distribution", "column", "unit", "judge", *numbers])
+    writer.writerow([*axes, "distribution", "strengths", "column", "unit", "judge", *numbers])
     for row in table:
         for column, one in row.values.items():
             theirs = row.figure(published, column)
@@ -82,6 +98,7 @@ def as_csv(table: Sequence[Row], published: PublishedTable | None) -> str:
             place = [
                 *(row.labels.get(axis, "") for axis in axes),
                 row.distribution,
+                row.strengths,
                 column,
                 one.unit,
                 one.judge or "",
@@ -94,13 +111,12 @@ def as_markdown(table: Sequence[Row], published: PublishedTable | None) -> str:
     """One line per row; in each cell ours, the gain's interval, the published figure and the difference to it."""
     axes = list(dict.fromkeys(axis for row in table for axis in row.labels))
     columns = {column: one for row in table for column, one in row.values.items()}
-    heads = [*axes, "distribution", *(_head(column, one) for column, one in columns.items())]
+    heads = [*axes, "distribution", "strengths", *(_head(column, one) for column, one in columns.items())]
     lines = [*_notes(table, published), "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in table:
         cells = [_cell(row.values.get(column), row.figure(published, column)) for column in columns]
-        lines.append(
-            "| " + " | ".join([*(row.labels.get(axis, "") for axis in axes), row.distribution, *cells]) + " |"
-        )
+        place = [*(row.labels.get(axis, "") for axis in axes), row.distribution, row.strengths]
+        lines.append("| " + " | ".join([*place, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -11,11 +11,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from svd_lightning.cli import main
 from svd_lightning.sweep.cells import evaluations, warm_starts
 from svd_lightning.sweep.paper import load_published
-from svd_lightning.sweep.results import measurements
+from svd_lightning.sweep.results import measurements, strengths
 from svd_lightning.sweep.runner import finish
 from svd_lightning.sweep.stages import Stage, stages
 from svd_lightning.sweep.sweep_file import load_sweep
-from svd_lightning.sweep.table import rows
+from svd_lightning.sweep.table import Found, rows
 from tests.chain import BASE_FOLDER, ROOT, write_jsonl
 from tests.data.commonsense import CASES
 
@@ -136,8 +136,10 @@ def test_every_combination_runs(sweep, start, asked, base, data, tmp_path):
         stage.partial.mkdir(parents=True)
         main(stage.arguments)
         finish(stage)
-    found = measurements(tmp_path / start.name / asked.name)
-    (*table,) = rows(sweep, [(start, asked, found)])
+    here = tmp_path / start.name / asked.name
+    found = Found(start, asked, measurements(here), strengths(here, tmp_path / start.name / "fit"))
+    (*table,) = rows(sweep, [found])
+    assert all(bool(row.strengths) == (row.distribution not in ("base", "tuned")) for row in table)
     assert {"base", "tuned", "steered"} <= {row.distribution for row in table}
     assert {column for row in table for column in row.values} >= {*sweep.columns} - {"truth", "info", "truth_info"}
 

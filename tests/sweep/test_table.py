@@ -8,9 +8,9 @@ import pytest
 
 from svd_lightning.sweep.cells import Combination
 from svd_lightning.sweep.paper import PublishedTable
-from svd_lightning.sweep.results import Measurement, measurements
+from svd_lightning.sweep.results import Measurement, measurements, strengths
 from svd_lightning.sweep.sweep_file import Sweep
-from svd_lightning.sweep.table import as_csv, as_markdown, rows
+from svd_lightning.sweep.table import Found, as_csv, as_markdown, rows
 
 START = Combination({"peft": "lora", "model": "tiny"}, {"peft": "lora", "model": "A"}, ())
 PUBLISHED = PublishedTable(
@@ -39,7 +39,7 @@ def measured(distribution, *values, **options):
 
 
 def test_rows_are_distributions_and_averages_need_all_their_parts():
-    found = [(START, evaluation(), [*measured("base", 1.0), *measured("tuned", 2.0, 4.0, 9.0)])]
+    found = [Found(START, evaluation(), [*measured("base", 1.0), *measured("tuned", 2.0, 4.0, 9.0)])]
     base, tuned = rows(sweep(), found)
     assert (base.labels, base.distribution) == ({"peft": "lora", "model": "tiny"}, "base")
     assert {column: one.value for column, one in base.values.items()} == {"x": 1.0}
@@ -48,7 +48,7 @@ def test_rows_are_distributions_and_averages_need_all_their_parts():
 
 def test_the_tasks_of_a_mixture_are_columns():
     both = [*measured("tuned", 1.0, task="a"), *measured("tuned", 3.0, task="b"), *measured("tuned", 9.0)]
-    (row,) = rows(sweep(columns={"x": "a/MC1", "y": "b/MC1"}), [(START, evaluation(), both)])
+    (row,) = rows(sweep(columns={"x": "a/MC1", "y": "b/MC1"}), [Found(START, evaluation(), both)])
     assert {column: one.value for column, one in row.values.items()} == {"x": 1.0, "y": 3.0, "mean": 2.0}
 
 
@@ -64,16 +64,18 @@ def test_the_tasks_of_a_mixture_are_columns():
 )
 def test_published_figures_go_beside_the_right_row(labels, distribution, expected):
     file = sweep(evaluate={"method": {"tad": {}}})
-    (row,) = rows(file, [(START, evaluation(**labels), measured(distribution, 2.0, 4.0))])
+    (row,) = rows(file, [Found(START, evaluation(**labels), measured(distribution, 2.0, 4.0))])
     assert [row.figure(PUBLISHED, column) for column in PUBLISHED.columns] == expected
     assert row.figure(None, "x") is None
 
 
 def test_csv_has_a_line_per_number():
-    found = [(START, evaluation(), [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), *measured("base", 1.0)])]
+    both = [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), *measured("base", 1.0)]
+    found = [Found(START, evaluation(), both, {"steered": {"Temperature": -0.125}})]
     lines = list(csv.DictReader(io.StringIO(as_csv(rows(sweep(), found), PUBLISHED))))
     assert lines[1] == {
-        **{"peft": "lora", "model": "tiny", "distribution": "steered", "column": "x", "unit": "%", "judge": ""},
+        **{"peft": "lora", "model": "tiny", "distribution": "steered", "strengths": "Temperature -0.125"},
+        **{"column": "x", "unit": "%", "judge": ""},
         **{"value": "2.0000", "gain": "0.5000", "low": "-0.2500", "high": "1.0000"},
         **{"paper": "3.0000", "difference": "-1.0000"},
     }
@@ -84,7 +86,8 @@ def test_rows_are_in_the_order_of_the_sweep_and_of_the_distributions():
     file = sweep(axes={"peft": {"lora": {}, "ia3": {}}})
     starts = [Combination({"peft": name}, {"peft": name}, ()) for name in ("ia3", "lora")]
     names = ("joint", "steered", "paper", "control", "tuned", "base")
-    found = [(start, evaluation(), [one for name in names for one in measured(name, 1.0)]) for start in starts]
+    measurements = [one for name in names for one in measured(name, 1.0)]
+    found = [Found(start, evaluation(), measurements) for start in starts]
     assert [(row.labels["peft"], row.distribution) for row in rows(file, found)] == [
         (peft, name)
         for peft in ("lora", "ia3")
@@ -94,22 +97,24 @@ def test_rows_are_in_the_order_of_the_sweep_and_of_the_distributions():
 
 def test_markdown_has_a_line_per_row():
     by_judge = Measurement("truthful", "base", 1.25, judge="nearest reference")
-    found = [(START, evaluation(), [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), by_judge])]
+    both = [*measured("steered", 2.0, gain=(0.5, -0.25, 1.0)), by_judge]
+    found = [Found(START, evaluation(), both, {"steered": {"KLGradient": 1.5, "Temperature": -0.04567}})]
     text = as_markdown(rows(sweep(columns={"x": "MC1", "truth": "truthful"}), found), PUBLISHED)
     assert text.splitlines() == [
         "In parentheses the gain over tuned with its paired 95 % bootstrap interval. Published figures, and ours "
         "minus them: somewhere, Table 1. tiny stands where the paper has A.",
         "",
-        "| peft | model | distribution | truth by nearest reference, % | x, % |",
-        "|---|---|---|---|---|",
-        "| lora | tiny | base | 1.2 |  |",
-        "| lora | tiny | steered |  | 2.0 (+0.5 [-0.2, +1.0]); paper 3.00, -1.0 |",
+        "| peft | model | distribution | strengths | truth by nearest reference, % | x, % |",
+        "|---|---|---|---|---|---|",
+        "| lora | tiny | base |  | 1.2 |  |",
+        "| lora | tiny | steered | KLGradient 1.5, Temperature -0.0457 |  "
+        "| 2.0 (+0.5 [-0.2, +1.0]); paper 3.00, -1.0 |",
     ]
 
 
 def test_nothing_measured_gives_an_empty_table(tmp_path):
-    assert measurements(tmp_path) == []
-    assert rows(sweep(), [(START, evaluation(), [])]) == []
+    assert (measurements(tmp_path), strengths(tmp_path, tmp_path)) == ([], {})
+    assert rows(sweep(), [Found(START, evaluation(), [])]) == []
 
 
 def entry(value, gain=None):
@@ -141,6 +146,20 @@ def test_strengths_of_another_mask_are_left_out(tmp_path):
     metrics = {"MC1": {name: entry(0.5) for name in names}}
     write(tmp_path / "test" / "test_metrics.json", {"metrics": metrics, "tasks": {}, "distributions": {}})
     assert [one.distribution for one in measurements(tmp_path)] == ["base", "tuned", "steered"]
+
+
+def test_strengths_are_those_of_the_test(tmp_path):
+    joint = {"rules": ["KLGradient", "Temperature"], "strengths": [2.0, -1.0], "estimator": "LineSearch"}
+    write(tmp_path / "test" / "test_metrics.json", {"distributions": {"joint": joint}})
+    assert strengths(tmp_path, tmp_path / "fit") == {"joint": {"KLGradient": 2.0, "Temperature": -1.0}}
+
+
+@pytest.mark.parametrize(("again", "expected"), [(False, 1.0), (True, 2.0)])
+def test_strengths_without_a_test_are_those_of_the_last_calibration(again, expected, tmp_path):
+    for folder, strength in (("fit", 1.0), *([("one/calibrate", 2.0)] if again else [])):
+        used = {"rules": ["KLGradient"], "strengths": [strength]}
+        write(tmp_path / folder / "calibration.json", {"used": used})
+    assert strengths(tmp_path / "one", tmp_path / "fit") == {"steered": {"KLGradient": expected}}
 
 
 def test_measures_of_a_judge(tmp_path):
