@@ -11,11 +11,14 @@ from svd_lightning.report.words import (
     gain_text,
     in_use,
     metric_name,
+    prior_text,
     recipe_name,
     share_text,
     short,
     strengths_text,
+    task_used,
     with_interval,
+    with_intervals,
 )
 
 
@@ -120,33 +123,12 @@ def tasks_table(record: Mapping[str, Any]) -> Table:
             task["task"],
             str(task["examples"]),
             f"{task['weight']:.0%}",
-            _task_strengths(task),
+            "\n".join(with_intervals(task)),
             gain_text(task["gain_over_tuned"]),
-            _task_used(task, guard=record["guard"]),
+            task_used(task, guard=record["guard"]),
         )
-    prior = record["tasks"][0]["prior_examples"]
-    table.caption = (
-        "The tasks do not differ: all have the strengths of all examples."
-        if prior == math.inf
-        else f"The strengths of all examples weigh as much as {prior:g} of a task's own."
-    )
+    table.caption = prior_text(record["tasks"][0]["prior_examples"])
     return table
-
-
-def _task_used(task: Mapping[str, Any], *, guard: bool) -> str:
-    """The verdict that holds, and whose it is."""
-    used = {"steer": "steering", "control": "sharpening", "tuned": "tuned model"}[
-        task["verdict"] if guard else "steer"
-    ]
-    return used if task["judged_by"] == "task" else f"{used}, as over all"
-
-
-def _task_strengths(task: Mapping[str, Any]) -> str:
-    """With intervals where there are some, one strength per line."""
-    strengths = [f"{strength:.3g}" for strength in task["strengths"]]
-    if task.get("intervals") is None:
-        return ", ".join(strengths)
-    return "\n".join(with_interval(text, one) for text, one in zip(strengths, task["intervals"], strict=True))
 
 
 def _numbers(record: Mapping[str, Any], nll: str, decoded: str, accuracy: str) -> tuple[str, str, str]:

@@ -12,6 +12,8 @@ def about_figure(name: str, record: Mapping[str, Any], history: Sequence[Mapping
     kind, _, rule = name.partition("/")
     if kind == "objective":
         return _objective(record, rule)
+    if kind == "tasks":
+        return _tasks(record, rule)
     return {
         "token_strength": _token_strength,
         "mask": _mask,
@@ -76,6 +78,16 @@ def _gain(record: Mapping[str, Any]) -> tuple[str, str]:
         "interval. "
         "Grey bars are not surely better than the tuned model, blue ones are, and orange is what is in use. A bar "
         "that would leave the chart is cut and carries its number.",
+    )
+
+
+def _tasks(record: Mapping[str, Any], rule: str) -> tuple[str, str]:
+    pooled = short(record["strengths"][record["rules"].index(rule)])
+    return (
+        f"{rule}, task by task",
+        f"Dots: each task's strength, between its own and that of all examples (orange line, {pooled}); lines: "
+        "95 % intervals. Dots on the orange line mean that the tasks do not ask for different strengths, or have "
+        "too few examples to tell.",
     )
 
 

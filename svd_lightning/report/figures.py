@@ -27,6 +27,7 @@ from svd_lightning.report.canvas import (
     legend_below,
     name_axes,
 )
+from svd_lightning.report.tasks import task_figures
 from svd_lightning.report.words import in_use, recipe_name, short
 from svd_lightning.steering import Contextual, SteeringRule, rule_name
 from svd_lightning.strength.estimate import token_strengths
@@ -51,7 +52,8 @@ def calibration_figures(
 ) -> dict[str, Figure]:
     """Every figure that can be drawn, by name: `objective`, `token_strength`, `mask`, `gain`, `history`.
 
-    With several rules `objective` is the way to all strengths, and each that was tried alone has `objective/RULE`.
+    Where there are tasks, `tasks/RULE` has each rule's strengths in them. With several rules
+    `objective` is the way to all strengths, and each that was tried alone has `objective/RULE`.
 
     Args:
         record: a calibration record.
@@ -73,6 +75,7 @@ def calibration_figures(
     if record.get("sweep"):
         figures["mask"] = mask_figure(record)
     figures["gain"] = gain_figure(record)
+    figures |= task_figures(record)
     if history:
         figures["history"] = history_figure(history)
     return figures

@@ -11,6 +11,7 @@ from svd_lightning.report.explanations import about_figure
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.records import Run
 from svd_lightning.report.tables import candidate_table, choices_table, mask_table, pairs_table
+from svd_lightning.report.tasks import tasks_table
 from svd_lightning.report.words import (
     gain_text,
     in_use,
@@ -46,6 +47,7 @@ def page(run: Run) -> str:
         numbers=_numbers(record),
         candidates=candidate_table(record, run.test),
         choices="" if run.metrics is None else choices_table(run.metrics),
+        tasks=tasks_table(record),
         notes="".join(f'<p class="note">{escape(note)}</p>' for note in run.notes),
         figures=_figures(run),
         masks=mask_table(record) if record.get("sweep") else "",

@@ -46,6 +46,42 @@ def with_interval(text: str, interval: Sequence[float] | None) -> str:
     return f"{text} {'(no interval)' if interval is None else intervals_text([interval])}"
 
 
+def with_intervals(part: Mapping[str, Any]) -> list[str]:
+    """Each strength with its interval, without any where none was looked for.
+
+    >>> with_intervals({"strengths": [1.5, 2.0], "intervals": [[1.0, 2.0], None]})
+    ['1.5 [1, 2]', '2 (no interval)']
+    >>> with_intervals({"strengths": [1.5, 2.0]})
+    ['1.5', '2']
+    """
+    strengths = [short(strength) for strength in part["strengths"]]
+    if part.get("intervals") is None:
+        return strengths
+    return [with_interval(text, one) for text, one in zip(strengths, part["intervals"], strict=True)]
+
+
+def task_used(task: Mapping[str, Any], *, guard: bool) -> str:
+    """What a task is decoded with, and whether all examples said so.
+
+    >>> task_used({"verdict": "control", "judged_by": "pool"}, guard=True)
+    'sharpening, as over all'
+    """
+    verdict = task["verdict"] if guard else "steer"
+    used = {"steer": "steering", "control": "sharpening", "tuned": "tuned model"}[verdict]
+    return used if task["judged_by"] == "task" else f"{used}, as over all"
+
+
+def prior_text(examples: float) -> str:
+    """How much of its own a task has, by how many examples the strengths of all of them weigh.
+
+    >>> prior_text(32.0)
+    "The strengths of all examples weigh as much as 32 of a task's own."
+    """
+    if examples == math.inf:
+        return "The tasks do not differ: all have the strengths of all examples."
+    return f"The strengths of all examples weigh as much as {examples:g} of a task's own."
+
+
 def short(value: float) -> str:
     """Three digits, without an exponent below a million.
 

@@ -27,15 +27,25 @@ def heavy() -> Tokens:
     return replace(data, base=data.tuned + closeness * (data.base - data.tuned))
 
 
-def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf"), features=()) -> Case:
+def opposed() -> Tokens:
+    """Odd examples whose adapter went the other way: the strength that suits them has the other sign."""
+    data = tokens(120)
+    sign = 1.0 - 2.0 * (data.example % 2).double()[:, None]
+    return replace(data, base=data.tuned + sign * (data.base - data.tuned))
+
+
+def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf"), features=(), tasks=None) -> Case:
     steering = Steering(rules, features=features, alpha=0.1, penalty=penalty)
-    metric = CalibrationTable((*known_rules(rules), ConfidentSet()), features=features, alpha=min((0.1, *alphas)))
+    metric = CalibrationTable(
+        (*known_rules(rules), ConfidentSet()), features=features, alpha=min((0.1, *alphas)), tasks=tasks
+    )
     data.update(metric)
     table = metric.compute()
     record = calibrate(table, steering, LineSearch(), alphas=alphas)
     return Case(steering, table, {**record, "epoch": 0, "global_step": 10})
 
 
+TWO_TASKS = {number: "even <b>" if number % 2 == 0 else "odd" for number in range(120)}
 CASES = {
     "one-rule": lambda: case(near(), [KLGradient()]),
     "heavy-tails": lambda: case(heavy(), [KLGradient()]),
@@ -44,5 +54,6 @@ CASES = {
     "finite-penalty": lambda: case(near(), [NaturalGradient()], penalty=-1.0),
     "control-only": lambda: case(near(), [Temperature()]),
     "no-sweep": lambda: case(near(), [KLGradient()], alphas=()),
+    "tasks": lambda: case(opposed(), [KLGradient(), NaturalGradient()], tasks=TWO_TASKS),
     "many-alphas": lambda: case(near(), [KLGradient()], alphas=(0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5)),
 }

@@ -20,6 +20,7 @@ from svd_lightning.report.figures import (
     strength_figure,
     token_strength_values,
 )
+from svd_lightning.report.tasks import task_figures
 from svd_lightning.steering import KLGradient, NaturalGradient
 from tests.report.cases import CASES
 
@@ -204,6 +205,28 @@ def test_an_unknown_interval_is_not_drawn_and_colours_tell_what_is_sure():
     colours = [matplotlib.colors.to_hex(bar.get_facecolor()) for bar in axes.patches]
     assert colours == [MUTED, MUTED, ORANGE]
     assert svg(figure)
+
+
+def test_the_tasks_stand_beside_all_examples():
+    record = CASES["tasks"]().record
+    figures = task_figures(record)
+    assert list(figures) == ["tasks/KLGradient", "tasks/NaturalGradient"]
+    for place, figure in enumerate(figures.values()):
+        [axes] = figure.axes
+        _, pooled, *marks = axes.lines
+        assert list(pooled.get_xdata()) == [record["strengths"][place]] * 2
+        drawn = [tuple(mark.get_xdata()) for mark in marks]
+        expected = [
+            at
+            for task in record["tasks"]
+            for at in ([*[tuple(i[place]) for i in [task["intervals"]] if i], (task["strengths"][place],)])
+        ]
+        assert drawn == expected
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["even <b>", "odd"]
+    without = {**record, "tasks": [{**task, "intervals": None} for task in record["tasks"]]}
+    [axes] = task_figures(without)["tasks/KLGradient"].axes
+    assert len(axes.lines) == 2 + len(record["tasks"])
+    assert task_figures({**record, "tasks": []}) == {}
 
 
 @pytest.mark.parametrize("rows", [1, 3])

@@ -10,7 +10,16 @@ import pytest
 from svd_lightning.cli import main
 from svd_lightning.report import load_run, page, save_calibration
 from svd_lightning.report.command import report
-from svd_lightning.report.words import chosen_intervals, gain_text, intervals_text, recipe_name, strengths_text
+from svd_lightning.report.words import (
+    chosen_intervals,
+    gain_text,
+    intervals_text,
+    prior_text,
+    recipe_name,
+    strengths_text,
+    task_used,
+    with_intervals,
+)
 from svd_lightning.strength import known_rules, rescore
 from tests.report.cases import CASES
 
@@ -237,6 +246,31 @@ def test_steering_without_a_mask_has_a_page_without_curves(one, tmp_path):
     found = Page(page(load_run(tmp_path)))
     assert "no mask" in found.text
     assert "curves are left out" in found.text
+
+
+@pytest.mark.parametrize("guard", [True, False])
+def test_tasks_are_shown_with_what_each_is_decoded_with(guard, tmp_path):
+    case = CASES["tasks"]()
+    record = {**case.record, "guard": guard}
+    save_calibration(tmp_path, record, case.table)
+    shown = Page(page(load_run(tmp_path)))
+    for task in record["tasks"]:
+        strengths = "".join(with_intervals(task))
+        assert [
+            task["task"],
+            str(task["examples"]),
+            f"{task['weight']:.0%}",
+            strengths,
+            gain_text(task["gain_over_tuned"]),
+            task_used(task, guard=guard),
+        ] in shown.rows
+    assert prior_text(record["tasks"][0]["prior_examples"]) in shown.text
+    assert "NaturalGradient, task by task" in shown.text
+
+
+def test_without_tasks_there_is_no_word_of_them(one, tmp_path):
+    save_calibration(tmp_path, one.record, one.table)
+    assert "Tasks" not in page(load_run(tmp_path))
 
 
 def test_answers_to_questions_are_shown_where_there_are_some(tmp_path):
