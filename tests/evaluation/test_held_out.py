@@ -28,15 +28,14 @@ def module():
 
 
 @torch.no_grad()
-def measured(module, questions, *, batch=4, steering=None):
+def measured(module, questions, *, batch=4, steering=None, own=None):
     """The record of one pass over the questions."""
     tokenizer, asked = module.tokenizer, {each.id: each for each in questions}
     rows = encode([each.as_example() for each in questions], tokenizer, split="test", max_length=64).rows
     encoded = encode_questions(rows, asked, tokenizer, split="test", max_length=64)
     collator = QuestionCollator(rows=ScoringCollator(pad_token_id=0))
-    test = HeldOut(
-        module.recipe, TaskSteering(steering or module.recipe.with_strengths([5.0])), RECORD, torch.device("cpu")
-    )
+    steered = TaskSteering(steering or module.recipe.with_strengths([5.0]), own or {})
+    test = HeldOut(module.recipe, steered, RECORD, torch.device("cpu"))
     for start in range(0, len(encoded), batch):
         test.add(module.peft_model, collator(encoded[start : start + batch]))
     return test.record({number: each.task for number, each in enumerate(questions)})
@@ -100,6 +99,26 @@ def test_tasks_are_told_apart(module, questions):
     for metric, entries in alone.metrics["metrics"].items():
         for name, entry in entries.items():
             assert found["metrics"][metric][name]["value"] == pytest.approx(entry["value"], abs=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_each_task_is_steered_by_strengths_of_its_own(module, questions, batch):
+    shared, own = (module.recipe.with_strengths([strength]) for strength in (5.0, -8.0))
+    mixed = measured(module, questions, batch=batch, steering=shared, own={"odd": own})
+    for task, steering in (("even", shared), ("odd", own)):
+        mine = [each for each in questions if each.task == task]
+        alone = measured(module, mine, steering=steering)
+        found = mixed.metrics["tasks"][task]["metrics"]
+        for metric, entries in alone.metrics["metrics"].items():
+            assert found[metric]["steered"]["value"] == pytest.approx(entries["steered"]["value"], abs=1e-5), (
+                metric
+            )
+        [table] = [part for part in mixed.table["tasks"] if part["task"] == task]
+        assert table["nll_steered"] == pytest.approx(alone.table["nll_steered"], abs=1e-5)
+        assert table["nll_steered"] == pytest.approx(found["NLL"]["steered"]["value"], abs=1e-5)
+    everything = mixed.metrics["metrics"]["NLL"]["steered"]["value"]
+    assert mixed.table["nll_steered"] == pytest.approx(everything, abs=1e-5)
+    assert mixed.metrics["distributions"]["steered"]["tasks"]["odd"]["strengths"] == [-8.0]
 
 
 def test_the_table_holds_the_best_choices_only(module, questions):
