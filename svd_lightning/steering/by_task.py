@@ -56,6 +56,8 @@ class RowSteering:
         if len(self._functions) == 1 or not len(tuned_logits):
             return self._functions[0](tuned_logits, base_logits)
         number = self._number.to(tuned_logits.device).repeat_interleave(copies)
+        if torch.compiler.is_compiling():  # a graph cannot depend on how many rows each function has
+            return self._by_choice(number, tuned_logits, base_logits)
         steered: Tensor | None = None
         for own, function in enumerate(self._functions):
             rows = (number == own).nonzero().squeeze(-1)
@@ -64,6 +66,15 @@ class RowSteering:
                 steered = torch.empty_like(tuned_logits, dtype=part.dtype) if steered is None else steered
                 steered[rows] = part
         assert steered is not None
+        return steered
+
+    def _by_choice(self, number: Tensor, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
+        """Every function on every row, and of each row the one that is its own."""
+        number = number.view(-1, *[1] * (tuned_logits.ndim - 1))
+        first, *others = self._functions
+        steered = first(tuned_logits, base_logits)
+        for own, function in enumerate(others, start=1):
+            steered = torch.where(number == own, function(tuned_logits, base_logits), steered)
         return steered
 
 

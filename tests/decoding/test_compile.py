@@ -7,7 +7,7 @@ from transformers import CompileConfig
 
 from svd_lightning.decoding import steer_model
 from svd_lightning.errors import InputError
-from svd_lightning.steering import Steering
+from svd_lightning.steering import RowSteering, Steering
 from tests.decoding import zoo
 
 STEERING = Steering(strengths=[1.5])
@@ -19,11 +19,11 @@ def compile_config(backend):
     return config
 
 
-def check_one_graph(adapter, backend):
+def check_one_graph(adapter, backend, steering=STEERING):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     ids, mask = zoo.prompts()
-    model = steer_model(zoo.tuned_model("llama", adapter), STEERING)
+    model = steer_model(zoo.tuned_model("llama", adapter), steering)
     options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
     expected = model.generate(**options)
     for _ in range(2):
@@ -38,6 +38,12 @@ def check_one_graph(adapter, backend):
 @pytest.mark.parametrize("adapter", ["lora", "prompt"])
 def test_a_static_cache_takes_one_graph(adapter):
     check_one_graph(adapter, "eager")
+
+
+def test_rows_of_several_tasks_take_one_graph_too():
+    rows = len(zoo.prompts()[0])
+    others = [Steering(strengths=[-0.5], alpha=0.3), Steering(strengths=[9.0])]
+    check_one_graph("lora", "eager", RowSteering([*others, *[STEERING] * (rows - 2)]))
 
 
 @pytest.mark.slow
