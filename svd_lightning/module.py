@@ -257,8 +257,11 @@ class SteeredLanguageModel(L.LightningModule):
         check_steering(self.recipe, calibration)
         used, tasks = calibration["used"], calibration.get("tasks", [])  # records from before tasks name none
         self.steering = recall(self.recipe, used["rules"], used["strengths"])
+        # a task steered as all examples are has that very steering, by which rows are known to be alike
         self.own_steering = {
-            found["task"]: recall(self.recipe, found["used"]["rules"], found["used"]["strengths"])
+            found["task"]: self.steering
+            if all(found["used"][part] == used[part] for part in ("rules", "strengths"))
+            else recall(self.recipe, found["used"]["rules"], found["used"]["strengths"])
             for found in tasks
         }
 

@@ -1,5 +1,6 @@
 """One adapter, two tasks: through the command line from rows with a `task` to completions of mixed batches."""
 
+import copy
 import json
 
 import pytest
@@ -79,6 +80,16 @@ def test_a_task_is_inspected_with_its_own_strengths(fitted):
     assert strengths(None) == module.steering.strengths
     with pytest.raises(InputError, match="task: expected one of climate, plain, got 'boolq'"):
         strengths("boolq")
+
+
+def test_a_task_decoded_as_all_are_has_their_steering(fitted):
+    module = open_run(fitted)
+    record = copy.deepcopy(module.calibration)
+    record["tasks"][0]["used"] = record["used"]
+    record["tasks"][1]["used"] = {**record["used"], "strengths": [7.0]}
+    module.adopt(record)
+    assert module.task_steering.of_batch({"task": ["climate", None, "climate"]}) is module.steering
+    assert module.own_steering["plain"].strengths == (7.0,)
 
 
 def test_the_tasks_are_shown(checkpoint, capsys):

@@ -26,7 +26,7 @@ class Contender:
     estimator: str | None
     """None for strengths that the user gave."""
     own: Mapping[str, Steering] = field(default_factory=dict)
-    """Of tasks with strengths of their own."""
+    """Of tasks that are steered otherwise."""
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -78,7 +78,8 @@ def contenders(
                 found[name] = Contender(recall(recipe, key[0], known[key]["strengths"]), key[1])
     if steering.calibrated:
         estimator = None if calibration is None or recipe.calibrated else calibration["estimator"]
-        found["steered"] = Contender(steering.shared, estimator, steering.own)
+        own = {task: one for task, one in steering.own.items() if one is not steering.shared}
+        found["steered"] = Contender(steering.shared, estimator, own)
     return found
 
 

@@ -52,6 +52,7 @@ class Found:
 def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
     """The measurements in the sweep's columns, those of averages among them where all their parts are there."""
     table: dict[tuple[object, ...], Row] = {}
+    order = (*sweep.columns, *sweep.averages)
     for each in found:
         labels = {**each.start.labels, **each.evaluation.labels}
         published = {**each.start.published, **each.evaluation.published}
@@ -62,6 +63,7 @@ def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
             row.values.update({column: one for column, metric in sweep.columns.items() if metric == one.name})
     for row in table.values():
         _average(row, sweep)
+        row.values.update({column: row.values.pop(column) for column in order if column in row.values})
     return sorted((row for row in table.values() if row.values), key=lambda row: _rank(row, sweep))
 
 

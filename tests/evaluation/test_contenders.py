@@ -27,6 +27,14 @@ def test_without_a_calibration_there_is_what_the_user_gave():
     assert found == {"steered": Contender(given, None)}
 
 
+def test_tasks_steered_as_all_are_not_told_apart():
+    shared, other = RECIPE.with_strengths([-8.0]), RECIPE.with_strengths([1.0])
+    steered = contenders(RECIPE, TaskSteering(shared, {"a": shared, "b": other}), RECORD)["steered"]
+    assert steered.own == {"b": other}
+    found = contenders(RECIPE, TaskSteering(shared, {"a": shared}), RECORD)
+    assert distinct(found)[1]["steered"] == "chosen"
+
+
 def test_what_a_record_lacks_is_left_out():
     short = {**RECORD, "candidates": RECORD["candidates"][:1]}
     assert list(contenders(RECIPE, TaskSteering(RECIPE), short)) == ["control"]

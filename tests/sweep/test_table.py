@@ -48,8 +48,9 @@ def test_rows_are_distributions_and_averages_need_all_their_parts():
 
 def test_the_tasks_of_a_mixture_are_columns():
     both = [*measured("tuned", 1.0, task="a"), *measured("tuned", 3.0, task="b"), *measured("tuned", 9.0)]
-    (row,) = rows(sweep(columns={"x": "a/MC1", "y": "b/MC1"}), [Found(START, evaluation(), both)])
-    assert {column: one.value for column, one in row.values.items()} == {"x": 1.0, "y": 3.0, "mean": 2.0}
+    (row,) = rows(sweep(columns={"y": "b/MC1", "x": "a/MC1"}), [Found(START, evaluation(), both)])
+    values = {column: one.value for column, one in row.values.items()}
+    assert list(values.items()) == [("y", 3.0), ("x", 1.0), ("mean", 2.0)], "in the order of the sweep"
 
 
 @pytest.mark.parametrize(
