@@ -62,6 +62,8 @@ direction, and decode with it.
 Verbs with options of their own, each with its own --help:
 """ + "\n".join(f"  {verb:<20}{about}" for verb, about in _VERBS.items())
 
+_log = logging.getLogger(__name__)
+
 _TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
 """Set in the environment, it makes bad input end in a traceback."""
 
@@ -140,6 +142,13 @@ class SteeringCLI(LightningCLI):
             raise InputError(f"ckpt_path: expected a checkpoint, got {path!r}, and no such file exists")
         if path is not None and Path(path).is_file() and not is_zipfile(path):
             raise InputError(f"ckpt_path: cannot read {path!r}: it is cut short, or no checkpoint")
+
+    def before_instantiate_classes(self) -> None:
+        """A warm start that is not told its length takes one epoch, as the paper's; Lightning would take 1,000."""
+        trainer = self.config.fit.trainer if self.subcommand == "fit" else None
+        if trainer and (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
+            trainer.max_epochs = 1
+            _log.info("trainer.max_epochs is not given: one epoch, a brief warm start")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Lightning names the argument that it cannot use; its error becomes one line."""

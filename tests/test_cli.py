@@ -15,6 +15,7 @@ from tests.chain import (
     environment,
     interrupted_command,
     read_jsonl,
+    write_config,
 )
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.show_table", "false"]
@@ -67,6 +68,20 @@ def test_a_run_is_repeated_by_its_own_config(one, tmp_path):
         for path in (run, tmp_path / "again/version_0")
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"), [({}, 3), ({"max_steps": 4}, 4), ({"max_epochs": 2}, 6)], ids=["none", "steps", "epochs"]
+)
+def test_a_fit_of_no_given_length_takes_one_epoch(length, steps, diaries, tmp_path):
+    config = write_config(tmp_path / "config.yaml", diaries, tmp_path, data={"batch_size": 16})
+    content = json.loads(config.read_text())
+    del content["trainer"]["max_epochs"]
+    content["trainer"] |= length
+    config.write_text(json.dumps(content))
+    main(["fit", "--config", str(config), *QUICK])
+    checkpoint = torch.load(tmp_path / "run/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == steps
 
 
 def test_existing_run_folders_are_not_overwritten(one, tmp_path, capsys):
