@@ -41,7 +41,7 @@ class Sweep:
     paper: str | None = None
     """File with published figures, as `svd_lightning.sweep.paper` reads it."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns of the table: the metric in each, `boolq/accuracy` for one task of a mixture."""
+    """Columns of the table: the metric in each, `boolq/accuracy` for one task of a mixture. None: all metrics."""
     averages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Columns that are the mean of others."""
 

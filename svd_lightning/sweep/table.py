@@ -52,7 +52,9 @@ class Found:
 def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
     """The measurements in the sweep's columns, those of averages among them where all their parts are there."""
     table: dict[tuple[object, ...], Row] = {}
-    order = (*sweep.columns, *sweep.averages)
+    found = list(found)
+    columns = sweep.columns or {one.name: one.name for each in found for one in each.measured}
+    order = (*columns, *sweep.averages)
     for each in found:
         labels = {**each.start.labels, **each.evaluation.labels}
         published = {**each.start.published, **each.evaluation.published}
@@ -60,7 +62,7 @@ def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
             strengths = _shown(each.strengths.get(one.distribution, {}))
             new = Row(labels, one.distribution, published, strengths)
             row = table.setdefault((*labels.values(), one.distribution), new)
-            row.values.update({column: one for column, metric in sweep.columns.items() if metric == one.name})
+            row.values.update({column: one for column, metric in columns.items() if metric == one.name})
     for row in table.values():
         _average(row, sweep)
         row.values.update({column: row.values.pop(column) for column in order if column in row.values})

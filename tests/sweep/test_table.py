@@ -53,6 +53,12 @@ def test_the_tasks_of_a_mixture_are_columns():
     assert list(values.items()) == [("y", 3.0), ("x", 1.0), ("mean", 2.0)], "in the order of the sweep"
 
 
+def test_without_columns_there_is_all_that_was_measured():
+    both = [*measured("tuned", 1.0, 3.0), *measured("tuned", 5.0, task="a")]
+    (row,) = rows(sweep(columns={}, averages={}), [Found(START, evaluation(), both)])
+    assert {column: one.value for column, one in row.values.items()} == {"MC1": 1.0, "MC2": 3.0, "a/MC1": 5.0}
+
+
 @pytest.mark.parametrize(
     ("labels", "distribution", "expected"),
     [
