@@ -1,7 +1,5 @@
 """A process that dies or fails: the others stop, and the next run goes on where this one was."""
 
-import time
-
 import pytest
 import torch
 
@@ -43,11 +41,9 @@ def test_a_prediction_is_completed_after_a_process_was_killed(strategy, then, on
 def test_an_exception_on_one_process_stops_all_with_its_message(strategy, launcher, rank, uneven, tmp_path):
     fault = {"verb": "fit", "how": "raise", "step": 3, "rank": rank}
     job = write_job(tmp_path, uneven, strategy, "fit", fault=fault, launcher=launcher)
-    start = time.monotonic()
-    done = launch(job, timeout=150)
+    done = launch(job, timeout=150)  # the other process would wait for this one for half an hour
     assert done.returncode != 0
     assert f"process {rank} has met its fate" in done.stderr
-    assert time.monotonic() - start < 75, "importing the libraries included"
 
 
 @pytest.mark.slow
