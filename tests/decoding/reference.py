@@ -6,7 +6,16 @@ import torch
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
+from svd_lightning.steering import KLGradient, NaturalGradient, Steering
 from tests.decoding import zoo
+
+STEERING = Steering(rules=[KLGradient(), NaturalGradient()], strengths=[1.2, 0.3], alpha=0.1, penalty=-4.0)
+
+
+def generate(model, ids, mask, **options):
+    """Six tokens, the same random draws each time."""
+    torch.manual_seed(11)
+    return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, **options)
 
 
 class ReferenceModel(PreTrainedModel, GenerationMixin):
