@@ -1,26 +1,17 @@
 import subprocess
 import sys
 import warnings
-from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from lightning import LightningModule, Trainer
 
 from svd_lightning.data import CompletionDataModule, Example
 from svd_lightning.errors import InputError
+from tests.data.letters import Letters
 
 SPLITS = ("train", "calibration", "validation", "test", "predict")
-
-
-class Letters(CompletionDataModule):
-    """Twenty examples of growing length."""
-
-    def load(self):
-        self.loads = getattr(self, "loads", 0) + 1
-        return [Example(str(i), "a " * (i % 5 + 1), f" {'bcdefgh'[i % 7]}" * (i // 5 + 1)) for i in range(20)]
 
 
 class Alternating(CompletionDataModule):
@@ -30,51 +21,12 @@ class Alternating(CompletionDataModule):
         return [Example(str(i), "a " * (i + 1), " b", task=("x", "y", None)[i % 3]) for i in range(12)]
 
 
-class Counter(LightningModule):
-    """Sees batches and learns nothing."""
-
-    def __init__(self, tokenizer, context_length=None):
-        super().__init__()
-        self.tokenizer, self.context_length = tokenizer, context_length
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.seen = {"train": [], "validation": [], "predict": []}
-
-    def training_step(self, batch):
-        self.seen["train"].append(batch["index"].tolist())
-        return self.weight * batch["labels"].ge(0).sum()
-
-    def validation_step(self, batch):
-        self.seen["validation"].append(batch["index"].tolist())
-
-    def predict_step(self, batch):
-        self.seen["predict"] += batch["id"]
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
 @pytest.fixture
 def letters(word_tokenizer):
     def build(**options):
         data = Letters(**{"batch_size": 4, "max_length": 16, **options})
         data.tokenizer = word_tokenizer
         return data
-
-    return build
-
-
-@pytest.fixture
-def trainer(tmp_path):
-    def build(**options):
-        return Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=tmp_path,
-            **options,
-        )
 
     return build
 
@@ -224,27 +176,6 @@ def test_sizes_are_checked_at_once():
 def test_without_a_tokenizer_it_says_where_to_get_one():
     with pytest.raises(InputError, match=r"AutoTokenizer\.from_pretrained"):
         Letters().setup("fit")
-
-
-def test_the_trainer_brings_tokenizer_and_context(word_tokenizer, trainer):
-    module, data = Counter(word_tokenizer, context_length=16), Letters(batch_size=4, max_length=16)
-    trainer(max_epochs=2, num_sanity_val_steps=0).fit(module, datamodule=data)
-    assert data.loads == 1
-    half = len(module.seen["train"]) // 2
-    first, second = module.seen["train"][:half], module.seen["train"][half:]
-    assert first != second  # Lightning moves the sampler on by set_epoch
-    assert sorted(chain(*first)) == sorted(chain(*second)) == list(range(len(data.split_ids("train"))))
-    trainer().predict(module, datamodule=data)
-    assert module.seen["predict"] == data.split_ids("predict")
-    with pytest.raises(InputError, match="context of 16"):
-        trainer().fit(module, datamodule=Letters(max_length=17))
-
-
-def test_lightning_skips_validation_where_there_is_none(word_tokenizer, trainer):
-    module = Counter(word_tokenizer)
-    trainer(max_epochs=1).fit(module, datamodule=Letters(validation=None, max_length=16))
-    assert module.seen["validation"] == []
-    assert module.seen["train"]
 
 
 @pytest.mark.parametrize("length_grouped", [True, False])
