@@ -11,6 +11,9 @@ from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import as_class_path
 from svd_lightning.steering import Steering, as_plain, feature_name, rule_name
 
+CALIBRATED = "calibrated.ckpt"
+"""Among the checkpoints of a run of `calibrate`: the adapter with the strengths found."""
+
 
 def hyperparameters(
     backbone: dict[str, Any],
@@ -48,6 +51,19 @@ def check_base(stored: Mapping[str, Any] | None, name: str | None, fingerprint: 
         raise InputError(
             f"ckpt_path: its adapter was trained on the base {stored['name']!r} (fingerprint "
             f"{stored['fingerprint'][:8]}), got {name!r} ({str(fingerprint)[:8]}); give the base it was trained on"
+        )
+
+
+def check_resumable(checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to go on training from a checkpoint that holds weights alone.
+
+    Raises:
+        InputError: if there is no state of an optimizer.
+    """
+    if "optimizer_states" not in checkpoint:
+        raise InputError(
+            "ckpt_path: expected a checkpoint of `fit` to resume from, got one without the optimizer's state, as "
+            f"{CALIBRATED} of `calibrate` is; that one serves test, predict and validate"
         )
 
 

@@ -13,7 +13,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import SchedulerType, get_scheduler
 
-from svd_lightning.checkpoint import check_base, check_keys, check_steering, hyperparameters
+from svd_lightning.checkpoint import check_base, check_keys, check_resumable, check_steering, hyperparameters
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.decoding.generation import UNSTEERED, complete, generation_config, rows_of
 from svd_lightning.errors import InputError
@@ -37,7 +37,7 @@ from svd_lightning.strategies import (
     shard,
     token_share,
 )
-from svd_lightning.strength import recall
+from svd_lightning.strength import recall_all
 
 Batch = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -255,15 +255,8 @@ class SteeredLanguageModel(L.LightningModule):
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return
         check_steering(self.recipe, calibration)
-        used, tasks = calibration["used"], calibration.get("tasks", [])  # records from before tasks name none
-        self.steering = recall(self.recipe, used["rules"], used["strengths"])
-        # a task steered as all examples are has that very steering, by which rows are known to be alike
-        self.own_steering = {
-            found["task"]: self.steering
-            if all(found["used"][part] == used[part] for part in ("rules", "strengths"))
-            else recall(self.recipe, found["used"]["rules"], found["used"]["strengths"])
-            for found in tasks
-        }
+        found = recall_all(self.recipe, calibration)
+        self.steering, self.own_steering = found.shared, dict(found.own)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights, the calibration, and what identifies the base."""
@@ -288,6 +281,8 @@ class SteeredLanguageModel(L.LightningModule):
         """
         self._load()
         self.check_checkpoint(checkpoint)
+        if self._trainer is not None and self._trainer.training:
+            check_resumable(checkpoint)
         calibration = checkpoint.get("calibration")
         if calibration is None or self.recalibrating:
             return

@@ -26,7 +26,7 @@ STAND_INS = {
     "path/to/adapter": "my-adapter",
     '"train.jsonl"': '"train.jsonl", max_length=64',  # the small model's context
 }
-RUNS = ("mine", "truthfulqa")
+RUNS = ("runs/mine", "runs/truthfulqa", "lightning_logs")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -99,11 +99,12 @@ def desk(fitted, config, diaries, carried, tmp_path, monkeypatch) -> Path:
     shutil.copy(diaries / "train.jsonl", tmp_path)
     shutil.copytree(carried, tmp_path / "my-adapter")
     for name in RUNS:
-        run = tmp_path / "runs" / name / "version_0"
-        run.mkdir(parents=True)
+        run = tmp_path / name / "version_0"
+        (run / "checkpoints").mkdir(parents=True)
         (run / "config.yaml").symlink_to(config)
-        for part in ("checkpoints", "calibration.json"):
-            (run / part).symlink_to(fitted / part)
+        (run / "calibration.json").symlink_to(fitted / "calibration.json")
+        for checkpoint in ("last.ckpt", "calibrated.ckpt"):
+            (run / "checkpoints" / checkpoint).symlink_to(fitted / "checkpoints/last.ckpt")
     return tmp_path
 
 

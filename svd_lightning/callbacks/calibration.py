@@ -27,6 +27,7 @@ from svd_lightning.callbacks.guards import (
 )
 from svd_lightning.callbacks.reference import Reference
 from svd_lightning.callbacks.tables import calibration_tables, test_tables
+from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.decoding.states import CompletionStates
 from svd_lightning.decoding.tabulation import new_table, tabulate
@@ -101,6 +102,11 @@ class SteeringCalibration(L.Callback):
         last = trainer.state.fn is TrainerFn.FITTING and not trainer.sanity_checking and trainer.is_last_batch
         if last or self.on_validate:
             self._run(trainer, as_steered(pl_module))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep what `calibrate` found together with the adapter, for the verbs that come after."""
+        if self.on_validate and (folder := run_folder(trainer)) is not None:
+            trainer.save_checkpoint(folder / "checkpoints" / CALIBRATED, weights_only=True)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate, unless a validation has just done so with the same weights."""

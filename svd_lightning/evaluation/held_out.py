@@ -141,12 +141,13 @@ class HeldOut:
         return HeldOutRecord(self._describe(tasks or {}), {"distributions": steered, **found})
 
     def _describe(self, tasks: Mapping[int, str]) -> dict[str, Any] | None:
-        """The steering as it is, and the calibration's candidates with the strengths they had there."""
+        """The steering, and the calibration's candidates with the strengths they had there, under one penalty."""
         if self._table is None:
             return None
         table, steering = self._table.compute(), self._steering
-        neutral = TaskSteering(self._recipe.with_strengths([0.0] * len(self._recipe.directions)))
-        record = describe_tasks(table, steering if steering.calibrated else neutral, tasks)
+        if not steering.calibrated:
+            steering = TaskSteering(self._recipe.with_strengths([0.0] * len(self._recipe.directions)))
+        record = describe_tasks(table, steering.with_penalty(self._recipe.penalty), tasks)
         found = self._calibration or {"estimator": None, "candidates": []}
         rules = (*known_rules(self._recipe.rules), *self._recipe.directions)
         again = rescore(table, found["candidates"], rules, penalty=self._recipe.penalty)

@@ -92,6 +92,11 @@ class TaskSteering:
         """Whether the strengths are known."""
         return self.shared.calibrated
 
+    def with_penalty(self, penalty: float) -> "TaskSteering":
+        """The same strengths with another penalty outside the mask."""
+        own = {task: one.with_penalty(penalty) for task, one in self.own.items()}
+        return TaskSteering(self.shared.with_penalty(penalty), own)
+
     def of_task(self, task: str | None) -> Steering:
         """The task's steering, the shared one where it has none."""
         return self.shared if task is None else self.own.get(task, self.shared)

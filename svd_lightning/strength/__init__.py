@@ -1,7 +1,7 @@
 """How far to steer: estimators of the strength, pure functions of the calibration objective."""
 
 from svd_lightning.strength.calibrate import calibrate
-from svd_lightning.strength.candidates import CONTROL, joint_recipe, known_rules, recall, rescore
+from svd_lightning.strength.candidates import CONTROL, joint_recipe, known_rules, recall, recall_all, rescore
 from svd_lightning.strength.description import describe, describe_tasks
 from svd_lightning.strength.estimate import Estimate, StrengthEstimator, estimator_name
 from svd_lightning.strength.fixed import Fixed
@@ -36,5 +36,6 @@ __all__ = [
     "known_rules",
     "paired_gain",
     "recall",
+    "recall_all",
     "rescore",
 ]

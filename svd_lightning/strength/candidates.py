@@ -1,6 +1,6 @@
 """Every recipe that the calibration tokens can tell about: rules, estimators, strengths, what they are worth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from svd_lightning.steering import (
     Steering,
     SteeringRule,
     TaskAware,
+    TaskSteering,
     Temperature,
     rule_name,
 )
@@ -90,6 +91,32 @@ def recall(recipe: Steering, names: Sequence[str], strengths: Sequence[float]) -
     by_name = {rule_name(rule): rule for rule in known_rules(recipe.rules)}
     rules = [by_name[name] for name in names]
     return replace(recipe, rules=rules, strengths=tuple(strengths), features=())
+
+
+def recall_all(recipe: Steering, record: Mapping[str, Any]) -> TaskSteering:
+    """What a calibration record decodes every task with; the tuned model where the guard fell back to it.
+
+    A task that is steered as all examples are has that very steering, by which its rows are known to be alike.
+
+    Args:
+        recipe: the steering as configured.
+        record: as `calibrate` returns it; those from before tasks name none.
+    """
+    shared = record["used"]
+    steering = _in_use(recipe, shared)
+    own = {
+        task["task"]: steering
+        if all(task["used"][part] == shared[part] for part in ("rules", "strengths"))
+        else _in_use(recipe, task["used"])
+        for task in record.get("tasks", [])
+    }
+    return TaskSteering(steering, own)
+
+
+def _in_use(recipe: Steering, used: Mapping[str, Any]) -> Steering:
+    """Strengths of 0 are the tuned model as it is: nothing is added outside the mask either."""
+    found = recall(recipe, used["rules"], used["strengths"])
+    return found if any(used["strengths"]) else found.with_penalty(0.0)
 
 
 def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = True) -> Iterator[Recipe]:

@@ -50,9 +50,7 @@ def measurements(folder: Path) -> list[Measurement]:
     found: list[Measurement] = []
     if (path := folder / "test" / "test_metrics.json").exists():
         record = json.loads(path.read_text(encoding="utf-8"))
-        # the others have the strengths of the warm start's calibration, under another mask perhaps
-        names = (BASE, TUNED, STEERED) if (folder / "calibrate").exists() else None
-        found += _of_tasks(record, partial(_tested, distributions=record["distributions"], names=names))
+        found += _of_tasks(record, partial(_tested, distributions=record["distributions"]))
     if (path := folder / "judge" / "judged.json").exists():
         record = json.loads(path.read_text(encoding="utf-8"))
         found += _of_tasks(record, partial(_judged, judge=record["judge"]["label"]))
@@ -84,13 +82,13 @@ def _of_tasks(
 
 
 def _tested(
-    part: Mapping[str, Any], task: str | None, *, distributions: Mapping[str, Any], names: tuple[str, ...] | None
+    part: Mapping[str, Any], task: str | None, *, distributions: Mapping[str, Any]
 ) -> Iterator[Measurement]:
     """The metrics of `svd_lightning.evaluation.summarise`."""
     repeated = {"chosen"} | ({"paper"} if distributions.get("paper") == distributions.get(STEERED) else set())
     for metric, entries in part["metrics"].items():
         for name, entry in entries.items():
-            if metric in _LEFT_OUT or name in repeated or (names is not None and name not in names):
+            if metric in _LEFT_OUT or name in repeated:
                 continue
             gain = None if entry.get("low") is None else (entry["gain"], entry["low"], entry["high"])
             yield _measurement(metric, name, entry["value"], gain, task)

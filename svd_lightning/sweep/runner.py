@@ -12,7 +12,7 @@ from pathlib import Path
 
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_json
-from svd_lightning.sweep.stages import RECEIPT, Stage, write_steering
+from svd_lightning.sweep.stages import RECEIPT, Stage
 
 PROGRAM = (sys.executable, "-m", "svd_lightning")
 LOG = "log.txt"
@@ -122,8 +122,6 @@ async def _run(stage: Stage, program: Sequence[str]) -> Failure | None:
 
 def finish(stage: Stage) -> None:
     """Give a stage that ended well its folder, with the receipt in it."""
-    if stage.verb == "calibrate":
-        write_steering(stage.partial)
     write_json(stage.partial / RECEIPT, {"command": str(stage), "digest": stage.digest})
     os.replace(stage.partial, stage.folder)
 

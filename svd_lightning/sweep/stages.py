@@ -11,14 +11,13 @@ from typing import Any
 
 import yaml
 
+from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.errors import InputError
 from svd_lightning.sweep.cells import Combination, Override, options_in
 from svd_lightning.sweep.sweep_file import names_file, read_yaml
 
 RECEIPT = "command.json"
 """In each finished folder: the command that made it, and a digest of all the settings behind it."""
-STEERING = "steering.yaml"
-"""In the folder of a calibration: the strengths it found, as a configuration for what follows."""
 JUDGED = "judged.json"
 """In the folder of a judge: its summary."""
 _RECALIBRATED = ("model.steering", "calibration")
@@ -114,34 +113,18 @@ def stages(
     here = output / start.name
     fit = Stage("fit", here / "fit", start.options)
     yield fit
-    checkpoint = [("config", str(fit.folder / "config.yaml"))]
-    weights = [("ckpt_path", str(fit.folder / "checkpoints" / "last.ckpt"))]
     for evaluation in asked:
-        place = here / evaluation.name
-        before, options = fit, [*checkpoint, *evaluation.options, *weights]
+        place, before, written = here / evaluation.name, fit, "last.ckpt"
+        options = [("config", str(fit.folder / "config.yaml")), *evaluation.options]
         if _steers_otherwise(evaluation):
-            before = Stage("calibrate", place / "calibrate", options, fit)
-            options = [*options, ("config", str(before.folder / STEERING))]
+            before = Stage("calibrate", place / "calibrate", [*options, _weights(fit, written)], fit)
+            written = CALIBRATED
             yield before
+        options = [*options, _weights(before, written)]
         done = {verb: Stage(verb, place / verb, options, before) for verb in verbs if verb != "judge"}
         yield from done.values()
         if "judge" in verbs:
             yield Stage("judge", place / "judge", judge, done["predict"])
-
-
-def write_steering(folder: Path) -> None:
-    """What a calibration found, for the stages after it.
-
-    Raises:
-        InputError: if it left no strengths.
-    """
-    record = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
-    used = record["used"]
-    steering: dict[str, Any] = {"strengths": used["strengths"]}
-    if used["rules"] != record["rules"]:  # the guard fell back to others
-        steering |= {"rules": [f"svd_lightning.steering.{name}" for name in used["rules"]], "features": []}
-    text = yaml.safe_dump({"model": {"steering": steering}}, sort_keys=False)
-    (folder / STEERING).write_text(text, encoding="utf-8")
 
 
 def as_text(value: Any) -> str:
@@ -153,6 +136,11 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+
+
+def _weights(stage: Stage, name: str) -> tuple[str, str]:
+    """The checkpoint that a stage left, as an option."""
+    return "ckpt_path", str(stage.folder / "checkpoints" / name)
 
 
 def _steers_otherwise(evaluation: Combination) -> bool:

@@ -160,6 +160,10 @@ def test_a_checkpoint_serves_every_other_strategy(two, one, uneven, target, tmp_
         )
         assert rank["test"]["metrics"][0] == pytest.approx(two[2][0]["test"]["metrics"][0], rel=1e-5, abs=1e-6)
     assert (tmp_path / "predictions.jsonl").read_text() == (two[1] / "predictions.jsonl").read_text()
+    written = torch.load(tmp_path / "calibrate/run/version_0/checkpoints/calibrated.ckpt", weights_only=True)
+    assert written["calibration"]["strengths"] == rank["calibrate"]["calibration"]["strengths"]
+    weights = torch.load(two[1] / LAST, weights_only=True)["state_dict"]
+    torch.testing.assert_close(written["state_dict"], weights, rtol=0, atol=0)
 
 
 @pytest.mark.slow

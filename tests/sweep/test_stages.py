@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import yaml
 
 from svd_lightning.errors import InputError
 from svd_lightning.sweep.cells import Combination
-from svd_lightning.sweep.stages import RECEIPT, STEERING, Stage, stages, write_steering
+from svd_lightning.sweep.stages import RECEIPT, Stage, stages
 
 
 def combination(label, *options):
@@ -51,10 +50,12 @@ def test_evaluations_use_the_warm_start_and_calibrate_again_where_they_steer_oth
     by_name = {stage.folder.relative_to(tmp_path / "start").as_posix(): stage for stage in found}
     assert by_name["as_it_is/test"].needs is by_name["fit"]
     assert by_name["by_file/test"].needs is by_name["by_file/calibrate"]
-    files = [value for option, value in by_name["by_file/test"].options if option == "config"]
-    fit = tmp_path / "start" / "fit"
-    assert files == [str(fit / "config.yaml"), str(masked), str(tmp_path / "start/by_file/calibrate" / STEERING)]
-    assert ("ckpt_path", str(fit / "checkpoints" / "last.ckpt")) in by_name["by_file/test"].options
+    fit, again = (by_name[name].folder for name in ("fit", "by_file/calibrate"))
+    options = [("config", str(fit / "config.yaml")), ("config", str(masked))]
+    warm_start, calibrated = (fit / "checkpoints/last.ckpt", again / "checkpoints/calibrated.ckpt")
+    assert by_name["by_file/calibrate"].options == [*options, ("ckpt_path", str(warm_start))]
+    assert by_name["by_file/test"].options == [*options, ("ckpt_path", str(calibrated))]
+    assert by_name["as_it_is/test"].options == [options[0], ("ckpt_path", str(warm_start))]
 
 
 def test_done_is_done_with_these_settings_only(tmp_path):
@@ -95,19 +96,3 @@ def test_a_judge_reads_what_predict_wrote(tmp_path):
     assert judge.needs is predict
     output = str(tmp_path / "start/a/judge.partial/judged.json")
     assert judge.arguments == ["judge", str(predict.folder), "--judge.model", "m", "--output", output]
-
-
-@pytest.mark.parametrize(
-    ("used", "expected"),
-    [
-        ({"rules": ["KLGradient"], "strengths": [2.0]}, {"strengths": [2.0]}),
-        (
-            {"rules": ["Temperature"], "strengths": [0.5]},
-            {"strengths": [0.5], "rules": ["svd_lightning.steering.Temperature"], "features": []},
-        ),
-    ],
-)
-def test_a_calibration_becomes_a_configuration(tmp_path, used, expected):
-    (tmp_path / "calibration.json").write_text(json.dumps({"rules": ["KLGradient"], "used": used}))
-    write_steering(tmp_path)
-    assert yaml.safe_load((tmp_path / STEERING).read_text()) == {"model": {"steering": expected}}

@@ -147,14 +147,6 @@ def test_metrics_of_a_test(tmp_path):
     assert (found["boolq/NLL", "tuned"].value, found["boolq/NLL", "tuned"].unit) == (5.0, "nats")
 
 
-def test_strengths_of_another_mask_are_left_out(tmp_path):
-    (tmp_path / "calibrate").mkdir()
-    names = ("base", "tuned", "control", "steered")
-    metrics = {"MC1": {name: entry(0.5) for name in names}}
-    write(tmp_path / "test" / "test_metrics.json", {"metrics": metrics, "tasks": {}, "distributions": {}})
-    assert [one.distribution for one in measurements(tmp_path)] == ["base", "tuned", "steered"]
-
-
 def test_strengths_are_those_of_the_test(tmp_path):
     joint = {"rules": ["KLGradient", "Temperature"], "strengths": [2.0, -1.0], "estimator": "LineSearch"}
     write(tmp_path / "test" / "test_metrics.json", {"distributions": {"joint": joint}})
