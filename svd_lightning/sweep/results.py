@@ -85,7 +85,8 @@ def _tested(
     part: Mapping[str, Any], task: str | None, *, distributions: Mapping[str, Any]
 ) -> Iterator[Measurement]:
     """The metrics of `svd_lightning.evaluation.summarise`."""
-    repeated = {"chosen"} | ({"paper"} if distributions.get("paper") == distributions.get(STEERED) else set())
+    steered = distributions.get(STEERED)
+    repeated = {"chosen", *(name for name, each in distributions.items() if name != STEERED and each == steered)}
     for metric, entries in part["metrics"].items():
         for name, entry in entries.items():
             if metric in _LEFT_OUT or name in repeated:
