@@ -64,26 +64,17 @@ def test_the_card_shows_what_was_measured(fitted, checkpoint, tmp_path, capsys):
 
 
 def test_the_run_of_calibrate_is_exported_too(config, checkpoint, tmp_path):
-    """It leaves no checkpoint: what it was given and what it found make the module."""
     runs = tmp_path / "runs"
     options = ["--calibration.guard=false", "--calibration.alphas=[]", "--model.steering.alpha=0.3"]
     where = f"--trainer.logger.init_args.save_dir={runs}"
     main(["calibrate", f"--config={config}", f"--ckpt_path={checkpoint}", where, *options])
     run = runs / "run/version_0"
-    module = open_run(run)
-    assert module.steering.alpha == 0.3
     record = json.loads((run / "calibration.json").read_text())
-    assert list(module.steering.strengths) == record["strengths"]
-    state, trained = torch.load(checkpoint, weights_only=True)["state_dict"], module.state_dict()
-    assert all(torch.equal(trained[name], state[name]) for name in state)
     carried = load_artifact(export(str(run), str(tmp_path / "out")))
     assert carried.steering.alpha == 0.3
     [[low, high]] = carried.content["steering"]["intervals"]
     assert [[low, high]] == record["intervals"]
     assert low < record["strengths"][0] < high
-    (run / "config.yaml").write_text("model: [")
-    with pytest.raises(InputError, match=r"run: cannot read .*config\.yaml"):
-        open_run(run)
 
 
 def test_refusals_come_first(fitted, checkpoint, tmp_path):
