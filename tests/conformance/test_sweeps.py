@@ -96,6 +96,15 @@ def test_the_published_rows_are_those_of_the_sweep(path):
         assert method or any(all(each[axis] == labels[axis] for axis in axes) for each in own), labels
 
 
+def test_a_warm_start_of_so_many_steps_is_not_cut_by_an_epoch():
+    """The trainer's file asks for one epoch, which may have fewer steps."""
+    starts = warm_starts(load_sweep(FOLDER / "ablation_warm_start.yaml"))
+    lengths = {start.published["length"]: dict(start.options) for start in starts}
+    in_steps = {name: options for name, options in lengths.items() if "trainer.max_steps" in options}
+    assert list(in_steps) == ["50_steps", "100_steps", "200_steps"]
+    assert all(options["trainer.max_epochs"] == -1 for options in in_steps.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("sweep", "start", "asked"), CHAINS)
 def test_every_command_parses(sweep, start, asked, tmp_path, capsys):
