@@ -35,8 +35,8 @@ def warm_starts(
 ) -> list[Combination]:
     """The combinations that are warm-started, without those that `only` leaves out.
 
-    An override of an option that every value of an axis sets leaves one value of that axis, the first, under
-    the override's name.
+    An override of an option that every value of an axis sets leaves one value of that axis, the first (of those
+    that `only` names), under the override's name.
 
     Raises:
         InputError: if `only` names what there is not, or leaves nothing.
@@ -86,9 +86,8 @@ def _known(sweep: Sweep, only: Mapping[str, Sequence[str]]) -> Mapping[str, Sequ
 
 
 def _narrowed(axes: Axes, only: Mapping[str, Sequence[str]]) -> Axes:
-    return {
-        axis: {label: options for label, options in values.items() if label in only.get(axis, values)}
-        for axis, values in axes.items()
+    return {  # in the order of `only`, whose first label stands for an override
+        axis: {label: values[label] for label in only.get(axis, values)} for axis, values in axes.items()
     }
 
 
