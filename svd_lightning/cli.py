@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import re
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
@@ -67,6 +68,12 @@ _log = logging.getLogger(__name__)
 _TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
 """Set in the environment, it makes bad input end in a traceback."""
 
+_MISSPELT = re.compile(
+    r'^Parser key "(?P<key>[^"]+)".*Problem with given class_path \'(?P<kind>[^\']+)\': '
+    r"Option '(?P<option>[^']+)' is not accepted"
+)
+"""What jsonargparse says of an option that a class does not have, among all the types that it tried."""
+
 _CHECKPOINT_NAMES = ("best", "last", "hpc", "registry")
 """What Lightning's ckpt_path takes besides paths."""
 
@@ -94,7 +101,10 @@ class SteeringParser(LightningArgumentParser):
         if not self.exit_on_error or os.environ.get(_TRACEBACK):
             super().error(message, ex)
         program = getattr(ex, "subcommand_parser", self).prog.replace(" [options]", "")
-        self.exit(2, f"error: {' '.join(message.split())}; see {program} --help\n")
+        line = " ".join(message.split())
+        if found := _MISSPELT.match(line):
+            line = f"{found['key']}.{found['option']}: not an option of {found['kind']}"
+        self.exit(2, f"error: {line}; see {program} --help\n")
 
 
 class NewRunFolder(SaveConfigCallback):

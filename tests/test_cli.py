@@ -84,6 +84,13 @@ def test_a_fit_of_no_given_length_takes_one_epoch(length, steps, diaries, tmp_pa
     assert checkpoint["global_step"] == steps
 
 
+def test_a_misspelt_option_of_a_class_is_named_by_itself(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--data", "JSONLData", "--data.path", "a.jsonl", "--data.batchsize", "3"])
+    expected = "error: data.batchsize: not an option of svd_lightning.data.JSONLData; see svd-lightning fit --help"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
+
+
 def test_existing_run_folders_are_not_overwritten(one, tmp_path, capsys):
     one("fit", "--trainer.logger.init_args.name", "same")
     before = {p: p.read_bytes() for p in sorted((tmp_path / "same").rglob("*")) if p.is_file()}
