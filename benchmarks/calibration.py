@@ -28,12 +28,14 @@ from rich.console import Console
 from rich.table import Table
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
-from svd_lightning.calibration import MaskedObjective, ReferenceSnapshot, TokenTable, score
+from svd_lightning.calibration import PAPER_ALPHAS, calibrate, score
+from svd_lightning.calibration.cross_fit import cross_fit, paired_gain
 from svd_lightning.callbacks.tables import gain_text
+from svd_lightning.commands.demo.run import BASE_FOLDER, diaries
 from svd_lightning.data import CompletionDataModule, JSONLData, TruthfulQA
-from svd_lightning.decoding.tabulation import new_table, tabulate
-from svd_lightning.demo.run import BASE_FOLDER, diaries
 from svd_lightning.models import Backbone
+from svd_lightning.objective import MaskedObjective, ReferenceSnapshot, TokenTable
+from svd_lightning.scoring.collect import new_table, tabulate
 from svd_lightning.steering import (
     Agreement,
     Divergence,
@@ -46,8 +48,7 @@ from svd_lightning.steering import (
     expand,
     rule_name,
 )
-from svd_lightning.strength import PAPER_ALPHAS, LineSearch, calibrate
-from svd_lightning.strength.guard import cross_fit, paired_gain
+from svd_lightning.strength import LineSearch
 from svd_lightning.trainer import SteeringTrainer
 
 SHARED = Path(__file__).parents[2] / "shared"

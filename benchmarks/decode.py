@@ -53,7 +53,7 @@ def build(size: str, dtype: torch.dtype, device: str) -> PeftModel:
 def two_pass_model(model: PeftModel, steering: Steering) -> LlamaForCausalLM:
     """The fallback, forced upon an adapter that does not need it."""
     plan = Plan(TwoPassModel, {"_adapter_layers": adapter_layers(model)})
-    with patch("svd_lightning.decoding.twin.decoding_plan", return_value=plan):
+    with patch("svd_lightning.decoding.model.decoding_plan", return_value=plan):
         return steer_model(model, steering)
 
 

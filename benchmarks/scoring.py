@@ -12,10 +12,10 @@ from timing import interleaved, peak_memory, print_table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from svd_lightning.decoding.scoring import score_tokens
 from svd_lightning.functional import kl_divergence, label_nll
 from svd_lightning.models.hidden import base_hidden_states, tuned_hidden_states
 from svd_lightning.models.switch import adapter_off
+from svd_lightning.scoring.tokens import score_tokens
 from svd_lightning.steering import Steering
 
 CHUNKED, FULL = "chunks", "full logits of both models"

@@ -19,19 +19,19 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
-from svd_lightning.artifact.command import export
 from svd_lightning.callbacks import PredictionWriter, RequeueBetweenBatches, SteeringCalibration
+from svd_lightning.commands.demo.run import demo
+from svd_lightning.commands.experimental import learned_vector, sampled_contrast
+from svd_lightning.commands.export import export
+from svd_lightning.commands.inspect.command import inspect as inspect_run
+from svd_lightning.commands.judge.command import judge
+from svd_lightning.commands.lm_eval.command import lm_eval
+from svd_lightning.commands.plan.command import PlanOptions, show_plan
+from svd_lightning.commands.report import report
+from svd_lightning.commands.sweep.arguments import main as sweep
 from svd_lightning.data import CompletionDataModule
-from svd_lightning.demo.run import demo
 from svd_lightning.errors import InputError
-from svd_lightning.experimental.command import learned_vector, sampled_contrast
-from svd_lightning.inspection.command import inspect as inspect_run
-from svd_lightning.integrations.lm_eval_command import lm_eval
-from svd_lightning.judging.command import judge
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.planning.command import PlanOptions, show_plan
-from svd_lightning.report.command import report
-from svd_lightning.sweep.arguments import main as sweep
 from svd_lightning.trainer import SteeringTrainer
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -13,11 +13,11 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor
 from transformers import SchedulerType, get_scheduler
 
+from svd_lightning.calibration import recall_all
 from svd_lightning.checkpoint import check_base, check_keys, check_resumable, check_steering, hyperparameters
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.decoding.generation import UNSTEERED, complete, generation_config, rows_of
 from svd_lightning.errors import InputError
-from svd_lightning.evaluation import HeldOut, Likelihood
 from svd_lightning.models import (
     Backbone,
     adapter_config,
@@ -28,6 +28,7 @@ from svd_lightning.models import (
     float32_buffers,
     weights_digest,
 )
+from svd_lightning.scoring import HeldOut, Likelihood
 from svd_lightning.steering import Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
     any_rank,
@@ -37,7 +38,6 @@ from svd_lightning.strategies import (
     shard,
     token_share,
 )
-from svd_lightning.strength import recall_all
 
 Batch = dict[str, Any]
 _log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import lightning as L
 
 from svd_lightning.callbacks import SteeringCalibration
-from svd_lightning.callbacks.guards import as_steered
+from svd_lightning.callbacks.checks import as_steered
 from svd_lightning.errors import InputError
 
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from transformers import TextStreamer
 
-from svd_lightning.artifact.command import export
 from svd_lightning.cli import COMMANDS, PASSING, SteeringCLI, main
+from svd_lightning.commands.export import export
 from svd_lightning.runs import open_run
 from tests.chain import BASE_FOLDER, ROOT
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from svd_lightning import SteeredLanguageModel
-from svd_lightning.calibration import MaskedObjective
-from svd_lightning.decoding.tabulation import new_table, tabulate
+from svd_lightning.objective import MaskedObjective
+from svd_lightning.scoring.collect import new_table, tabulate
 from svd_lightning.strength import LineSearch
 from tests.chain import Losses, diary_data, diary_model, fit, small_lora
 

@@ -15,16 +15,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svd_lightning import SteeredLanguageModel
-from svd_lightning.calibration import MaskedObjective
+from svd_lightning.calibration import known_rules
 from svd_lightning.callbacks import SteeringCalibration
+from svd_lightning.commands.demo.run import diaries, diary_model
+from svd_lightning.commands.demo.task import TASK
+from svd_lightning.commands.demo.truth import nearness
 from svd_lightning.data import JSONLData
-from svd_lightning.decoding.tabulation import new_table, tabulate
-from svd_lightning.demo.run import diaries, diary_model
-from svd_lightning.demo.task import TASK
-from svd_lightning.demo.truth import nearness
+from svd_lightning.objective import MaskedObjective
 from svd_lightning.report.canvas import BLUE, DARK, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
+from svd_lightning.scoring.collect import new_table, tabulate
 from svd_lightning.steering import KLGradient, Steering
-from svd_lightning.strength import known_rules
 from svd_lightning.trainer import SteeringTrainer
 
 BARS = {

@@ -12,12 +12,12 @@ from weakref import WeakKeyDictionary
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from svd_lightning.decoding.twin import steer_model
+from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import AdaptedModel, active_adapters, base_of, check_adapter
 from svd_lightning.steering.by_task import RowSteering, TaskSteering
-from svd_lightning.steering.plain import tasks_from_plain
+from svd_lightning.steering.saved import tasks_from_plain
 from svd_lightning.steering.steering import Steering
 
 CONTENT: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.files import replacing_folder, strict, write_text
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import check_adapter
-from svd_lightning.report.records import versions
+from svd_lightning.report.folder import versions
 from svd_lightning.steering import Steering, TaskSteering, tasks_as_plain, tasks_from_plain
 
 GENERATE = "custom_generate/generate.py"

@@ -1,27 +1,33 @@
-"""What is measured: the compact calibration table, the objective on it, and the reference snapshot."""
+"""Calibration: from labelled tokens to the strengths that steer, and everything a user should know about them."""
 
+from svd_lightning.calibration.calibrate import calibrate
+from svd_lightning.calibration.candidates import (
+    CONTROL,
+    joint_recipe,
+    known_rules,
+    recall,
+    recall_all,
+    rescore,
+)
 from svd_lightning.calibration.comparison import Score, base_nll, score, tuned_nll
-from svd_lightning.calibration.data import CalibrationData
-from svd_lightning.calibration.objective import Evaluation, MaskedObjective, Objective, Shares, TokenObjective
-from svd_lightning.calibration.snapshot import ReferenceSnapshot
-from svd_lightning.calibration.streamed import StreamedObjective, TokenStream
-from svd_lightning.calibration.table import CalibrationTable
-from svd_lightning.calibration.tokens import TokenTable
+from svd_lightning.calibration.cross_fit import paired_gain
+from svd_lightning.calibration.describe import describe, describe_tasks
+from svd_lightning.calibration.masks import PAPER_ALPHAS
 
 __all__ = [
-    "CalibrationData",
-    "CalibrationTable",
-    "Evaluation",
-    "MaskedObjective",
-    "Objective",
-    "ReferenceSnapshot",
+    "CONTROL",
+    "PAPER_ALPHAS",
     "Score",
-    "Shares",
-    "StreamedObjective",
-    "TokenObjective",
-    "TokenStream",
-    "TokenTable",
     "base_nll",
+    "calibrate",
+    "describe",
+    "describe_tasks",
+    "joint_recipe",
+    "known_rules",
+    "paired_gain",
+    "recall",
+    "recall_all",
+    "rescore",
     "score",
     "tuned_nll",
 ]

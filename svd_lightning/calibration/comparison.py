@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from svd_lightning.calibration.data import CalibrationData
+from svd_lightning.objective.interface import CalibrationData
 from svd_lightning.steering import SteeringRule
 
 

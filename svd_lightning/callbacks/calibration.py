@@ -13,9 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 from torch.utils.data import DataLoader
 
-from svd_lightning.calibration import CalibrationData, ReferenceSnapshot
-from svd_lightning.callbacks.figures import log_figures
-from svd_lightning.callbacks.guards import (
+from svd_lightning.calibration import PAPER_ALPHAS, calibrate
+from svd_lightning.callbacks.checks import (
     as_completion_data,
     as_steered,
     check_calibration_split,
@@ -25,17 +24,19 @@ from svd_lightning.callbacks.guards import (
     check_validation,
     run_folder,
 )
-from svd_lightning.callbacks.reference import Reference
+from svd_lightning.callbacks.figures import log_figures
+from svd_lightning.callbacks.snapshot_folder import Reference
 from svd_lightning.callbacks.tables import calibration_tables, test_tables
 from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
-from svd_lightning.decoding.states import CompletionStates
-from svd_lightning.decoding.tabulation import new_table, tabulate
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.objective import CalibrationData, ReferenceSnapshot
 from svd_lightning.report import save_calibration
+from svd_lightning.scoring.collect import new_table, tabulate
+from svd_lightning.scoring.states import CompletionStates
 from svd_lightning.strategies import run_step
-from svd_lightning.strength import PAPER_ALPHAS, LineSearch, StrengthEstimator, calibrate
+from svd_lightning.strength import LineSearch, StrengthEstimator
 
 _log = logging.getLogger(__name__)
 _SCALARS = ("kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "mask_size", "coverage")

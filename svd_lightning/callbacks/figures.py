@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from svd_lightning.calibration import TokenTable
+from svd_lightning.objective import TokenTable
 from svd_lightning.report import calibration_figures
 from svd_lightning.report.figures import token_strength_values
 from svd_lightning.steering import SteeringRule
@@ -25,7 +25,7 @@ def log_figures(
         logger: TensorBoard's; the course over epochs is among its curves already.
         table: the calibration tokens; anything but a `TokenTable` has no curves.
         rules: the directions of the steering.
-        record: as `svd_lightning.strength.calibrate` returned it.
+        record: as `svd_lightning.calibration.calibrate` returned it.
         step: the trainer's global step.
     """
     figures = calibration_figures(record, table=table, rules=rules)

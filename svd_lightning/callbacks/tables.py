@@ -27,7 +27,7 @@ def comparison_table(title: str, record: Mapping[str, Any], *, gains: bool = Tru
 
     Args:
         title: what the tokens are.
-        record: a calibration record as `svd_lightning.strength.calibrate` returns it.
+        record: a calibration record as `svd_lightning.calibration.calibrate` returns it.
         gains: show the held-out gain over the tuned model with its interval.
     """
     table = Table(title=title, title_justify="left", caption=_caption(record, gains), caption_justify="left")
@@ -95,7 +95,7 @@ def choice_table(title: str, part: Mapping[str, Any], distributions: Mapping[str
 
     Args:
         title: what the questions are.
-        part: metrics as `svd_lightning.evaluation.summarise` returns them.
+        part: metrics as `svd_lightning.scoring.summarise` returns them.
         distributions: rules and strengths by name.
     """
     caption = f"{part['questions']} questions. Below each value its gain over tuned, with a paired 95 % interval."

@@ -1,5 +1,5 @@
 """Decoding and scoring with both distributions, tuned and base, from one set of weights."""
 
-from svd_lightning.decoding.twin import steer_model
+from svd_lightning.decoding.model import steer_model
 
 __all__ = ["steer_model"]

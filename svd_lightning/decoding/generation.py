@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.decoding.logits import SteeringFunction
-from svd_lightning.decoding.twin import steer_model
+from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 
 Distribution = Literal["base", "tuned", "steered"]

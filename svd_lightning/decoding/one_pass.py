@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import ModelOutput
 
-from svd_lightning.decoding.layers import PairedForward, installed
+from svd_lightning.decoding.paired_layers import PairedForward, installed
 from svd_lightning.decoding.steered import SteeredModel, model_inputs
 from svd_lightning.errors import InputError
 

@@ -10,11 +10,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
-from svd_lightning.decoding.layers import PairedForward, paired_forward
 from svd_lightning.decoding.one_pass import OnePassModel
-from svd_lightning.decoding.prompts import EmbeddingPromptModel, PrefixModel
+from svd_lightning.decoding.paired_layers import PairedForward, paired_forward
 from svd_lightning.decoding.steered import SteeredModel
 from svd_lightning.decoding.two_pass import TwoPassModel
+from svd_lightning.decoding.virtual_tokens import EmbeddingPromptModel, PrefixModel
 from svd_lightning.errors import InputError
 from svd_lightning.models.switch import AdaptedModel, active_config, adapter_layers
 

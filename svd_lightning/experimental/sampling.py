@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from svd_lightning.data import EncodedExample, PredictionCollator
-from svd_lightning.decoding.scoring import IGNORED, completion_tokens
+from svd_lightning.scoring.tokens import IGNORED, completion_tokens
 
 
 class Answers(NamedTuple):

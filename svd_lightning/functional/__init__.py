@@ -1,6 +1,6 @@
 """The mathematics of steering: pure functions of tensors, torch only."""
 
-from svd_lightning.functional.divergence import (
+from svd_lightning.functional.distributions import (
     LOG_FLOOR,
     expectation,
     kl_divergence,

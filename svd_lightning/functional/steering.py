@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from svd_lightning.functional.divergence import expectation, log_probabilities
+from svd_lightning.functional.distributions import expectation, log_probabilities
 
 
 def log_ratio(tuned_logits: Tensor, base_logits: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from svd_lightning.functional.divergence import expectation, log_probabilities
+from svd_lightning.functional.distributions import expectation, log_probabilities
 
 
 class StrengthTerms(NamedTuple):

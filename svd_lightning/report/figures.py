@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
-from svd_lightning.calibration import MaskedObjective, TokenTable
+from svd_lightning.objective import MaskedObjective, TokenTable
 from svd_lightning.report.canvas import (
     BLUE,
     GREEN,
@@ -27,10 +27,10 @@ from svd_lightning.report.canvas import (
     legend_below,
     name_axes,
 )
-from svd_lightning.report.tasks import task_figures
+from svd_lightning.report.task_figures import task_figures
 from svd_lightning.report.words import in_use, recipe_name, short
 from svd_lightning.steering import Contextual, SteeringRule, rule_name
-from svd_lightning.strength.estimate import token_strengths
+from svd_lightning.strength.estimator import token_strengths
 
 _STYLES = (("s", PURPLE), ("^", GREEN), ("D", TEAL), ("P", RED), ("v", BLUE), ("o", MUTED))
 _LINES = {"Mean": (RED, "--"), "Median": (PURPLE, ":"), "LineSearch": (ORANGE, "-")}

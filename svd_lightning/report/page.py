@@ -9,9 +9,9 @@ from typing import Any
 from svd_lightning.report import canvas
 from svd_lightning.report.explanations import about_figure
 from svd_lightning.report.figures import calibration_figures
-from svd_lightning.report.records import Run
+from svd_lightning.report.folder import Run
 from svd_lightning.report.tables import candidate_table, choices_table, mask_table, pairs_table
-from svd_lightning.report.tasks import tasks_table
+from svd_lightning.report.task_figures import tasks_table
 from svd_lightning.report.words import (
     gain_text,
     in_use,

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from svd_lightning.calibration import Objective
 from svd_lightning.errors import InputError
-from svd_lightning.strength.estimate import Estimate
+from svd_lightning.objective import Objective
+from svd_lightning.strength.estimator import Estimate
 
 
 class Fixed:

@@ -2,9 +2,9 @@
 
 import math
 
-from svd_lightning.calibration import Objective, TokenObjective
 from svd_lightning.errors import InputError
-from svd_lightning.strength.estimate import Estimate
+from svd_lightning.objective import Objective, TokenObjective
+from svd_lightning.strength.estimator import Estimate
 from svd_lightning.strength.regularised import Regularised, best_ridge
 from svd_lightning.strength.solver import Solution, minimise, within_budget
 
@@ -27,7 +27,7 @@ class LineSearch:
             the calibration examples (`best_ridge`). Without features it plays no part.
 
     >>> import torch
-    >>> from svd_lightning.calibration import CalibrationTable
+    >>> from svd_lightning.objective import CalibrationTable
     >>> from svd_lightning.steering import KLGradient
     >>> table = CalibrationTable([KLGradient()])
     >>> tuned, base = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()

@@ -1,7 +1,7 @@
 """The paper's default estimator."""
 
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.strength.estimate import ClosedForm, token_strengths
+from svd_lightning.strength.estimator import ClosedForm, token_strengths
 
 
 class Mean(ClosedForm):

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.strength.estimate import ClosedForm, token_strengths
+from svd_lightning.strength.estimator import ClosedForm, token_strengths
 
 
 def median(values: Tensor) -> float:

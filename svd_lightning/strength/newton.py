@@ -1,7 +1,7 @@
 """One exact Newton step for the whole calibration split."""
 
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.strength.estimate import MIN_SQ_NORM, ClosedForm
+from svd_lightning.strength.estimator import MIN_SQ_NORM, ClosedForm
 
 
 class Newton(ClosedForm):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import CalibrationTable, Evaluation, MaskedObjective, TokenTable
+from svd_lightning.calibration.candidates import known_rules
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
+from svd_lightning.objective import CalibrationTable, Evaluation, MaskedObjective, TokenTable
 from svd_lightning.steering import ConfidentSet, Steering
-from svd_lightning.strength.candidates import known_rules
-from svd_lightning.strength.estimate import Estimate
+from svd_lightning.strength.estimator import Estimate
 from svd_lightning.strength.line_search import LineSearch
 
 

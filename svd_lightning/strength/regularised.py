@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import Evaluation, Objective, TokenObjective
 from svd_lightning.functional import StrengthTerms
+from svd_lightning.objective import Evaluation, Objective, TokenObjective
 from svd_lightning.strength.solver import minimise
 
 RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4)

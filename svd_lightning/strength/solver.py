@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import Evaluation, Objective
+from svd_lightning.objective import Evaluation, Objective
 
 _ARMIJO = 1e-4
 _RIDGE = 1e-12

@@ -4,7 +4,7 @@ import math
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.strength.estimate import ClosedForm, token_strengths
+from svd_lightning.strength.estimator import ClosedForm, token_strengths
 from svd_lightning.strength.median import median
 
 

@@ -10,9 +10,9 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from svd_lightning import SteeredLanguageModel, load_artifact, steer_model
-from svd_lightning.artifact.command import export
 from svd_lightning.artifact.hub import push_folder
 from svd_lightning.cli import main
+from svd_lightning.commands.export import export
 from svd_lightning.errors import InputError
 from svd_lightning.runs import open_run
 from tests.artifact import hub

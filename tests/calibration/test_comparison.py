@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from svd_lightning.calibration import base_nll, score, tuned_nll
 from svd_lightning.steering import Steering
-from tests.calibration import reference
+from tests.objective import reference
 
 ALPHA = 0.1
 RECIPES = {

@@ -5,10 +5,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from svd_lightning.calibration import CalibrationTable
+from svd_lightning.calibration import calibrate, known_rules
 from svd_lightning.callbacks.figures import log_figures
+from svd_lightning.objective import CalibrationTable
 from svd_lightning.steering import ConfidentSet, KLGradient, NaturalGradient, Steering
-from svd_lightning.strength import LineSearch, calibrate, known_rules
+from svd_lightning.strength import LineSearch
 
 
 @pytest.mark.parametrize("rules", [[KLGradient()], [KLGradient(), NaturalGradient()]], ids=len)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tests.callbacks.test_reference import CountingCalibration
+from tests.callbacks.test_snapshot_folder import CountingCalibration
 from tests.chain import diary_data, diary_model, fit
 
 

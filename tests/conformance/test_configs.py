@@ -1,6 +1,6 @@
 """Every YAML under configs/ parses against the code, alone or on top of the embedded base; adapters are run.
 
-Sweep files have tests of their own (test_sweeps.py), and so have published figures (tests/sweep/test_paper.py).
+Sweep files (test_sweeps.py) and published figures (tests/commands/sweep) have tests of their own.
 """
 
 from pathlib import Path

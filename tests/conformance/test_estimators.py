@@ -10,7 +10,7 @@ import torch
 
 import svd_lightning.strength as package
 from svd_lightning.strength import Estimate, StrengthEstimator
-from tests.calibration import reference
+from tests.objective import reference
 from tests.strength.objectives import masked, streamed
 
 ARGUMENTS = {"Fixed": ([0.5],)}

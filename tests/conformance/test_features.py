@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import svd_lightning.steering as package
-from svd_lightning.calibration import CalibrationTable
 from svd_lightning.functional import log_probabilities
+from svd_lightning.objective import CalibrationTable
 from svd_lightning.steering import Feature, KLGradient, feature_name
-from tests.calibration import reference
+from tests.objective import reference
 
 
 def discover():

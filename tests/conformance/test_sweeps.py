@@ -9,13 +9,13 @@ import yaml
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from svd_lightning.cli import main
-from svd_lightning.sweep.cells import evaluations, warm_starts
-from svd_lightning.sweep.paper import load_published
-from svd_lightning.sweep.results import measurements, strengths
-from svd_lightning.sweep.runner import finish
-from svd_lightning.sweep.stages import Stage, stages
-from svd_lightning.sweep.sweep_file import load_sweep
-from svd_lightning.sweep.table import Found, rows
+from svd_lightning.commands.sweep.cells import evaluations, warm_starts
+from svd_lightning.commands.sweep.grid import Found, rows
+from svd_lightning.commands.sweep.published import load_published
+from svd_lightning.commands.sweep.results import measurements, strengths
+from svd_lightning.commands.sweep.runner import finish
+from svd_lightning.commands.sweep.stages import Stage, stages
+from svd_lightning.commands.sweep.sweep_file import load_sweep
 from tests.chain import BASE_FOLDER, ROOT, write_jsonl
 from tests.data.commonsense import CASES
 

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from svd_lightning.decoding import layers, one_pass, prompts, two_pass
+from svd_lightning.decoding import one_pass, paired_layers, two_pass, virtual_tokens
 from tests.decoding import zoo
-from tests.decoding.test_twin import STRATEGIES, check
+from tests.decoding.test_model import STRATEGIES, check
 
 BEAMS = STRATEGIES["several_beams"]
 GREEDY = STRATEGIES["greedy"]
@@ -47,7 +47,7 @@ def swap_halves(cls):
 
 
 def adapt_second_half(self, x, *args, **kwargs):
-    swapped = layers._lora_linear(self, x.roll(x.shape[0] // 2, 0), *args, **kwargs)
+    swapped = paired_layers._lora_linear(self, x.roll(x.shape[0] // 2, 0), *args, **kwargs)
     return swapped.roll(x.shape[0] // 2, 0)
 
 
@@ -78,7 +78,7 @@ def virtual_tokens_before_the_padding(mask):
 
 
 ORIGINAL_PAIR = one_pass.pair_rows
-EMBEDDING, PREFIX = prompts.EmbeddingPromptModel, prompts.PrefixModel
+EMBEDDING, PREFIX = virtual_tokens.EmbeddingPromptModel, virtual_tokens.PrefixModel
 
 MUTATIONS = {
     "tuned half alone reordered": ("lora", BEAMS, one_pass.OnePassModel, "_reorder_cache", reorder_tuned_only),
@@ -129,16 +129,16 @@ def test_a_fault_changes_tokens(fault, monkeypatch):
 
 
 def test_adapting_the_wrong_half_changes_tokens(monkeypatch):
-    pairs = copy.copy(layers._PAIRED)
-    pairs[layers.LoraLinear] = (layers._is_plain_lora, adapt_second_half)
-    monkeypatch.setattr(layers, "_PAIRED", pairs)
+    pairs = copy.copy(paired_layers._PAIRED)
+    pairs[paired_layers.LoraLinear] = (paired_layers._is_plain_lora, adapt_second_half)
+    monkeypatch.setattr(paired_layers, "_PAIRED", pairs)
     with pytest.raises(AssertionError):
         check("llama", "lora", GREEDY)
 
 
 def test_virtual_tokens_away_from_the_prompt_leave_the_window(monkeypatch):
     check("mistral", "prompt", GREEDY)
-    monkeypatch.setattr(prompts, "first_real_column", virtual_tokens_before_the_padding)
+    monkeypatch.setattr(virtual_tokens, "first_real_column", virtual_tokens_before_the_padding)
     with pytest.raises(AssertionError):
         check("mistral", "prompt", GREEDY)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import TextIteratorStreamer, pipeline
 
-from svd_lightning.decoding.twin import steer_model
+from svd_lightning.decoding.model import steer_model
 from svd_lightning.runs import open_run
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if add_generation_prompt %}:{% endif %}"

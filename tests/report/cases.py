@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from svd_lightning.calibration import CalibrationTable, TokenTable
+from svd_lightning.calibration import calibrate, known_rules
+from svd_lightning.objective import CalibrationTable, TokenTable
 from svd_lightning.steering import ConfidentSet, Entropy, KLGradient, NaturalGradient, Steering, Temperature
-from svd_lightning.strength import LineSearch, calibrate, known_rules
-from tests.calibration.reference import Tokens, tokens
+from svd_lightning.strength import LineSearch
+from tests.objective.reference import Tokens, tokens
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import matplotlib.colors
 import pytest
 import torch
 
-from svd_lightning.calibration import MaskedObjective
+from svd_lightning.objective import MaskedObjective
 from svd_lightning.report import calibration_figures
 from svd_lightning.report.canvas import DARK, MUTED, ORANGE, svg
 from svd_lightning.report.figures import (
@@ -20,7 +20,7 @@ from svd_lightning.report.figures import (
     strength_figure,
     token_strength_values,
 )
-from svd_lightning.report.tasks import task_figures
+from svd_lightning.report.task_figures import task_figures
 from svd_lightning.steering import KLGradient, NaturalGradient
 from tests.report.cases import CASES
 

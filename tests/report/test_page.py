@@ -7,9 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from svd_lightning.calibration import known_rules, rescore
 from svd_lightning.cli import main
+from svd_lightning.commands.report import report
 from svd_lightning.report import load_run, page, save_calibration
-from svd_lightning.report.command import report
 from svd_lightning.report.words import (
     chosen_intervals,
     gain_text,
@@ -20,7 +21,6 @@ from svd_lightning.report.words import (
     task_used,
     with_intervals,
 )
-from svd_lightning.strength import known_rules, rescore
 from tests.report.cases import CASES
 
 _VOID = {"meta", "br", "hr", "img", "link", "input"}

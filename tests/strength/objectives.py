@@ -2,10 +2,10 @@
 
 import torch
 
-from svd_lightning.calibration import MaskedObjective, Objective
 from svd_lightning.functional import StrengthTerms
-from tests.calibration import reference
-from tests.calibration.reference import Tokens
+from svd_lightning.objective import MaskedObjective, Objective
+from tests.objective import reference
+from tests.objective.reference import Tokens
 
 
 def masked(data: Tokens, rules=reference.RULES[:1], *, penalty=-torch.inf, alpha=0.1, batch=None) -> Objective:

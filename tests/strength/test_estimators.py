@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from svd_lightning.calibration import CalibrationTable, MaskedObjective
 from svd_lightning.errors import InputError
+from svd_lightning.objective import CalibrationTable, MaskedObjective
 from svd_lightning.steering import KLGradient, NaturalGradient
 from svd_lightning.strength import Fixed, LineSearch, Mean, Median, Newton, Sequence, TrimmedMean
-from tests.calibration import reference
 from tests.functional import reference as single
+from tests.objective import reference
 from tests.strength.objectives import GivenTerms, masked, streamed
 
 ORACLE = Path(__file__).parents[3] / "shared" / "oracle" / "steering_cases.json"

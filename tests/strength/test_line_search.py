@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize, minimize_scalar
 
 from svd_lightning.strength import Fixed, LineSearch, Mean, Median, Newton, Sequence, TrimmedMean
-from tests.calibration import reference
 from tests.functional.strategies import examples
+from tests.objective import reference
 from tests.strength.objectives import masked, streamed
 
 KL, NATURAL, TEMPERATURE = reference.RULES

@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from svd_lightning.calibration import MaskedObjective
+from svd_lightning.calibration import calibrate
 from svd_lightning.errors import InputError
+from svd_lightning.objective import MaskedObjective
 from svd_lightning.steering import Entropy, KLGradient, NaturalGradient, Steering, Temperature
-from svd_lightning.strength import LineSearch, OnlineStrength, calibrate
+from svd_lightning.strength import LineSearch, OnlineStrength
 from svd_lightning.strength import solver as solver_module
-from tests.calibration import contextual, reference
+from tests.objective import contextual, reference
 
 SEARCH = LineSearch(tolerance=1e-9, ridge=0.01)
 RECIPES = {

@@ -4,12 +4,12 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from svd_lightning.calibration import MaskedObjective
 from svd_lightning.errors import InputError
+from svd_lightning.objective import MaskedObjective
 from svd_lightning.steering import Entropy, Steering, expand
 from svd_lightning.strength import Fixed, LineSearch
 from svd_lightning.strength.regularised import RIDGES, best_ridge
-from tests.calibration import contextual, reference
+from tests.objective import contextual, reference
 
 KL, NATURAL, TEMPERATURE = reference.RULES
 EVERY_CHOICE = pytest.mark.parametrize("rules", [(KL,), (NATURAL, TEMPERATURE)], ids=["one", "two"])

@@ -1,0 +1,80 @@
+"""Which mask and which penalty: the same table at larger α, with λ fitted as one more coefficient."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from svd_lightning.calibration.cross_fit import Gain, cross_fit, label_log_probs, paired_gain
+from svd_lightning.objective import MaskedObjective, TokenTable
+from svd_lightning.steering import ConfidentSet, SteeringRule
+from svd_lightning.strength.line_search import LineSearch
+
+PAPER_ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""The α of the paper's ablation."""
+
+_EFFECTIVELY_INFINITE = 20.0
+"""A penalty of −20 leaves the tokens outside the mask a share of 2e-9 at most: as good as −∞."""
+_FULL_COVERAGE = 0.99
+
+
+@dataclass(frozen=True)
+class MaskChoice:
+    """One α with the penalty that suits it."""
+
+    alpha: float
+    coverage: float
+    mask_size: float
+    penalty: float
+    """λ, fitted together with the strengths on all tokens."""
+    strengths: tuple[float, ...]
+    gain: Gain
+    """Held-out gain over the tuned model, in nats per token, all tokens."""
+
+
+def sweep(
+    table: TokenTable, rules: Sequence[SteeringRule], alphas: Sequence[float], *, folds: int
+) -> list[MaskChoice]:
+    """Fit strengths and λ together at each α; nothing is forbidden, so all α are scored on the same tokens.
+
+    Args:
+        table: built at the smallest of the α, with the rules and `ConfidentSet`.
+        rules: the directions.
+        alphas: the masks to try.
+        folds: of the cross-fit behind the gain.
+    """
+    together = (*rules, ConfidentSet())
+    tuned = label_log_probs(table, rules, torch.zeros(len(rules), dtype=torch.float64), penalty=0.0)
+    choices = []
+    for alpha in sorted(alphas):
+        narrowed = table.narrow(alpha)
+        fitted = LineSearch()(MaskedObjective(narrowed, together, penalty=0.0))
+        held_out = cross_fit(narrowed, together, LineSearch(), penalty=0.0, folds=folds, whole=fitted.strengths)
+        *strengths, lift = fitted.strengths
+        choices.append(
+            MaskChoice(
+                alpha=alpha,
+                coverage=narrowed.coverage,
+                mask_size=narrowed.mask_size,
+                penalty=-lift,
+                strengths=tuple(strengths),
+                gain=paired_gain(held_out, tuned, table.example),
+            )
+        )
+    return choices
+
+
+def recommend(choices: Sequence[MaskChoice]) -> dict[str, Any]:
+    """α and λ with the largest held-out gain, in plain numbers, with the reason."""
+    best = max(choices, key=lambda choice: choice.gain.mean)
+    forbids = best.penalty <= -_EFFECTIVELY_INFINITE and best.coverage >= _FULL_COVERAGE
+    penalty = -math.inf if forbids else min(0.0, best.penalty)
+    reason = (
+        f"at alpha {best.alpha:g} the mask holds {best.coverage:.1%} of the labels, and the fitted penalty is "
+        f"{best.penalty:.3g}"
+    )
+    if not forbids and best.coverage < _FULL_COVERAGE:
+        reason += f": a penalty of -inf would forbid the other {1 - best.coverage:.1%}"
+    return {"alpha": best.alpha, "penalty": penalty, "reason": reason, "gain": asdict(best.gain)}

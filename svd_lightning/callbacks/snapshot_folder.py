@@ -1,0 +1,139 @@
+"""Where the reference snapshot of a run is kept and found again, and what it must have been made from."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from transformers import PreTrainedTokenizerBase
+
+from svd_lightning.callbacks.checks import as_completion_data, run_folder
+from svd_lightning.data import CompletionDataModule
+from svd_lightning.errors import InputError
+from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.objective import ReferenceSnapshot
+
+_log = logging.getLogger(__name__)
+_FOLDER = "snapshot"
+
+
+class Reference:
+    """The reference snapshot of this process's share of the calibration split: found, or made anew.
+
+    A folder given by the user is looked into alone, and what does not match there is refused. Without one it
+    is `snapshot` in the run folder, or in that of the checkpoint the run starts from: a cache, made again with
+    a warning where it does not match.
+
+    Args:
+        folder: where snapshots are kept; null for the run folder.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self._given = None if folder is None else Path(folder).expanduser()
+        self._key: dict[str, str] | None = None
+        self._saved = False
+        self._path: Path | None = None
+        self._snapshot = ReferenceSnapshot()
+
+    def open(self, trainer: L.Trainer, module: SteeredLanguageModel) -> ReferenceSnapshot:
+        """The snapshot for what is about to be calibrated; empty where there is none yet. Call it on every rank.
+
+        Raises:
+            InputError: if the folder given holds one of something else, or a damaged one.
+        """
+        key = snapshot_key(trainer, module)
+        if key == self._key:
+            return self._snapshot
+        own = run_folder(trainer)
+        folder = self._given or (None if own is None else own / _FOLDER)
+        folders = _folders(trainer, folder) if self._given is None else [self._given]
+        name = f"reference-{trainer.global_rank}-of-{trainer.world_size}.safetensors"
+        self._path = None if folder is None else folder / name
+        found = self._find(trainer, [folder / name for folder in folders], key)
+        self._snapshot = found or ReferenceSnapshot(folder=folder)
+        self._key, self._saved = key, found is not None
+        return self._snapshot
+
+    def keep(self) -> None:
+        """Save a new snapshot, once every example is in it; a full or read-only disk costs the file only."""
+        if self._saved or self._path is None or self._key is None:
+            return
+        self._saved = True
+        try:
+            self._snapshot.save(self._path, self._key)
+        except (OSError, InputError) as error:
+            _log.warning("calibration: cannot keep the reference snapshot for later runs: %s", error)
+
+    def _find(self, trainer: L.Trainer, paths: list[Path], key: Mapping[str, str]) -> ReferenceSnapshot | None:
+        """The first snapshot that every rank can use: on one rank alone a base forward would wait for ever."""
+        problems = []
+        for path in paths:
+            snapshot, problem = _load(path, key)
+            if trainer.strategy.reduce_boolean_decision(snapshot is not None, all=True):
+                _log.info("calibration: the base's hidden states are those in %s", path)
+                return snapshot
+            if not trainer.strategy.reduce_boolean_decision(problem is None, all=True):
+                problems.append(problem or f"{path}: another process cannot use its part of the snapshot")
+        if problems and self._given is not None:
+            raise InputError(f"calibration.snapshot: {problems[0]}")
+        for problem in problems:
+            _log.warning("calibration: %s; it is taken anew", problem)
+        return None
+
+
+def snapshot_key(trainer: L.Trainer, module: SteeredLanguageModel) -> dict[str, str]:
+    """What the hidden states depend on, by name: base, data, number format, and this process's share."""
+    data = as_completion_data(trainer)
+    return {
+        "base": str(module.base_fingerprint),
+        "base weights": str(module.base_digest),
+        "tokenizer": tokenizer_digest(module.tokenizer),
+        "data": data.digest("calibration"),
+        "tokens": _tokens(data),
+        "dtype": str(module.peft_model.get_base_model().dtype),
+        "precision": str(trainer.precision),
+        "process": f"{trainer.global_rank} of {trainer.world_size}",
+    }
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over vocabulary, special tokens and chat template."""
+    parts = [
+        sorted(tokenizer.get_vocab().items()),
+        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        str(tokenizer.chat_template),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _tokens(data: CompletionDataModule) -> str:
+    """Number and digest of the completion tokens of this process: (example, first position, end) each."""
+    share: Any = data.calibration_dataloader().dataset
+    rows = [share[place] for place in range(len(share))]
+    spans = [
+        (row.index, max(1, len(row.prompt_ids)), len(row.prompt_ids) + len(row.completion_ids)) for row in rows
+    ]
+    number = sum(max(0, end - start) for _, start, end in spans)
+    return f"{number} {hashlib.sha256(json.dumps(spans).encode()).hexdigest()[:32]}"
+
+
+def _folders(trainer: L.Trainer, own: Path | None) -> list[Path]:
+    """Where to look: in this run's folder, and in that of the run whose checkpoint it starts from."""
+    found = [] if own is None else [own]
+    if trainer.ckpt_path is not None:
+        checkpoint = Path(trainer.ckpt_path)  # RUN/checkpoints/last.ckpt, or beside the snapshot
+        found += [checkpoint.parent.parent / _FOLDER, checkpoint.parent / _FOLDER]
+    return list(dict.fromkeys(found))
+
+
+def _load(path: Path, key: Mapping[str, str]) -> tuple[ReferenceSnapshot | None, str | None]:
+    """The snapshot in a file, or what is wrong with it; neither where there is no file."""
+    if not path.exists():
+        return None, None
+    try:
+        return ReferenceSnapshot.load(path, key), None
+    except InputError as error:
+        return None, str(error)

@@ -1,0 +1,8 @@
+"""Looking inside: what steering did at each token of a completion, as a page, a table, or in the terminal."""
+
+from svd_lightning.commands.inspect.inspection import Inspection
+from svd_lightning.commands.inspect.page import page
+from svd_lightning.commands.inspect.positions import Candidate, Position, Triple
+from svd_lightning.commands.inspect.prompt import inspect_prompt
+
+__all__ = ["Candidate", "Inspection", "Position", "Triple", "inspect_prompt", "page"]

@@ -1,0 +1,111 @@
+"""`svd-lightning inspect`: what steering does to one completion, token by token."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from svd_lightning.commands.inspect.inspection import Inspection
+from svd_lightning.commands.inspect.page import page
+from svd_lightning.commands.inspect.prompt import check_request, inspect_prompt
+from svd_lightning.commands.inspect.subject import open_subject
+from svd_lightning.console import console
+from svd_lightning.decoding.generation import generation_config
+from svd_lightning.errors import InputError
+from svd_lightning.files import write_text
+
+
+def inspect(
+    run: str,
+    *,
+    prompt: str,
+    completion: str | None = None,
+    max_new_tokens: int | None = None,
+    generation: dict[str, Any] | None = None,
+    chat: bool = False,
+    compare: bool = True,
+    top: int = 5,
+    seed: int = 0,
+    task: str | None = None,
+    strengths: float | list[float] | None = None,
+    device: str = "cpu",
+    output: str | None = None,
+) -> Inspection:
+    """Show token by token what steering did to a completion: in the terminal, and as one HTML file.
+
+    Tokens are coloured by KL(steered ‖ tuned) at their position; those where steering puts another token first
+    than the tuned model are marked. Each shows the likeliest tokens of base, tuned and steered model, with mask,
+    KL(p‖q) and entropy. The page needs no network.
+
+    Args:
+        run: run folder of fit or calibrate, a checkpoint, or the folder of an exported artefact.
+        prompt: text to be continued.
+        completion: text to look at instead of decoding one.
+        max_new_tokens: length of the completion at most; null takes the run's own, else 64.
+        generation: options of transformers.GenerationConfig over the run's own, such as '{"do_sample": true}'.
+        chat: put the prompt through the tokenizer's chat template, as the user's turn.
+        compare: decode with the tuned and the base model too.
+        top: how many of each distribution's likeliest tokens are shown.
+        seed: of sampling.
+        task: take the strengths of this task of the run; null takes the shared ones.
+        strengths: other strengths than those in use, one per rule (and feature) of the run.
+        device: to run on, such as cuda.
+        output: file to write, replaced if it exists; null for inspect.html in the run folder, or here where run
+            is no run folder.
+
+    Returns:
+        What is shown; `_repr_html_` shows it in a notebook.
+
+    Raises:
+        InputError: if the run cannot be opened or has no strengths, or for what `inspect_prompt` refuses.
+    """
+    options = generation or {}
+    generation_config(options)  # refuses what it does not know, before anything is loaded
+    check_request(prompt, completion, top)
+    place = _device(device)
+    subject = open_subject(run, task=task, strengths=[strengths] if isinstance(strengths, float) else strengths)
+    found = inspect_prompt(
+        subject.peft_model.to(place),
+        subject.tokenizer,
+        subject.steering,
+        prompt,
+        completion=completion,
+        max_new_tokens=max_new_tokens,
+        generation=_merged(subject.generation, options),
+        chat=chat,
+        compare=compare,
+        top=top,
+        seed=seed,
+    )
+    found = replace(found, notes=subject.notes)
+    path = _target(run, output)
+    write_text(path, page(found, name=run))
+    console().print(found)
+    for line in (*found.notes, str(path)):
+        console().print(line, highlight=False, markup=False, soft_wrap=True)
+    return found
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: cannot use {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _merged(config: GenerationConfig, options: Mapping[str, Any]) -> GenerationConfig:
+    merged = copy.deepcopy(config)
+    for name, value in options.items():
+        setattr(merged, name, value)
+    return merged
+
+
+def _target(run: str, output: str | None) -> Path:
+    if output is not None:
+        return Path(output).expanduser()
+    folder = Path(run).expanduser()
+    return (folder if (folder / "checkpoints").is_dir() else Path()) / "inspect.html"

@@ -1,0 +1,105 @@
+"""Reading what predict has written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svd_lightning.commands.judge.protocol import Answer
+from svd_lightning.data.records import Record, read_records
+from svd_lightning.errors import InputError
+from svd_lightning.metrics import option_label
+
+PREDICTIONS = "predictions.jsonl"
+_COLUMNS = {"base": "base", "tuned": "tuned", "steered": "completion"}
+"""Where each system's answers stand in a record, in the order of the tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One prompt with the answers of every system."""
+
+    id: str
+    """The example's id."""
+    question: str
+    """The question as people read it: the prompt, where the record has no other."""
+    correct: tuple[str, ...]
+    """Right answers, the reference among them; empty where only prompts were given."""
+    incorrect: tuple[str, ...]
+    """Wrong answers, where the dataset has them."""
+    task: str | None
+    """The task that it belongs to, where a dataset mixes several."""
+    texts: Mapping[str, tuple[str, ...]]
+    """By system: base, tuned, steered; several where several were sampled."""
+
+    @property
+    def label(self) -> str | None:
+        """The right option, where the reference names one ("the correct answer is answer2")."""
+        return option_label(self.correct[0]) if self.correct else None
+
+    def answer(self, text: str) -> Answer:
+        """What a judge reads of one of the texts."""
+        return Answer(question=self.question, text=text, correct=self.correct, incorrect=self.incorrect)
+
+
+def predictions_path(place: str) -> Path:
+    """The predictions of a run folder, or the file itself.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = Path(place).expanduser()
+    path = path / PREDICTIONS if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(
+            f"{place}: expected a run folder with {PREDICTIONS}, or such a file, and there is none; run "
+            "`svd-lightning predict` first"
+        )
+    return path
+
+
+def read_predictions(path: Path) -> list[Row]:
+    """The rows of a predictions file, all with the same systems.
+
+    Raises:
+        InputError: for records that predict did not write, naming the line.
+    """
+    rows = [_row(record) for record in read_records(path)]
+    first = rows[0]
+    for row in rows:
+        if {name: len(texts) for name, texts in row.texts.items()} != {
+            name: len(first.texts["steered"]) for name in first.texts
+        }:
+            raise InputError(
+                f"{path}: expected the same completions in every record, as many of base and tuned as steered; "
+                f"record {row.id!r} differs"
+            )
+    return rows
+
+
+def _row(record: Record) -> Row:
+    prompt, reference = record.text("prompt"), record.text("reference").strip()
+    known = _texts(record, "correct") if "correct" in record.values else ()
+    task, question = record.values.get("task"), record.values.get("question")
+    return Row(
+        id=str(record.value("id")),
+        question=prompt if question is None else record.text("question"),
+        correct=tuple(dict.fromkeys(text for text in (reference, *known) if text)),
+        incorrect=_texts(record, "incorrect") if "incorrect" in record.values else (),
+        task=None if task is None else record.text("task"),
+        texts={
+            name: _texts(record, column, several=False)
+            for name, column in _COLUMNS.items()
+            if column in record.values or name == "steered"
+        },
+    )
+
+
+def _texts(record: Record, column: str, *, several: bool = True) -> tuple[str, ...]:
+    """A list of texts; where one will do, a text by itself too."""
+    value: Any = record.value(column)
+    if isinstance(value, str) and not several:
+        return (value,)
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise InputError(f"{record.where}: expected a list of texts in {column!r}, got {value!r:.80}")
+    return tuple(text.strip() if several else text for text in value)

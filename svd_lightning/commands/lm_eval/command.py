@@ -1,0 +1,106 @@
+"""`svd-lightning lm-eval`: tasks of lm-evaluation-harness under base, tuned and steered distributions."""
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from svd_lightning.decoding.generation import Distribution
+from svd_lightning.errors import InputError
+from svd_lightning.files import write_text
+from svd_lightning.runs import find_checkpoint, open_run
+
+
+def lm_eval(
+    run: str,
+    *,
+    tasks: str,
+    distribution: Distribution | Literal["all"] = "all",
+    include_path: str | None = None,
+    num_fewshot: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    device: str | None = None,
+    apply_chat_template: bool = False,
+    gen_kwargs: str | None = None,
+    output: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Evaluate a run on tasks of lm-evaluation-harness, and print base, tuned and steered side by side.
+
+    Args:
+        run: run folder or checkpoint, such as runs/truthfulqa/version_0.
+        tasks: names of tasks, with commas between them.
+        distribution: whose logits to evaluate; `all` for the three of them.
+        include_path: folder with task files of your own.
+        num_fewshot: worked examples before each question; null for what the task says.
+        limit: so many examples of each task at most: for quick runs.
+        batch_size: requests per forward.
+        device: to run on; null takes a GPU where there is one.
+        apply_chat_template: put the tokenizer's chat template around each request.
+        gen_kwargs: options of generation over those of the task, such as do_sample=true,top_p=0.9.
+        output: file for all results as JSON, replaced if it exists; null for none.
+
+    Returns:
+        For each distribution what the harness returns.
+
+    Raises:
+        InputError: if the harness is not installed, the run cannot be opened, or a task is unknown.
+    """
+    if find_spec("lm_eval") is None:
+        raise InputError("lm-eval: lm-evaluation-harness is not installed; pip install 'svd-lightning[eval]'")
+    from lm_eval import simple_evaluate  # an optional package, and seconds to import
+    from lm_eval.tasks import TaskManager
+
+    from svd_lightning.commands.lm_eval.harness import SteeredHarnessModel
+
+    find_checkpoint(run)  # before the harness reads its thousands of tasks
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    manager = TaskManager(include_path=include_path)
+    unknown = [name for name in names if not manager.match_tasks([name])]
+    if unknown or not names:
+        raise InputError(
+            f"tasks: expected names of tasks that the harness knows, got {tasks!r}"
+            + (f"; it has no {', '.join(unknown)}: give --include_path for tasks of your own" if unknown else "")
+        )
+    module = open_run(run)
+    found: dict[str, dict[str, Any]] = {}
+    for name in get_args(Distribution) if distribution == "all" else (distribution,):
+        found[name] = simple_evaluate(
+            SteeredHarnessModel(module, distribution=name, device=device, batch_size=batch_size),
+            tasks=names,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
+            gen_kwargs=gen_kwargs,
+            task_manager=manager,
+            log_samples=False,
+        )
+    Console().print(_table(found))
+    if output is not None:
+        write_text(Path(output).expanduser(), json.dumps(found, indent=2, default=str) + "\n")
+    return found
+
+
+def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """One row per task and metric, one column per distribution, with the harness's standard errors."""
+    table = Table(title="lm-evaluation-harness")
+    for column in ("task", "metric", *found):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right", overflow="fold")
+    first = next(iter(found.values()))["results"]
+    for task, metrics in first.items():
+        for key, value in metrics.items():
+            name, _, chosen = key.partition(",")
+            if isinstance(value, float | int) and chosen and not name.endswith("_stderr"):
+                cells = [_cell(each["results"][task], name, chosen) for each in found.values()]
+                table.add_row(task, name if chosen == "none" else f"{name} ({chosen})", *cells)
+    return table
+
+
+def _cell(metrics: Mapping[str, Any], name: str, chosen: str) -> str:
+    error = metrics.get(f"{name}_stderr,{chosen}")
+    value = f"{metrics[f'{name},{chosen}']:.4f}"
+    return f"{value} ± {error:.4f}" if isinstance(error, float) else value

@@ -1,0 +1,88 @@
+"""A steered model as a model of lm-evaluation-harness (extra `eval`)."""
+
+from typing import Any
+
+import torch
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+
+from svd_lightning.decoding.generation import UNSTEERED, Distribution
+from svd_lightning.decoding.model import steer_model
+from svd_lightning.errors import InputError
+from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.runs import open_run
+from svd_lightning.scoring.tokens import SteeringFunction, finite_penalty
+
+
+@register_model("svd-lightning")
+class SteeredHarnessModel(HFLM):
+    """Log-likelihoods, rolling log-likelihoods and generation under one distribution of a run.
+
+    Scoring and generation differ in one point, as everywhere here: a penalty of −∞ forbids tokens in generation,
+    and counts as 0 in scoring (`finite_penalty`). One process; batches are the harness's own. The harness names no
+    task that the adapter knows: every request takes the strengths shared by all tasks.
+
+    Args:
+        run: run folder or checkpoint, or a SteeredLanguageModel that is loaded.
+        distribution: whose logits: those of the base, of the tuned model, or the steered ones.
+        device: to run on; None takes a GPU where there is one.
+        batch_size: as in the harness: a number, or `auto`.
+        max_batch_size: the most that `auto` tries.
+        max_length: tokens of a request; None for the model's context less its virtual tokens.
+        add_bos_token: as in the harness.
+
+    Raises:
+        InputError: if the run cannot be opened, or has no strengths and the steered distribution is asked for.
+    """
+
+    def __init__(
+        self,
+        run: str | SteeredLanguageModel,
+        *,
+        distribution: Distribution = "steered",
+        device: str | None = None,
+        batch_size: int | str | None = 1,
+        max_batch_size: int | None = 64,
+        max_length: int | None = None,
+        add_bos_token: bool | None = None,
+    ) -> None:
+        module = run if isinstance(run, SteeredLanguageModel) else open_run(run)
+        steering = _steering(module, distribution)
+        model = module.peft_model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        self._scorer = steer_model(model, finite_penalty(steering))
+        virtual_tokens = getattr(model.active_peft_config, "num_virtual_tokens", None) or 0
+        if max_length is None and module.context_length is not None:
+            max_length = module.context_length - virtual_tokens
+        generator = steer_model(model, steering)
+        generator.generation_config.max_new_tokens = None  # a base's own would override the task's max_gen_toks
+        super().__init__(
+            generator,
+            backend="causal",
+            tokenizer=module.tokenizer,
+            batch_size=1 if batch_size is None else batch_size,
+            max_batch_size=max_batch_size,
+            max_length=max_length,
+            add_bos_token=add_bos_token,
+        )
+
+    def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
+        """Logits for scoring: [B, T] → [B, T, V]; rows are padded on the right, so that no mask is needed."""
+        with torch.no_grad():
+            return self._scorer(input_ids=inps).logits
+
+    def get_model_info(self) -> dict[str, Any]:
+        """Without the harness's question to the hub, which a local model has no answer for."""
+        return {"model_num_parameters": self._model.num_parameters(), "model_dtype": str(self._model.dtype)}
+
+
+def _steering(module: SteeredLanguageModel, distribution: str) -> SteeringFunction:
+    if distribution in UNSTEERED:
+        return UNSTEERED[distribution]
+    if distribution != "steered":
+        raise InputError(f"distribution: expected base, tuned or steered, got {distribution!r}")
+    if not module.steering.calibrated:
+        raise InputError(
+            "distribution: the run has no strengths to steer with; run `svd-lightning calibrate`, or take tuned"
+        )
+    return module.steering

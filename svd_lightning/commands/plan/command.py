@@ -1,0 +1,159 @@
+"""`svd-lightning plan`: from the configuration of a run, as it was parsed, to the table."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser, Namespace
+from peft import PeftConfig
+
+from svd_lightning.commands.plan.activations import Batches
+from svd_lightning.commands.plan.layouts import FSDP1, FSDP2, Layout, Whole, ZeRO
+from svd_lightning.commands.plan.memory import Setting, make_plan
+from svd_lightning.commands.plan.precision import precision_of
+from svd_lightning.commands.plan.show import plan_table
+from svd_lightning.console import console
+from svd_lightning.data import CompletionDataModule
+from svd_lightning.decoding.generation import generation_config
+from svd_lightning.errors import InputError
+from svd_lightning.models import Backbone, adapter_config
+from svd_lightning.module import SteeredLanguageModel
+
+_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_ZERO = {"stage": "stage", "offload": "offload", "persistence_threshold": "persistent", "bucket_size": "bucket"}
+"""Options of ZeROStrategy by name, and what the layout calls them."""
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What `plan` takes beside the options of `fit`."""
+
+    gpu: str | None = None
+    """Memory of a device, such as 24GiB: says whether the run fits."""
+    reserve: str = "1GiB"
+    """Of it for driver, libraries and the allocator's gaps: an assumption, not measured."""
+    tokens: int | None = None
+    """Completion tokens of the calibration split, for the size of the reference snapshot; null takes the most
+    that a count in `data.calibration` allows."""
+
+
+def show_plan(config: Namespace) -> None:
+    """Print the plan of a parsed configuration.
+
+    Raises:
+        InputError: as `setting_of` and `make_plan`, and for sizes without a unit.
+    """
+    gpu = None if config.gpu is None else parse_size(config.gpu, "gpu")
+    reserve = parse_size(config.reserve, "reserve")
+    plan = make_plan(setting_of(config, tokens=config.tokens))
+    console().print(plan_table(plan, gpu=gpu, reserve=reserve))
+
+
+def setting_of(config: Namespace, *, tokens: int | None = None) -> Setting:
+    """What memory follows from, out of the options of `fit`; neither trainer nor strategy is made.
+
+    Args:
+        config: with the groups trainer, model and data.
+        tokens: completion tokens of the calibration split; None takes what a count of examples allows.
+
+    Raises:
+        InputError: for a run without a base, without an adapter, or under a strategy that is not known here.
+    """
+    model, data = _parts(config)
+    backbone, adapter = _models(model)
+    generation = generation_config(model.generation or {})
+    per_node, nodes = _processes(config.trainer)
+    layout = layout_of(config.trainer, processes=per_node * nodes)
+    examples = data.calibration if isinstance(data.calibration, int) else None
+    return Setting(
+        backbone=backbone,
+        adapter=adapter,
+        optimizer=model.optimizer,
+        layout=layout,
+        batches=Batches(
+            train_rows=data.batch_size,
+            eval_rows=data.eval_batch_size or data.batch_size,
+            length=data.max_length,
+            new_tokens=generation.max_new_tokens or 20,  # transformers' own default
+            sequences=max(generation.num_beams or 1, generation.num_return_sequences or 1),
+        ),
+        precision=config.trainer.precision,
+        checkpointing=model.gradient_checkpointing,
+        processes=per_node * nodes,
+        processes_per_node=per_node,
+        calibration_tokens=tokens if tokens is not None else examples and examples * (data.max_length - 1),
+    )
+
+
+def layout_of(trainer: Namespace, *, processes: int) -> Layout:
+    """The strategy by its name alone: it need not be installed here, nor able to run.
+
+    Raises:
+        InputError: for another than those of configs/strategy/.
+    """
+    given = trainer.strategy
+    name, options = (given, {}) if isinstance(given, str) else (given.class_path, given.get("init_args") or {})
+    name = name.rpartition(".")[2]
+    if name in ("auto", "SingleDeviceStrategy") or name.startswith("ddp") or name == "DDPStrategy":
+        return Whole(ddp=processes > 1)
+    if name == "FSDP1Strategy":
+        mixed = precision_of(trainer.precision, casts_always=True).autocast
+        whole = options.get("sharding_strategy") == "SHARD_GRAD_OP"
+        return FSDP1(whole_in_step=whole, gathered_in=mixed, offload=bool(options.get("cpu_offload")))
+    if name == "FSDP2Strategy":
+        return FSDP2()
+    if name == "ZeROStrategy":
+        known = {
+            "stage": "stage",
+            "offload": "offload",
+            "persistent": "persistence_threshold",
+            "bucket": "bucket_size",
+        }
+        return ZeRO(**{ours: options[theirs] for ours, theirs in known.items() if options.get(theirs) is not None})
+    raise InputError(
+        f"trainer.strategy: a plan can be made for the strategies of configs/strategy/, got {name!r}; add "
+        "--config configs/strategy/fsdp2.yaml, say"
+    )
+
+
+def parse_size(text: str, argument: str) -> int:
+    """Bytes of a size such as 24GiB.
+
+    Raises:
+        InputError: for anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    if match is None or match[2] not in _UNITS:
+        raise InputError(f"{argument}: expected a size with a unit such as 24GiB or 80GB, got {text!r}")
+    return math.floor(float(match[1]) * _UNITS[match[2]])
+
+
+def _parts(config: Namespace) -> tuple[Namespace, CompletionDataModule]:
+    """The module's arguments and the data module, made without the trainer."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SteeredLanguageModel, "model", instantiate=False, sub_configs=True)
+    parser.add_subclass_arguments(CompletionDataModule, "data", required=True)
+    made: Any = parser.instantiate_classes(Namespace(model=config.model, data=config.data))
+    return made.model, made.data
+
+
+def _models(model: Namespace) -> tuple[Backbone, PeftConfig]:
+    backbone, config = model.backbone, adapter_config(model.adapter)
+    if backbone.name_or_path is None and isinstance(model.adapter, str):
+        backbone = Backbone(**{**vars(backbone), "name_or_path": config.base_model_name_or_path})
+    return backbone, config
+
+
+def _processes(trainer: Namespace) -> tuple[int, int]:
+    """Processes on a node, and nodes; 'auto' is what this machine has."""
+    devices = trainer.devices
+    if devices in ("auto", -1, "-1"):
+        on_gpu = trainer.accelerator in ("auto", "gpu", "cuda")
+        count = max(torch.cuda.device_count(), 1) if on_gpu else 1
+    elif isinstance(devices, str):
+        count = len([part for part in devices.split(",") if part.strip()]) if "," in devices else int(devices)
+    else:
+        count = len(devices) if isinstance(devices, list) else devices
+    return count, int(trainer.num_nodes)

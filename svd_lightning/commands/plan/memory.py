@@ -1,0 +1,122 @@
+"""How much memory a run will take, from its configuration alone."""
+
+import math
+from dataclasses import dataclass
+
+from peft import PeftConfig
+
+from svd_lightning.commands.plan.activations import Activations, Batches, activations
+from svd_lightning.commands.plan.blank import blank_model
+from svd_lightning.commands.plan.layouts import FSDP1, Layout, Share
+from svd_lightning.commands.plan.optimizer import OptimizerFactory, state_bytes
+from svd_lightning.commands.plan.precision import precision_of, stored_dtype
+from svd_lightning.commands.plan.weights import model_weights
+from svd_lightning.models import Backbone
+from svd_lightning.objective.snapshot import MAX_MEMORY
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run's memory follows from."""
+
+    backbone: Backbone
+    adapter: PeftConfig
+    optimizer: OptimizerFactory
+    layout: Layout
+    batches: Batches
+    precision: str | int | None = None
+    checkpointing: bool = False
+    processes: int = 1
+    """On all nodes together."""
+    processes_per_node: int = 1
+    calibration_tokens: int | None = None
+    """Completion tokens of the calibration split; None where they are not known."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes: `share` and `work` of each process's device, the others of a node's memory."""
+
+    setting: Setting
+    share: Share
+    work: Activations
+    loading: int
+    """Host memory of a node while every one of its processes reads the base."""
+    offloaded: int
+    """Host memory of a node for what the strategy keeps there."""
+    snapshot_per_token: int
+    """The base's hidden states at a calibration token."""
+    parameters: int
+    trained: int
+
+    @property
+    def resident(self) -> int:
+        """Weights on a device, throughout."""
+        return self.share.base + self.share.adapter + self.share.gathered
+
+    @property
+    def training_state(self) -> int:
+        """What training adds to the weights, kept until the end of fit."""
+        return self.share.gradients + self.share.optimizer + self.share.buckets
+
+    @property
+    def training(self) -> int:
+        """A device's peak in a training step."""
+        return self.resident + self.training_state + self.work.training
+
+    @property
+    def calibration(self) -> int:
+        """A device's peak in the calibration that ends an epoch of fit."""
+        return self.resident + self.training_state + self.work.calibration
+
+    @property
+    def decoding(self) -> int:
+        """A device's peak in predict."""
+        return self.resident + self.work.cache + self.work.decoding
+
+    @property
+    def peak(self) -> int:
+        """The largest of the three."""
+        return max(self.training, self.calibration, self.decoding)
+
+    @property
+    def snapshot(self) -> int | None:
+        """The reference snapshot of one process; in host memory up to 2 GiB, beyond that in a file."""
+        tokens = self.setting.calibration_tokens
+        return None if tokens is None else math.ceil(tokens / self.setting.processes) * self.snapshot_per_token
+
+    @property
+    def host(self) -> int:
+        """A node's peak: loading, or what is kept later, whichever is more."""
+        kept = self.offloaded + self.setting.processes_per_node * min(self.snapshot or 0, MAX_MEMORY)
+        return max(self.loading, kept)
+
+
+def make_plan(setting: Setting) -> Plan:
+    """The memory of a run; reads the base's configuration, no weights and no data.
+
+    Raises:
+        InputError: for a base that is not named or cannot be found, an adapter that does not fit it, or a
+            precision or optimizer that cannot be planned for.
+    """
+    precision = precision_of(setting.precision, casts_always=setting.layout.casts_always)
+    model, own = blank_model(setting.backbone, setting.adapter, precision, checkpointing=setting.checkpointing)
+    weights = model_weights(model, own, setting.backbone)
+    base = [weight for weight in weights if weight.of_base]
+    share = setting.layout.share(weights, lambda shapes: state_bytes(setting.optimizer, shapes), setting.processes)
+    stored = stored_dtype(setting.backbone, model.get_base_model().config).itemsize
+    quantised = setting.backbone.load_in_4bit or setting.backbone.load_in_8bit
+    sizes = [weight.numel * stored for weight in base]
+    state_size = (precision.cast or precision.autocast or model.get_base_model().dtype).itemsize
+    gathered_in = setting.layout.gathered_in if isinstance(setting.layout, FSDP1) else None
+    return Plan(
+        setting=setting,
+        share=share,
+        work=activations(model, precision, setting.batches, compute_dtype=gathered_in),
+        # bitsandbytes quantises each tensor as it is read; otherwise the base is read whole before it is split
+        loading=setting.processes_per_node * (max(sizes) if quantised else sum(sizes)),
+        offloaded=setting.processes_per_node * share.offloaded,
+        snapshot_per_token=state_size * model.get_base_model().config.get_text_config().hidden_size,
+        parameters=sum(weight.numel for weight in weights if not weight.buffer),
+        trained=sum(weight.numel for weight in weights if weight.trained),
+    )

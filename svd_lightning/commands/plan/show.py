@@ -1,0 +1,86 @@
+"""A plan as text."""
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from svd_lightning.commands.plan.memory import Plan
+from svd_lightning.objective.snapshot import MAX_MEMORY
+
+ASSUMPTIONS = (
+    "Weights, gradients, optimizer states and the cache are counted from the model's shapes. Activations are an "
+    "estimate: every row at full length, attention fused, kernels' workspaces and an allocator's gaps left out "
+    "(the reserve is for them). Decoding: prompts of data.max_length tokens, both models' rows in one batch."
+)
+
+
+def plan_table(plan: Plan, *, gpu: int | None, reserve: int) -> RenderableType:
+    """The sizes of each kind of work side by side, what a node's memory needs, and whether it fits.
+
+    Args:
+        plan: of a run.
+        gpu: a device's memory in bytes; None leaves the verdict out.
+        reserve: of it for driver, libraries and gaps.
+    """
+    setting = plan.setting
+    across = f"{setting.processes} process" + ("es" if setting.processes > 1 else "")
+    title = f"Memory of each of {across}" if setting.processes > 1 else "Memory of the process"
+    table = Table(title=title, title_justify="left")
+    table.add_column("device memory")
+    for name in ("training", "calibration", "decoding"):
+        table.add_column(name, justify="right")
+    for name, sizes in _rows(plan).items():
+        if any(sizes):
+            table.add_row(name, *(size_text(size) if size else "" for size in sizes))
+    table.add_section()
+    table.add_row("sum", *map(size_text, (plan.training, plan.calibration, plan.decoding)))
+    lines = [
+        f"{plan.parameters:,} parameters, {plan.trained:,} of them trained.",
+        f"Host memory of a node: {size_text(plan.loading)} while {setting.processes_per_node} × the base is read"
+        + (f", {size_text(plan.offloaded)} offloaded" if plan.offloaded else "")
+        + ".",
+        _snapshot_line(plan),
+        ASSUMPTIONS,
+    ]
+    if gpu is not None:
+        lines.append(verdict(plan, gpu=gpu, reserve=reserve))
+    return Group(table, *lines)
+
+
+def verdict(plan: Plan, *, gpu: int, reserve: int) -> str:
+    """Whether the largest sum and the reserve fit a device."""
+    needed = plan.peak + reserve
+    what = f"{size_text(plan.peak)} and a reserve of {size_text(reserve)}"
+    if needed <= gpu:
+        return f"Fits {size_text(gpu)}: {what}, {size_text(gpu - needed)} left."
+    return f"Does not fit {size_text(gpu)}: {what}, {size_text(needed - gpu)} too much."
+
+
+def _rows(plan: Plan) -> dict[str, tuple[int, int, int]]:
+    share, work = plan.share, plan.work
+    state = {"gradients": share.gradients, "optimizer states": share.optimizer, "buffers to send": share.buckets}
+    return {
+        "base weights": (share.base,) * 3,
+        "adapter weights": (share.adapter,) * 3,
+        "weights gathered": (share.gathered,) * 3,
+        **{name: (size, size, 0) for name, size in state.items()},
+        "activations (estimate)": (work.training, work.calibration, work.decoding),
+        "KV cache, both models": (0, 0, work.cache),
+    }
+
+
+def _snapshot_line(plan: Plan) -> str:
+    if plan.snapshot is None:
+        size = (
+            f"{size_text(1000 * plan.snapshot_per_token)} per 1,000 completion tokens (say how many with --tokens)"
+        )
+    else:
+        size = f"at most {size_text(plan.snapshot)} a process"
+    return f"Reference snapshot: {size}, in host memory up to {size_text(MAX_MEMORY)}, beyond that in a file."
+
+
+def size_text(size: int) -> str:
+    """Bytes with a binary unit."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            return f"{size / factor:,.2f} {unit}"
+    return f"{size} B"

@@ -1,0 +1,115 @@
+"""`svd-lightning sweep`: a grid of runs and one table of what they measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from svd_lightning.commands.sweep.cells import Combination, Override, evaluations, warm_starts
+from svd_lightning.commands.sweep.grid import Found, as_csv, as_markdown, rows
+from svd_lightning.commands.sweep.published import PublishedTable, load_published
+from svd_lightning.commands.sweep.results import measurements, strengths
+from svd_lightning.commands.sweep.runner import Failure, run_all
+from svd_lightning.commands.sweep.stages import Stage, stages
+from svd_lightning.commands.sweep.sweep_file import Sweep, load_sweep
+from svd_lightning.errors import InputError
+from svd_lightning.files import write_text
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep left."""
+
+    folder: Path
+    """Holds table.md, table.csv, and a folder for each warm start."""
+    failures: list[Failure] = field(default_factory=list)
+    """Stages that did not end well; the same command tries them again."""
+
+
+def sweep(
+    config: str,
+    *,
+    only: Sequence[str] = (),
+    output: str | None = None,
+    jobs: int = 1,
+    dry_run: bool = False,
+    overrides: Sequence[Override] = (),
+) -> SweepResult:
+    """Run a grid of warm starts and their evaluations, and tabulate them beside the published figures.
+
+    Each run is a process of `svd-lightning` and leaves a run folder of its own. Runs that ended well are not
+    run again, those that failed are; the table is made of what there is.
+
+    Args:
+        config: the sweep file, such as configs/experiment/table1.yaml.
+        only: parts of the grid, such as model=Qwen2.5-7B or peft=lora,ia3.
+        output: folder for runs and tables; null for runs/ and the file's name.
+        jobs: warm starts at once; they share the devices.
+        dry_run: print the commands instead of running them.
+        overrides: options of every warm start, over all files, name and value as on the command line; those of
+            judge go to the verb judge.
+
+    Raises:
+        InputError: for a file, a label or an option that cannot be used, or a folder of other settings.
+    """
+    if jobs < 1:
+        raise InputError(f"jobs: expected at least 1, got {jobs}")
+    plan = load_sweep(Path(config))
+    published = None if plan.paper is None else load_published(Path(plan.paper))
+    chosen = _parsed(only)
+    asked = evaluations(plan, only=chosen)
+    folder = Path("runs", plan.name) if output is None else Path(output).expanduser()
+    judge = [option for option in overrides if option[0].split(".")[0] == "judge"]
+    starts = warm_starts(plan, only=chosen, overrides=[option for option in overrides if option not in judge])
+    chains = [[*stages(start, asked, plan.verbs, output=folder, judge=judge)] for start in starts]
+    if dry_run:
+        print(*(stage for chain in chains for stage in chain), sep="\n")
+        return SweepResult(folder)
+    failures = _run(chains, jobs)
+    _tabulate(plan, starts, asked, published, folder)
+    return SweepResult(folder, failures)
+
+
+def _parsed(only: Sequence[str]) -> dict[str, list[str]]:
+    """Axis=label,label by axis."""
+    found = {}
+    for each in only:
+        axis, equals, labels = each.partition("=")
+        if not equals or not labels:
+            raise InputError(f"only: expected AXIS=LABEL,… such as peft=lora,ia3, got {each!r}")
+        found[axis] = labels.split(",")
+    return found
+
+
+def _run(chains: Sequence[Sequence[Stage]], jobs: int) -> list[Failure]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task("Runs", total=sum(map(len, chains)))
+        progress.advance(bar, sum(stage.done for chain in chains for stage in chain))
+
+        def on_end(stage: Stage, failure: Failure | None) -> None:
+            progress.advance(bar)
+            progress.console.print(
+                f"{stage.folder}: {'done' if failure is None else failure.reason}", markup=False
+            )
+
+        return run_all(chains, jobs=jobs, on_end=on_end)
+
+
+def _tabulate(
+    plan: Sweep,
+    starts: Sequence[Combination],
+    asked: Sequence[Combination],
+    published: PublishedTable | None,
+    folder: Path,
+) -> None:
+    found = []
+    for start in starts:
+        for each in asked:
+            here = folder / start.name / each.name
+            found.append(Found(start, each, measurements(here), strengths(here, folder / start.name / "fit")))
+    table = rows(plan, found)
+    write_text(folder / "table.csv", as_csv(table, published))
+    write_text(folder / "table.md", as_markdown(table, published))
+    print(folder / "table.md")

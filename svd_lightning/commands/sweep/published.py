@@ -1,0 +1,67 @@
+"""Published figures."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svd_lightning.commands.sweep.sweep_file import read_yaml
+from svd_lightning.errors import InputError
+
+WARM_START, STEERED = "warm_start", "svdecode"
+"""What published tables call the tuned model, and the steered one."""
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A table of a publication, in percent."""
+
+    source: str
+    table: int
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Mapping[str, str], tuple[float, ...]], ...]
+    """Labels of each row (the method among them), and a figure for each column."""
+
+    def figure(self, labels: Mapping[str, str], method: str, column: str) -> float | None:
+        """The figure at a place; None where there is none.
+
+        Args:
+            labels: at least those that the rows have, such as model and peft.
+            method: warm_start, svdecode, or another in the table.
+            column: name of the column.
+        """
+        wanted = {**labels, "method": method}
+        for found, values in self.rows:
+            if column in self.columns and all(wanted.get(name) == label for name, label in found.items()):
+                return values[self.columns.index(column)]
+        return None
+
+
+def load_published(path: Path) -> PublishedTable:
+    """Read a table: `source`, `table`, `unit: percent`, `labels` of all rows, `columns`, and `rows`, each with
+    labels, `method`, and as many `values` as there are columns.
+
+    Raises:
+        InputError: for a file that is not like that.
+    """
+    content = read_yaml(path)
+    try:
+        common = content.get("labels", {})
+        rows = tuple(_row({**common, **row}) for row in content["rows"])
+        found = PublishedTable(content["source"], int(content["table"]), tuple(content["columns"]), rows)
+        unit = content["unit"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected source, table, unit, columns and rows with values: {error!r}"
+        ) from error
+    wrong = [labels for labels, values in rows if len(values) != len(found.columns) or "method" not in labels]
+    if wrong or unit != "percent":
+        raise InputError(
+            f"{path}: expected a method and {len(found.columns)} values in percent per row, got {wrong}"
+        )
+    return found
+
+
+def _row(row: Mapping[str, Any]) -> tuple[dict[str, str], tuple[float, ...]]:
+    labels = {name: str(label) for name, label in row.items() if name != "values"}
+    return labels, tuple(float(value) for value in row["values"])

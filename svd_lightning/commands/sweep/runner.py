@@ -1,0 +1,147 @@
+"""Running the stages of a sweep: several at once, each in a process of its own, so that it can be resumed."""
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from svd_lightning.commands.sweep.stages import RECEIPT, Stage
+from svd_lightning.errors import InputError
+from svd_lightning.files import write_json
+
+PROGRAM = (sys.executable, "-m", "svd_lightning")
+LOG = "log.txt"
+"""In each stage's folder: what it printed."""
+_PATIENCE = 30
+"""Seconds that an interrupted process has to end by itself."""
+_USAGE = 2
+"""Exit status of the command line for options that it does not know."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A stage that did not end well; it is tried again by the next run of the sweep."""
+
+    stage: Stage
+    reason: str
+    """The last line that it printed."""
+
+    def __str__(self) -> str:
+        return f"{self.stage.folder}: {self.reason} (see {self.stage.partial / LOG})"
+
+
+def run_all(
+    chains: Sequence[Sequence[Stage]],
+    *,
+    jobs: int,
+    on_end: Callable[[Stage, Failure | None], None],
+    program: Sequence[str] = PROGRAM,
+) -> list[Failure]:
+    """Run chains of stages, those of one chain one after another; what is done already is left as it is.
+
+    A stage whose predecessor failed is left out. Interrupted, it ends the running processes before it raises
+    KeyboardInterrupt. Not for notebooks, whose event loop is running already: use the command there.
+
+    Args:
+        chains: stages in order.
+        jobs: chains at once; they share the devices.
+        on_end: told of each stage that is done or has failed.
+        program: what takes a stage's arguments.
+
+    Returns:
+        The failures.
+
+    Raises:
+        InputError: if a finished folder holds a run with other settings, or a command has unknown options.
+    """
+    todo = [[stage for stage in chain if not stage.done] for chain in chains]
+    try:
+        return asyncio.run(_run_chains(todo, jobs, on_end, program))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+async def _run_chains(
+    chains: Sequence[Sequence[Stage]],
+    jobs: int,
+    on_end: Callable[[Stage, Failure | None], None],
+    program: Sequence[str],
+) -> list[Failure]:
+    failures: list[Failure] = []
+    slots = asyncio.Semaphore(jobs)
+
+    async def run_chain(chain: Sequence[Stage]) -> None:
+        async with slots:
+            for stage in chain:
+                if stage.needs is not None and not stage.needs.folder.exists():
+                    continue
+                failure = await _run(stage, program)
+                failures.extend([failure] if failure else [])
+                on_end(stage, failure)
+
+    tasks = [asyncio.create_task(run_chain(chain)) for chain in chains]
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sign, _cancel, tasks)
+    _, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    _cancel(others)
+    await asyncio.wait(tasks)
+    errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
+    if errors:
+        raise errors[0]
+    if any(task.cancelled() for task in tasks):
+        raise asyncio.CancelledError
+    return failures
+
+
+def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Once each: a second time would end a task that waits for its process to end."""
+    for task in tasks:
+        task.cancel()
+
+
+async def _run(stage: Stage, program: Sequence[str]) -> Failure | None:
+    """Run a stage in its partial folder, which takes its name in one step when all went well."""
+    shutil.rmtree(stage.partial, ignore_errors=True)  # what an interrupted or failed run left
+    stage.partial.mkdir(parents=True)
+    log = stage.partial / LOG
+    with log.open("w", encoding="utf-8") as output:
+        status = await _status([*program, *stage.arguments], output.fileno())
+    if status == 0:
+        finish(stage)
+        return None
+    reason = _last_line(log) or f"ended with status {status}"
+    if status == _USAGE:
+        raise InputError(f"{reason.removeprefix('error: ')} (the command was: {stage})")
+    return Failure(stage, reason)
+
+
+def finish(stage: Stage) -> None:
+    """Give a stage that ended well its folder, with the receipt in it."""
+    write_json(stage.partial / RECEIPT, {"command": str(stage), "digest": stage.digest})
+    os.replace(stage.partial, stage.folder)
+
+
+async def _status(command: Sequence[str], output: int) -> int:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        return await process.wait()
+    except asyncio.CancelledError:
+        process.terminate()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(process.wait(), _PATIENCE)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        raise
+
+
+def _last_line(log: Path) -> str | None:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), None)

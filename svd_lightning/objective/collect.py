@@ -1,0 +1,152 @@
+"""One streaming pass over the calibration split, kept as a torchmetrics Metric."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from svd_lightning.errors import InputError
+from svd_lightning.functional import confidence_mask, log_probabilities
+from svd_lightning.objective.tokens import ENTRY_FIELDS, TOKEN_FIELDS, TokenTable
+from svd_lightning.steering import Feature, KLGradient, SteeringRule, feature_name, rule_name
+
+_STATES = ENTRY_FIELDS + TOKEN_FIELDS
+_DTYPES = dict.fromkeys(("size", "slot", "example", "position"), torch.int64)
+
+
+class CalibrationTable(Metric):
+    """Accumulates the `TokenTable` of a calibration split, over batches and over processes.
+
+    `compute` returns the tokens ordered by (example, position), each once: a sampler that pads the last
+    batch with repeated examples changes nothing.
+
+    Args:
+        rules: the rules that may be asked of the table later.
+        features: what their strengths may depend on; of another name than any rule.
+        alpha: the confidence mask, in (0, 1]; smaller keeps more entries.
+        tasks: the task of each example that has one; on every process for all examples.
+
+    Source: README, "The method".
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(
+        self,
+        rules: Sequence[SteeringRule],
+        *,
+        features: Sequence[Feature] = (),
+        alpha: float = 0.1,
+        tasks: Mapping[int, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.rules, self.features, self.alpha, self.tasks = tuple(rules), tuple(features), alpha, dict(tasks or {})
+        self.columns = (*map(rule_name, rules), *map(feature_name, features))
+        if clash := set(self.columns[: len(rules)]) & set(self.columns[len(rules) :]):
+            raise InputError(f"features: expected other names than the rules', got {', '.join(clash)}; rename it")
+        for name in _STATES:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(
+        self, tuned_logits: Tensor, base_logits: Tensor, labels: Tensor, example: Tensor, position: Tensor
+    ) -> None:
+        """Add N tokens: logits [N, V] of both models, labels, example and position int64 [N].
+
+        Raises:
+            InputError: if the logits are not finite (−∞ apart).
+        """
+        log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
+        at_label = labels.unsqueeze(-1)
+        label_log_p, label_log_q = (log_probs.gather(-1, at_label).squeeze(-1) for log_probs in (log_p, log_q))
+        _check("tuned", label_log_p)
+        _check("base", label_log_q)
+        mask = confidence_mask(tuned_logits, self.alpha)
+        rows, entries = mask.nonzero(as_tuple=True)
+        size = torch.bincount(rows, minlength=len(labels))
+        kl, centres = self._centres(log_p, log_q)
+        new = {
+            "log_p": log_p[rows, entries],
+            "log_q": log_q[rows, entries],
+            "rest": log_p.exp().masked_fill(mask, 0.0).sum(dim=-1).log(),
+            "label_log_p": label_log_p,
+            "label_log_q": label_log_q,
+            "kl": kl,
+            "centres": centres,
+            "size": size,
+            "slot": _slots(rows, entries == labels[rows], size),
+            "example": example,
+            "position": position,
+        }
+        for name, value in new.items():
+            getattr(self, name).append(value.detach())
+
+    def _centres(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
+        """KL(p‖q) [N] and what each rule and feature takes of the vocabulary [N, R]; most rules need the KL."""
+        kl = KLGradient().centre(log_p, log_q)
+        found = []
+        for rule in self.rules:
+            shared = type(rule).centre is KLGradient.centre and not vars(rule)
+            found.append(kl if shared else rule.centre(log_p, log_q))
+        found += [feature.value(log_p, log_q) for feature in self.features]
+        columns = torch.stack(found, dim=-1) if found else log_p.new_zeros(len(log_p), 0)
+        return kl, columns
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Reduce over processes; one without tokens takes part with empty states of the right type and shape."""
+        self._fill()
+        super().sync(*args, **kwargs)
+
+    def _fill(self) -> None:
+        # torchmetrics would send a flat float tensor for any empty list, and the gather would fail or hang
+        for name in _STATES:
+            if isinstance(state := getattr(self, name), list) and not state:
+                shape = (0, len(self.columns)) if name == "centres" else (0,)
+                state.append(torch.zeros(shape, dtype=_DTYPES.get(name, torch.float32), device=self.device))
+
+    def compute(self) -> TokenTable:
+        """The table on the CPU, ordered and without repetitions.
+
+        Raises:
+            InputError: if nothing was added.
+        """
+        self._fill()
+        tensors = {name: dim_zero_cat(getattr(self, name)).cpu() for name in _STATES}
+        if not tensors["size"].numel():
+            raise InputError("calibration split: expected at least one completion token, got none")
+        return TokenTable(_ordered(tensors), alpha=self.alpha, rule_names=self.columns, tasks=self.tasks)
+
+
+def _check(name: str, label_log_probs: Tensor) -> None:
+    """A NaN or +∞ anywhere in a row of logits makes the whole row of log-probabilities NaN."""
+    if label_log_probs.isnan().any():
+        raise InputError(
+            f"{name} logits: expected finite numbers, got NaN or +inf during calibration; the "
+            "adapter may have diverged (lower the learning rate) or the dtype overflowed (use bfloat16)"
+        )
+
+
+def _slots(rows: Tensor, is_label: Tensor, size: Tensor) -> Tensor:
+    """Place of the label among each token's confident entries, int64 [N]; −1 outside."""
+    slots = torch.full_like(size, -1)
+    found = is_label.nonzero().squeeze(-1)
+    slots[rows[found]] = found - (size.cumsum(0) - size)[rows[found]]
+    return slots
+
+
+def _ordered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sort tokens by (example, position) and keep the first of each, together with their entries."""
+    example, position, size = tensors["example"], tensors["position"], tensors["size"]
+    key = example * (position.max() + 1) + position
+    key, order = key.sort(stable=True)
+    first = torch.ones_like(key, dtype=torch.bool)
+    first[1:] = key[1:] != key[:-1]
+    order = order[first]
+    starts = size.cumsum(0) - size
+    kept = size[order]
+    within = torch.arange(int(kept.sum())) - torch.repeat_interleave(kept.cumsum(0) - kept, kept)
+    entries = torch.repeat_interleave(starts[order], kept) + within
+    return {name: t[entries] if name in ENTRY_FIELDS else t[order] for name, t in tensors.items()}

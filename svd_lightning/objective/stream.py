@@ -1,0 +1,281 @@
+"""Unmasked steering: the objective from streams of logits, one pass for all that is asked at once."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from svd_lightning.errors import InputError
+from svd_lightning.functional import StrengthTerms
+from svd_lightning.objective.masked import Along, Evaluation, Shares, single
+from svd_lightning.objective.order import ordered, several_processes
+from svd_lightning.objective.quantities import Key, Labels, Question, Slopes, Steered, View
+from svd_lightning.objective.together import Together
+from svd_lightning.steering import SteeringRule
+
+Chunks = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
+"""Each call streams (tuned_logits [n, V], base_logits [n, V], labels [n]) over this process's tokens."""
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+_REMEMBERED = 2**28
+"""Bytes of answers that are kept: 256 MiB. Folds start where the whole ended, candidates are scored there."""
+_CPU_ELEMENTS = 2**18
+"""Float64 [n, V] blocks of 2 MiB stay in a core's cache through the thirty operations of a question."""
+
+
+class Answer(NamedTuple):
+    """What a question's numbers are, float64 on the CPU, the same on every process."""
+
+    tokens: Tensor
+    """[N, a], in the order of the stream's `example`."""
+    examples: Tensor
+    """Sums over the tokens of each example, [E, b]."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.tokens.nbytes + self.examples.nbytes
+
+
+class TokenStream:
+    """N calibration tokens whose logits are computed again, chunk by chunk, whenever something is asked.
+
+    Nothing of size V outlives its chunk. Over several processes each streams its own tokens, and every answer is
+    summed over them. The tokens are ordered by (example, position), each once, whichever process has it.
+
+    Args:
+        chunks: starts a new pass over this process's tokens.
+        example, position: of these tokens, in the order of the stream, int64 [n].
+        vocabulary: V.
+        device: where sums are reduced between processes.
+        tasks: the task of each example that has one; on every process for all examples.
+
+    Raises:
+        InputError: if no process has a token.
+    """
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        *,
+        example: Tensor,
+        position: Tensor,
+        vocabulary: int,
+        device: torch.device | str = "cpu",
+        tasks: Mapping[int, str] | None = None,
+    ) -> None:
+        self._chunks, self._vocabulary, self._device = chunks, vocabulary, torch.device(device)
+        self.tasks = dict(tasks or {})
+        self.example, self._place = ordered(example.cpu(), position.cpu())
+        if not self.num_tokens:
+            raise InputError("calibration split: expected at least one completion token, got none")
+        self.examples, self.number = self.example.unique(return_inverse=True)
+        self.passes = 0
+        self._together: Together[Question, Answer] = Together(self._pass)
+        self._known: OrderedDict[Key, tuple[Question, Answer]] = OrderedDict()
+        self._bytes = 0
+        self._labels: Answer | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """N, over all processes."""
+        return self.example.numel()
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples the tokens come from: E."""
+        return self.examples.numel()
+
+    @property
+    def covered(self) -> Tensor:
+        """Every label is steered, bool [N]."""
+        return torch.ones(self.num_tokens, dtype=torch.bool)
+
+    @property
+    def coverage(self) -> float:
+        """All of it."""
+        return 1.0
+
+    @property
+    def mask_size(self) -> float:
+        """V."""
+        return float(self._vocabulary)
+
+    @property
+    def label_log_p(self) -> Tensor:
+        """Tuned log-probability of the label, [N]."""
+        return self.ask(Labels()).tokens[:, 0]
+
+    @property
+    def label_log_q(self) -> Tensor:
+        """Base log-probability of the label, [N]."""
+        return self.ask(Labels()).tokens[:, 1]
+
+    @property
+    def kl(self) -> Tensor:
+        """KL(p‖q), [N]."""
+        return self.ask(Labels()).tokens[:, 2]
+
+    def objective(self, rules: Sequence[SteeringRule], *, penalty: float = 0.0) -> "StreamedObjective":
+        """K(μ) along these directions; nothing lies outside a mask, so the penalty does not matter."""
+        return StreamedObjective(self, rules)
+
+    def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
+        """Tokens whose label ranks first, bool [N]."""
+        return self.ask(Steered(rules, strengths)).tokens[:, 1].bool()
+
+    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
+        """The function's results for all items, in as many passes as the one that needs most."""
+        return self._together.map(function, items)
+
+    def ask(self, question: Question) -> Answer:
+        """The answer, from memory or by a pass over the tokens. On several processes: the same on each."""
+        if question.key == Labels.key and self._labels is not None:
+            return self._labels
+        known = self._known.get(question.key)
+        return self._together.ask(question) if known is None else known[1]
+
+    def _pass(self, questions: Sequence[Question]) -> list[Answer]:
+        """Run over the tokens once, for all questions; the first pass tells about the labels besides."""
+        wanted = {question.key: question for question in questions}
+        if self._labels is None:
+            wanted[Labels.key] = Labels()
+        found = dict(zip(wanted, self._measure(list(wanted.values())), strict=True))
+        self._labels = found.get(Labels.key, self._labels)
+        for key, answer in found.items():
+            self._remember(wanted[key], answer)
+        return [found[question.key] for question in questions]
+
+    def _measure(self, questions: Sequence[Question]) -> list[Answer]:
+        shapes = [
+            (rows, width)
+            for question in questions
+            for rows, width in zip((self.num_tokens, self.num_examples), question.widths, strict=True)
+        ]
+        sizes = [rows * width for rows, width in shapes]
+        # answers outlive an inference mode of the caller's, and a job's thread would not be in it
+        with torch.inference_mode(False), torch.no_grad():
+            whole = torch.zeros(sum(sizes), dtype=torch.float64, device=self._device)
+            sums = [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
+            start = 0
+            for view in self._views():
+                place = self._place[start : (start := start + len(view.labels))].to(self._device)
+                self._add(view, questions, sums, place)
+            assert start == len(self._place), "the stream has another number of tokens than it said"
+            if several_processes():
+                dist.all_reduce(whole)
+            sums = [part.view(shape) for part, shape in zip(whole.cpu().split(sizes), shapes, strict=True)]
+        self.passes += 1
+        return [Answer(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+
+    def _add(self, view: View, questions: Sequence[Question], sums: Sequence[Tensor], place: Tensor) -> None:
+        mine = place >= 0  # a sampler that pads gives some tokens to two processes
+        number = self.number.to(self._device)[place]
+        parts: dict[bytes, tuple[Tensor, View]] = {}
+        for question, tokens, examples in zip(questions, sums[::2], sums[1::2], strict=True):
+            part = b"" if question.among is None else question.among.numpy().tobytes()
+            if part not in parts:
+                wanted = mine if question.among is None else mine & question.among.to(self._device)[number]
+                rows = wanted.nonzero().squeeze(-1)
+                whole = len(rows) == len(place)
+                parts[part] = rows, view if whole else view.select(rows.to(view.labels.device))
+            rows, here = parts[part]
+            if not len(rows):
+                continue
+            of_tokens, of_examples = (found.to(self._device) for found in question.measure(here))
+            tokens[place[rows]] = of_tokens
+            examples.index_add_(0, number[rows], of_examples)
+
+    def _views(self) -> Iterable[View]:
+        """The chunks, on a CPU in pieces that fit its cache."""
+        for tuned_logits, base_logits, labels in self._chunks():
+            size = len(labels)
+            if tuned_logits.device.type == "cpu":
+                size = max(1, _CPU_ELEMENTS // tuned_logits.shape[-1])
+            for part in zip(tuned_logits.split(size), base_logits.split(size), labels.split(size), strict=True):
+                yield View(*part)
+
+    def _remember(self, question: Question, answer: Answer) -> None:
+        """Keep the latest answers, in the order in which they were given: the same on every process."""
+        self._known[question.key] = question, answer
+        self._bytes += answer.size
+        while self._bytes > _REMEMBERED:
+            self._bytes -= self._known.popitem(last=False)[1][1].size
+
+
+class StreamedObjective(Along):
+    """K(μ) of unmasked steering, exactly: ẑ = log p + Σ_k μ_k d_k over the whole vocabulary.
+
+    Args:
+        stream: the calibration tokens.
+        rules: the directions d_k.
+    """
+
+    def __init__(self, stream: TokenStream, rules: Sequence[SteeringRule]) -> None:
+        super().__init__(rules)
+        self._stream = stream
+        self._keep = torch.ones(stream.num_examples, dtype=torch.bool)
+        self._among: Tensor | None = None
+
+    def only(self, examples: Tensor, *, start: Tensor) -> "StreamedObjective":
+        """The objective of some examples alone (int64 numbers); for folds.
+
+        Args:
+            examples: numbers of the examples that count.
+            start: where a search may begin, float64 [k].
+        """
+        part = copy.copy(self)
+        part._keep = torch.isin(self._stream.examples, examples)
+        part._start = start
+        return part
+
+    @property
+    def examples(self) -> Tensor:
+        """Numbers of the examples that count, int64 [E], ascending."""
+        return self._stream.examples[self._keep]
+
+    def part(self, examples: Tensor) -> "StreamedObjective":
+        """The objective of these examples (int64 numbers), at the cost of their tokens alone."""
+        part = self.only(examples, start=torch.zeros_like(self._start))
+        part._among = part._keep
+        return part
+
+    def label_log_probs(self, strengths: Tensor) -> Tensor:
+        """Steered log-probability of each label, float64 [N]; of a part's own labels alone."""
+        found = self._ask(strengths).tokens[:, 0]
+        return found if self._among is None else found[self._among[self._stream.number]]
+
+    def evaluate(self, strengths: Tensor) -> Evaluation:
+        """K(μ), its gradient and its Hessian, means over tokens."""
+        found, k = self._ask(strengths), self.num_directions
+        tokens, sums = found.tokens[self._kept_tokens(), 0], found.examples[self._keep, 1:]
+        n, total = len(tokens), sums.sum(dim=0)
+        return Evaluation(-tokens.sum().item() / n, total[:k] / n, total[k:].view(k, k) / n)
+
+    def shares(self, strengths: Tensor) -> Shares:
+        """The part of each example that counts in the gradient of K at μ: part of the answer to `evaluate`."""
+        tokens = torch.bincount(self._stream.number, minlength=self._stream.num_examples)
+        found = self._ask(strengths).examples[self._keep, 1 : 1 + self.num_directions]
+        return Shares(tokens[self._keep], found)
+
+    def divergence(self, strengths: Tensor) -> float:
+        """Mean KL(p_μ ‖ p_0), in nats."""
+        sums = self._ask(strengths).examples[self._keep, 0]
+        return sums.sum().item() / int(self._kept_tokens().sum())
+
+    def terms(self) -> StrengthTerms:
+        """Per-token slope and curvatures of the single rule."""
+        found = self._stream.ask(Slopes(single(self._rules)[0])).tokens
+        return StrengthTerms(*found[self._kept_tokens()].unbind(dim=-1))
+
+    def _ask(self, strengths: Tensor) -> Answer:
+        return self._stream.ask(Steered(self._rules, strengths.double(), among=self._among))
+
+    def _kept_tokens(self) -> Tensor:
+        return self._keep[self._stream.number]

@@ -1,0 +1,203 @@
+"""The compact table of calibration tokens: exactly what the masked objective needs, and nothing else."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from svd_lightning.errors import InputError
+from svd_lightning.objective.masked import MaskedObjective
+from svd_lightning.steering import Contextual, SteeringRule, feature_name, rule_name
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+ENTRY_FIELDS = ("log_p", "log_q")
+TOKEN_FIELDS = (
+    "size",
+    "slot",
+    "rest",
+    "label_log_p",
+    "label_log_q",
+    "kl",
+    "centres",
+    "example",
+    "position",
+)
+
+
+class TokenTable:
+    """N calibration tokens; their M confident vocabulary entries lie one token after the other.
+
+    Outside the confident set {y : p_y ≥ α · max p} every direction is 0, so the softmax needs of the rest
+    only its total mass: strengths, penalties, folds and curves are solved on this table without a model.
+    (Not a dataclass: torchmetrics would squeeze the tensors of one.)
+
+    Args:
+        tensors: one tensor for each of the names below.
+        alpha: the confidence mask of the table.
+        rule_names: the rules, then the features, to which the columns of `centres` belong.
+        tasks: the task of each example that has one.
+
+    Source: README, "The method".
+    """
+
+    log_p: Tensor
+    """Tuned log-probabilities of the confident entries, [M]."""
+    log_q: Tensor
+    """Base log-probabilities of the confident entries, [M]."""
+    size: Tensor
+    """How many confident entries each token has, int64 [N]."""
+    slot: Tensor
+    """Where the label lies among the token's confident entries, int64 [N]; −1: outside the mask."""
+    rest: Tensor
+    """Log of the tuned mass outside the confident set, [N]; −inf where there is none."""
+    label_log_p: Tensor
+    """Tuned log-probability of the label, [N]."""
+    label_log_q: Tensor
+    """Base log-probability of the label, [N]."""
+    kl: Tensor
+    """KL(p‖q), [N]."""
+    centres: Tensor
+    """What each rule needs from the whole vocabulary, and each feature's value, [N, R]."""
+    example: Tensor
+    """Number of the example that the token belongs to, int64 [N]."""
+    position: Tensor
+    """Position of the token within its example, int64 [N]."""
+
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        *,
+        alpha: float,
+        rule_names: tuple[str, ...],
+        tasks: Mapping[int, str] | None = None,
+    ) -> None:
+        for name in ENTRY_FIELDS + TOKEN_FIELDS:
+            setattr(self, name, tensors[name])
+        self.alpha, self.rule_names, self.tasks = alpha, rule_names, dict(tasks or {})
+        self._directions: dict[int, tuple[SteeringRule, Tensor]] = {}  # by identity: a rule need not be hashable
+
+    @property
+    def num_tokens(self) -> int:
+        """N."""
+        return self.size.numel()
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples the tokens come from."""
+        return self.example.unique().numel()
+
+    @property
+    def covered(self) -> Tensor:
+        """Tokens whose label is confident, bool [N]; with λ = −∞ the others cannot be generated."""
+        return self.slot >= 0
+
+    @property
+    def coverage(self) -> float:
+        """Share of the tokens whose label lies inside the mask."""
+        return self.covered.double().mean().item()
+
+    @property
+    def mask_size(self) -> float:
+        """Mean number of confident entries per token."""
+        return self.size.double().mean().item()
+
+    def rows(self) -> Tensor:
+        """The token to which each confident entry belongs, int64 [M]."""
+        return self._rows
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return torch.repeat_interleave(torch.arange(self.num_tokens), self.size)
+
+    def select(self, keep: Tensor) -> "TokenTable":
+        """The table of the tokens for which `keep` (bool [N]) is true."""
+        entries = keep[self.rows()]
+        kept = {name: getattr(self, name)[entries] for name in ENTRY_FIELDS}
+        kept |= {name: getattr(self, name)[keep] for name in TOKEN_FIELDS}
+        return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names, tasks=self.tasks)
+
+    def narrow(self, alpha: float) -> "TokenTable":
+        """The table at a larger α: tables nest, so it needs no model.
+
+        Raises:
+            InputError: if alpha is smaller than the table's own, or above 1.
+        """
+        if not self.alpha <= alpha <= 1.0:
+            raise InputError(
+                f"alpha: this table holds α from {self.alpha:g} to 1, got {alpha:g}; calibrate at {alpha:g}"
+            )
+        if alpha == self.alpha:
+            return self
+        rows, log_p = self.rows(), self.log_p
+        peak = torch.full((self.num_tokens,), -torch.inf, dtype=log_p.dtype)
+        peak = peak.scatter_reduce_(0, rows, log_p, "amax")
+        keep = log_p >= peak[rows] + math.log(alpha)
+        lost = torch.where(keep, 0.0, log_p.double().exp())
+        rest = self.rest.double().exp().index_add_(0, rows, lost).log()
+        before = keep.long().cumsum(0) - keep.long()
+        first = self.size.cumsum(0) - self.size
+        entry = (first + self.slot).clamp_min(0)
+        inside = self.covered & keep[entry]
+        slot = torch.where(inside, before[entry] - before[first], -1)
+        size = torch.zeros_like(self.size).index_add_(0, rows, keep.long())
+        changed = {
+            "log_p": log_p[keep],
+            "log_q": self.log_q[keep],
+            "size": size,
+            "slot": slot,
+            "rest": rest.float(),
+        }
+        changed = {**self.tensors(), **changed}
+        return TokenTable(changed, alpha=alpha, rule_names=self.rule_names, tasks=self.tasks)
+
+    def objective(self, rules: Sequence[SteeringRule], *, penalty: float) -> MaskedObjective:
+        """K(μ) along these directions with penalty λ outside the mask."""
+        return MaskedObjective(self, rules, penalty=penalty)
+
+    def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
+        """Tokens whose label ranks first among the confident entries, bool [N]."""
+        steered = self.log_p.double() + strengths @ self.directions(rules)
+        best = torch.full((self.num_tokens,), -torch.inf, dtype=torch.float64)
+        best = best.scatter_reduce_(0, self.rows(), steered, "amax")
+        label = steered[(self.size.cumsum(0) - self.size + self.slot).clamp_min(0)]
+        return self.covered & (label >= best)
+
+    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
+        """The function's results for all items, one after the other: a table answers at once."""
+        return [function(item) for item in items]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every field by name."""
+        return {name: getattr(self, name) for name in ENTRY_FIELDS + TOKEN_FIELDS}
+
+    def directions(self, rules: Sequence[SteeringRule]) -> Tensor:
+        """Each rule's direction on the confident entries, float64 [k, M].
+
+        Raises:
+            InputError: if the table was built without one of the rules or features.
+        """
+        for rule in rules:
+            if id(rule) not in self._directions:
+                self._directions[id(rule)] = rule, self._direction(rule)
+        return torch.stack([self._directions[id(rule)][1] for rule in rules])
+
+    def _direction(self, rule: SteeringRule) -> Tensor:
+        if isinstance(rule, Contextual):
+            [direction] = self.directions([rule.rule])
+            return direction * self._column(feature_name(rule.feature))
+        log_p, log_q = (t.double().unsqueeze(-1) for t in (self.log_p, self.log_q))
+        return rule.direction(log_p, log_q, self._column(rule_name(rule)).unsqueeze(-1)).squeeze(-1)
+
+    def _column(self, name: str) -> Tensor:
+        """What a rule or a feature says of the position of each confident entry, float64 [M]."""
+        if name not in self.rule_names:
+            raise InputError(
+                f"rules: the calibration table knows {', '.join(self.rule_names)}, got {name}; "
+                "name it in the table's rules and calibrate again"
+            )
+        return self.centres[:, self.rule_names.index(name)].double()[self.rows()]

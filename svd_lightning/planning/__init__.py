@@ -1,5 +1,0 @@
-"""How much memory a run needs, before anything is downloaded."""
-
-from svd_lightning.planning.plan import Plan, Setting, make_plan
-
-__all__ = ["Plan", "Setting", "make_plan"]

@@ -1,0 +1,200 @@
+"""Types of everything that a run writes as JSON: plain numbers, strings, lists and dictionaries, nothing else."""
+
+from typing_extensions import NotRequired, TypedDict
+
+Intervals = list[list[float] | None]
+"""[low, high] of each strength, 95 %, two-sided; None for a strength without one."""
+
+
+class GainRecord(TypedDict):
+    """A mean gain in nats per token, positive when better, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class UsedRecord(TypedDict):
+    """What decoding uses: strengths of 0 are the tuned model as it is."""
+
+    rules: list[str]
+    strengths: list[float]
+    intervals: Intervals | None
+    gain: GainRecord
+
+
+class CandidateRecord(TypedDict):
+    """A recipe that calibration tried."""
+
+    rules: list[str]
+    estimator: str
+    strengths: list[float]
+    nll: float
+    nll_decoded: float
+    accuracy: float
+    gain: GainRecord
+    warning: str | None
+    intervals: NotRequired[Intervals | None]
+
+
+class MaskRecord(TypedDict):
+    """One mask α of the comparison, with the penalty fitted for it."""
+
+    alpha: float
+    coverage: float
+    mask_size: float
+    penalty: float
+    strengths: list[float]
+    gain: GainRecord
+
+
+class RecommendedRecord(TypedDict):
+    """The mask and the penalty with the largest held-out gain."""
+
+    alpha: float
+    penalty: float
+    reason: str
+    gain: GainRecord
+
+
+class FiguresRecord(TypedDict):
+    """What a calibrated steering does on labelled tokens; NLL and KL in nats per token."""
+
+    rules: list[str]
+    features: list[str]
+    alpha: float | None
+    penalty: float
+    strengths: list[float]
+    tokens: int
+    examples: int
+    coverage: float
+    mask_size: float
+    kl_to_reference: float
+    nll_base: float
+    nll_tuned: float
+    nll_steered: float
+    nll_decoded_tuned: float
+    nll_decoded_steered: float
+    accuracy_tuned: float
+    accuracy_steered: float
+
+
+class TaskRecord(TypedDict):
+    """One task of a calibration: its strengths, and what the guard makes of them."""
+
+    task: str
+    tokens: int
+    examples: int
+    prior_examples: float
+    weight: float
+    strengths: list[float]
+    intervals: Intervals | None
+    warning: str | None
+    nll_tuned: float
+    nll_steered: float
+    gain_over_tuned: GainRecord
+    gain_over_control: GainRecord
+    verdict: str
+    judged_by: str
+    message: str
+    used: UsedRecord
+
+
+class CalibrationRecord(FiguresRecord):
+    """`calibration.json`, and `checkpoint["calibration"]`."""
+
+    estimator: str
+    warning: str | None
+    intervals: Intervals | None
+    gain_over_tuned: GainRecord
+    gain_over_control: GainRecord
+    verdict: str
+    message: str
+    guard: bool
+    used: UsedRecord
+    tasks: list[TaskRecord]
+    candidates: list[CandidateRecord]
+    sweep: list[MaskRecord]
+    recommended: RecommendedRecord | None
+    global_step: NotRequired[int]
+    epoch: NotRequired[int]
+    data: NotRequired[str]
+    """Digest of the calibration split."""
+    versions: NotRequired[dict[str, str]]
+
+
+class HistoryRecord(TypedDict):
+    """A line of `calibration_history.jsonl`."""
+
+    epoch: int
+    global_step: int
+    kl_to_reference: float
+    nll_base: float
+    nll_tuned: float
+    nll_steered: float
+    rules: list[str]
+    strengths: list[float]
+
+
+class TaskFiguresRecord(FiguresRecord):
+    """One task of a test."""
+
+    task: str
+
+
+class HeldOutTableRecord(FiguresRecord):
+    """`test.json`: the steering in force on the test tokens, and the candidates as calibration fitted them."""
+
+    tasks: list[TaskFiguresRecord]
+    estimator: str | None
+    candidates: list[CandidateRecord]
+
+
+class DistributionRecord(TypedDict):
+    """A distribution that a test compares."""
+
+    rules: list[str]
+    strengths: list[float]
+    estimator: str | None
+    tasks: NotRequired[dict[str, "DistributionRecord"]]
+
+
+class MetricRecord(TypedDict):
+    """A metric under one distribution; its paired gain over the tuned model where there is one to give."""
+
+    value: float
+    gain: NotRequired[float]
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class MetricsRecord(TypedDict):
+    """The metrics of some examples: by metric, then by distribution."""
+
+    examples: int
+    questions: int
+    metrics: dict[str, dict[str, MetricRecord]]
+
+
+class HeldOutMetricsRecord(MetricsRecord):
+    """`test_metrics.json`."""
+
+    distributions: dict[str, DistributionRecord]
+    tasks: dict[str, MetricsRecord]
+
+
+class PredictionRecord(TypedDict):
+    """A line of `predictions.jsonl`; a completion is a list where several sequences were asked for."""
+
+    id: str
+    prompt: str
+    task: NotRequired[str]
+    index: NotRequired[int]
+    """The row's place, kept in the parts only."""
+    reference: str
+    completion: str | list[str]
+    base: NotRequired[str | list[str]]
+    tuned: NotRequired[str | list[str]]
+    question: NotRequired[str]
+    correct: NotRequired[list[str]]
+    incorrect: NotRequired[list[str]]

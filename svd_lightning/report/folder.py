@@ -1,0 +1,181 @@
+"""What a calibration leaves in the run folder, and how the report finds it again."""
+
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from svd_lightning.calibration import known_rules
+from svd_lightning.errors import InputError
+from svd_lightning.files import parse_json, write_json, write_text
+from svd_lightning.objective import TokenTable
+from svd_lightning.objective.stored import load_table, save_table
+from svd_lightning.steering import (
+    Agreement,
+    ConfidentSet,
+    Divergence,
+    Entropy,
+    SteeringRule,
+    expand,
+    rule_name,
+)
+
+RECORD, TABLE, HISTORY, TEST, METRICS = (
+    "calibration.json",
+    "calibration_table.safetensors",
+    "calibration_history.jsonl",
+    "test.json",
+    "test_metrics.json",
+)
+_KEPT = ("epoch", "global_step", "kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "rules", "strengths")
+_LIBRARIES = ("svd-lightning", "torch", "lightning", "transformers", "peft", "torchmetrics", "safetensors")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder tells about its calibration."""
+
+    folder: Path
+    record: dict[str, Any]
+    """The last calibration, as `svd_lightning.calibration.calibrate` returned it."""
+    history: list[dict[str, Any]]
+    """A few numbers of every calibration, the oldest first."""
+    table: TokenTable | None
+    """The tokens of the last calibration, or None where they were not kept."""
+    rules: tuple[SteeringRule, ...] | None
+    """The record's rules, or None where one of them is not built in."""
+    test: dict[str, Any] | None
+    """The same candidates on the test split."""
+    metrics: dict[str, Any] | None
+    """How the questions of the test split were answered, where it has some."""
+    config: str | None
+    """The text of config.yaml."""
+    notes: tuple[str, ...] = ()
+    """Why something is missing."""
+
+
+def save_calibration(folder: Path, record: Mapping[str, Any], table: object) -> None:
+    """Write the record, its line of the history, and the tokens if they are a `TokenTable`.
+
+    A full disk may cost the tokens only.
+    """
+    write_json(folder / RECORD, {**record, "versions": versions()})
+    write_history(folder / HISTORY, record)
+    if not isinstance(table, TokenTable):
+        return  # unmasked steering asks the models themselves
+    try:
+        save_table(table, folder / TABLE, metadata={"global_step": str(record["global_step"])})
+    except OSError as error:
+        _log.warning("calibration: cannot keep the calibration table for the report: %s", error)
+
+
+def write_history(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a calibration behind those of earlier steps; what a resumed run does again replaces the old lines."""
+    before = [row for row in read_history(path) if row["global_step"] < record["global_step"]]
+    rows = [*before, {name: record[name] for name in _KEPT}]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a history; none where there is no file.
+
+    Raises:
+        InputError: for a file that is no history.
+    """
+    if not path.exists():
+        return []
+    rows = [_parsed(path, line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if any(not isinstance(row, dict) or set(_KEPT) - set(row) for row in rows):
+        raise InputError(f"{path}: expected {', '.join(_KEPT)} in every line; delete the file")
+    return rows
+
+
+def load_run(folder: Path, *, test: Path | None = None) -> Run:
+    """Read a run folder.
+
+    Args:
+        folder: holds `calibration.json`, and what else there is.
+        test: another run folder whose test results are shown, where `test` ran on its own.
+
+    Raises:
+        InputError: if there is no calibration, or a file is damaged.
+    """
+    record = _read_json(folder / RECORD, remedy=_remedy(folder))
+    missing = {"candidates", "used", "message", "strengths", "rules"} - set(record)
+    if missing:
+        raise InputError(
+            f"{folder / RECORD}: expected a calibration, got one without {', '.join(sorted(missing))}"
+        )
+    table, notes = _table_of(folder, record)
+    rules = _rules(record["rules"])
+    if rules is None:
+        notes += ("A rule of this run is not built in, so its curves cannot be drawn again here.",)
+    tested, metrics = ((test or folder) / name for name in (TEST, METRICS))
+    config = folder / "config.yaml"
+    return Run(
+        folder,
+        record,
+        read_history(folder / HISTORY) or [{name: record.get(name) for name in _KEPT}],
+        table,
+        rules,
+        _read_json(tested, remedy="run `svd-lightning test` first") if test or tested.exists() else None,
+        _read_json(metrics, remedy="") if metrics.exists() else None,
+        config.read_text(encoding="utf-8") if config.exists() else None,
+        notes,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the libraries on which the numbers depend."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _table_of(folder: Path, record: Mapping[str, Any]) -> tuple[TokenTable | None, tuple[str, ...]]:
+    path = folder / TABLE
+    if not path.exists():
+        return None, (f"There is no {TABLE}, so the curves are left out: calibrate again with this version.",)
+    table, about = load_table(path)
+    if about.get("global_step") != str(record.get("global_step")):
+        return None, (f"{TABLE} is of another step than {RECORD}, so the curves are left out.",)
+    return table, ()
+
+
+def _rules(names: Sequence[str]) -> tuple[SteeringRule, ...] | None:
+    known = expand((*known_rules(()), ConfidentSet()), (Entropy(), Divergence(), Agreement()))
+    by_name = {rule_name(rule): rule for rule in known}
+    return tuple(by_name[name] for name in names) if set(names) <= set(by_name) else None
+
+
+def _remedy(folder: Path) -> str:
+    """Where a calibration may be instead."""
+    below = sorted(folder.glob(f"version_*/{RECORD}"), key=lambda path: path.stat().st_mtime)
+    if below:
+        return f"did you mean {below[-1].parent}?"
+    return "give the run folder of `svd-lightning fit`, `calibrate` or `demo`, such as runs/demo/version_0"
+
+
+def _read_json(path: Path, *, remedy: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path.parent}: expected a run folder with {path.name}, and there is none; {remedy}")
+    found = _parsed(path, path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _parsed(path: Path, text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{path}: expected JSON, got a damaged file ({error})") from error

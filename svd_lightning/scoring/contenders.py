@@ -1,0 +1,110 @@
+"""The distributions that a test compares."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from svd_lightning.calibration import CONTROL, joint_recipe, recall
+from svd_lightning.decoding.generation import UNSTEERED
+from svd_lightning.decoding.logits import SteeringFunction
+from svd_lightning.steering import RowSteering, Steering, TaskSteering, rule_name
+
+Scored = SteeringFunction | TaskSteering
+"""What tells how a token is steered: the same for all, or by task."""
+
+_PAPER = (("KLGradient",), "Mean")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A steering with its strengths, and where they come from."""
+
+    steering: Steering
+    estimator: str | None
+    """None for strengths that the user gave."""
+    own: Mapping[str, Steering] = field(default_factory=dict)
+    """Of tasks that are steered otherwise."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        rules, strengths = self._recipe()
+        plain = {"rules": list(rules), "strengths": list(strengths), "estimator": self.estimator}
+        tasks = {task: Contender(one, self.estimator).plain() for task, one in self.own.items()}
+        return plain | {"tasks": tasks} if tasks else plain
+
+    def same(self, other: "Contender") -> bool:
+        """Whether both give the same distribution."""
+        alike = self._recipe() == other._recipe() and self.steering.alpha == other.steering.alpha
+        return alike and not self.own and not other.own
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it scores as the tuned model does: strengths of 0, and nothing added outside the mask."""
+        unpenalised = self.steering.alpha is None or self.steering.penalty in (0.0, -math.inf)
+        return unpenalised and not self.own and not any(self.steering.strengths or ())
+
+    def _recipe(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
+        return tuple(map(rule_name, self.steering.directions)), tuple(self.steering.strengths or ())
+
+
+def contenders(
+    recipe: Steering, steering: TaskSteering, calibration: Mapping[str, Any] | None
+) -> dict[str, Contender]:
+    """What is compared with base and tuned, as far as the calibration has it.
+
+    Names: `control` (sharpening alone), `paper` (KLGradient with Mean), `joint` (line search of all rules, see
+    `joint_recipe`), `chosen` (the configured rules and estimator, whatever the guard said), `steered` (what
+    decoding uses).
+
+    Args:
+        recipe: the steering as configured.
+        steering: as in force, of every task.
+        calibration: the record of the calibration; None where there was none.
+    """
+    found = {}
+    if calibration is not None:
+        wanted = {
+            "control": CONTROL.key,
+            "paper": _PAPER,
+            "joint": joint_recipe(recipe.rules).key,
+            "chosen": (tuple(calibration["rules"]), calibration["estimator"]),
+        }
+        known = {(tuple(each["rules"]), each["estimator"]): each for each in calibration["candidates"]}
+        for name, key in wanted.items():
+            if key in known:
+                found[name] = Contender(recall(recipe, key[0], known[key]["strengths"]), key[1])
+    if steering.calibrated:
+        estimator = None if calibration is None or recipe.calibrated else calibration["estimator"]
+        own = {task: one for task, one in steering.own.items() if one is not steering.shared}
+        found["steered"] = Contender(steering.shared, estimator, own)
+    return found
+
+
+def distinct(wanted: Mapping[str, Contender]) -> tuple[dict[str, Scored], dict[str, str]]:
+    """Base, tuned and the contenders that differ, to be scored; and the name under which each one is scored."""
+    scored: dict[str, Scored] = dict(UNSTEERED)
+    names = {name: name for name in UNSTEERED}
+    for name, contender in wanted.items():
+        same = (other for other in names if other in wanted and wanted[other].same(contender))
+        names[name] = "tuned" if contender.is_tuned else next(same, name)
+        if names[name] == name:
+            scored[name] = TaskSteering(contender.steering, contender.own) if contender.own else contender.steering
+    return scored, names
+
+
+def of_tokens(scored: Mapping[str, Scored], batch: Mapping[str, Any], rows: Tensor) -> dict[str, SteeringFunction]:
+    """What steers the logits [n, V] of some tokens, under each distribution.
+
+    Args:
+        scored: as `distinct` returns them.
+        batch: of labelled rows, with their `task`.
+        rows: where the tokens stand in it, int64 [n].
+    """
+    found: dict[str, SteeringFunction] = {}
+    for name, each in scored.items():
+        one = each.of_batch(batch) if isinstance(each, TaskSteering) else each
+        found[name] = one.of(rows) if isinstance(one, RowSteering) else one
+    return found

@@ -1,0 +1,274 @@
+"""The reference snapshot: the same table to the last bit, no second forward of the base, files that are trusted
+only when whole and of the same thing."""
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import svd_lightning.commands.demo
+from svd_lightning.errors import InputError
+from svd_lightning.objective import ReferenceSnapshot
+from svd_lightning.scoring.collect import new_table, tabulate
+from svd_lightning.steering import Steering
+
+BASE = Path(svd_lightning.commands.demo.__file__).parent / "base"
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    """The demo's base model under an adapter that does something."""
+    torch.manual_seed(0)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(BASE), LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def batches(size):
+    """Five examples of 12 tokens; the last seven, six, … of them are the completion."""
+    ids = torch.randint(0, 60, (5, 12), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    for row in range(5):
+        labels[row, : 5 + row] = -100
+    whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels, "index": torch.arange(5)}
+    for start in range(0, 5, size):
+        yield {name: value[start : start + size] for name, value in whole.items()}
+
+
+@torch.no_grad()
+def build(model, size, snapshot=None):
+    """The table, and how often the decoder ran."""
+    table, calls = new_table(Steering()), []
+    hook = model.get_base_model().get_decoder().register_forward_hook(lambda *_: calls.append(1))
+    try:
+        for batch in batches(size):
+            tabulate(model, batch, table, snapshot=snapshot)
+    finally:
+        hook.remove()
+    return vars(table.compute()), len(calls)
+
+
+def assert_same(left, right, **tolerance):
+    for name, value in left.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, right[name], **tolerance)
+
+
+def test_the_second_pass_is_exact_and_without_the_base(tuned):
+    snapshot = ReferenceSnapshot()
+    without, forwards = build(tuned, 2)
+    first, first_forwards = build(tuned, 2, snapshot)
+    second, second_forwards = build(tuned, 2, snapshot)
+    assert (forwards, first_forwards, second_forwards) == (6, 6, 3)
+    assert first["kl"].mean() > 1e-3
+    for other in (first, second):
+        assert_same(without, other, rtol=0, atol=0)
+
+
+def test_examples_are_found_again_in_other_batches(tuned):
+    snapshot = ReferenceSnapshot()
+    without, _ = build(tuned, 5)
+    build(tuned, 2, snapshot)
+    again, forwards = build(tuned, 5, snapshot)
+    assert forwards == 1
+    assert_same(without, again, rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_example_is_forwarded(tuned):
+    snapshot = ReferenceSnapshot()
+    first = next(iter(batches(2)))
+    with torch.no_grad():
+        tabulate(tuned, first, new_table(Steering()), snapshot=snapshot)
+    _, forwards = build(tuned, 2, snapshot)
+    assert forwards == 5
+
+
+KEY = {"base": "b", "data": "d", "process": "0 of 2"}
+SIZES = {4: 3, 0: 0, 7: 1, -1: 0, 2: 5, 3: 2}  # example: its tokens, in this order; −1 fills a share
+IN_MEMORY, IN_FILE = 2**31, 0
+
+
+def states_of(example, dtype=torch.float32):
+    """Every bit pattern counts: NaN payloads, −0 and denormals too."""
+    shape, generator = (SIZES[example], 5 * dtype.itemsize), torch.Generator().manual_seed(example + 1)
+    return torch.randint(0, 256, shape, generator=generator).to(torch.uint8).view(dtype)
+
+
+def filled(max_memory=IN_MEMORY, *, batch=2, dtype=torch.float32, folder=None):
+    """A snapshot of all examples, put in batches."""
+    snapshot, names = ReferenceSnapshot(max_memory=max_memory, folder=folder), list(SIZES)
+    for start in range(0, len(names), batch):
+        examples = names[start : start + batch]
+        rows = torch.cat([torch.full((SIZES[e],), row, dtype=torch.int64) for row, e in enumerate(examples)])
+        snapshot.put(examples, rows, torch.cat([states_of(example, dtype) for example in examples]))
+    return snapshot
+
+
+def assert_holds(snapshot, examples, dtype):
+    found, expected = snapshot.get(examples), torch.cat([states_of(example, dtype) for example in examples])
+    assert found.dtype == dtype
+    assert found.shape == expected.shape
+    assert found.contiguous().view(torch.uint8).equal(expected.view(torch.uint8))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    asked=st.lists(st.sampled_from(list(SIZES)), min_size=1, max_size=8),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
+    before=st.sampled_from([IN_MEMORY, 100, IN_FILE]),
+    after=st.sampled_from([IN_MEMORY, IN_FILE]),
+    batch=st.integers(1, 6),
+)
+def test_every_bit_comes_back(asked, dtype, before, after, batch, tmp_path_factory):
+    path = tmp_path_factory.mktemp("snapshot") / "new" / "states.safetensors"
+    snapshot = filled(before, batch=batch, dtype=dtype)
+    assert snapshot.in_memory == (before == IN_MEMORY)
+    assert snapshot.num_tokens == 11
+    assert_holds(snapshot, asked, dtype)
+    snapshot.save(path, KEY)
+    assert_holds(snapshot, asked, dtype)
+    again = ReferenceSnapshot.load(path, KEY, max_memory=after)
+    assert again.in_memory == (after == IN_MEMORY)
+    assert (again.num_tokens, again.has(list(SIZES)), again.has([4, 99])) == (11, True, False)
+    assert_holds(again, asked, dtype)
+    assert os.listdir(path.parent) == [path.name]
+    assert (
+        load_file(path)["states"]
+        .view(torch.uint8)
+        .equal(torch.cat([states_of(example, dtype) for example in SIZES]).view(torch.uint8))
+    )
+
+
+@pytest.mark.parametrize("max_memory", [IN_MEMORY, IN_FILE])
+def test_a_share_of_fillers_alone(max_memory, tmp_path):
+    snapshot = ReferenceSnapshot(max_memory=max_memory)
+    snapshot.put([-1], torch.zeros(0, dtype=torch.int64), torch.zeros(0, 5))
+    snapshot.save(tmp_path / "file", KEY)
+    for each in (snapshot, ReferenceSnapshot.load(tmp_path / "file", KEY, max_memory=max_memory)):
+        assert each.has([-1])
+        assert each.get([-1, -1]).shape == (0, 5)
+
+
+def test_a_known_example_stays_as_it_was():
+    snapshot = filled()
+    snapshot.put([4, 7], torch.tensor([0, 0, 0, 1]), torch.zeros(4, 5))
+    assert_holds(snapshot, [4, 7], torch.float32)
+
+
+def test_the_same_table_from_a_file(tuned, tmp_path):
+    snapshot = ReferenceSnapshot(max_memory=0, folder=tmp_path)
+    without, _ = build(tuned, 2)
+    build(tuned, 2, snapshot)
+    snapshot.save(tmp_path / "file", KEY)
+    for each in (snapshot, ReferenceSnapshot.load(tmp_path / "file", KEY, max_memory=0)):
+        assert not each.in_memory
+        table, forwards = build(tuned, 2, each)
+        assert forwards == 3
+        assert_same(without, table, rtol=0, atol=0)
+
+
+def test_an_unsaved_file_goes_with_its_snapshot(tmp_path):
+    snapshot = filled(IN_FILE, folder=tmp_path)
+    assert len(os.listdir(tmp_path)) == 1
+    del snapshot
+    gc.collect()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", KEY)
+def test_another_key_is_refused_by_name(name, tmp_path):
+    filled().save(tmp_path / "file", KEY)
+    with pytest.raises(InputError, match=rf"something else \({name}: '{KEY[name]}', expected 'other'\); delete"):
+        ReferenceSnapshot.load(tmp_path / "file", {**KEY, name: "other"})
+
+
+def test_every_truncation_and_every_flipped_byte_is_refused(tmp_path):
+    path = tmp_path / "file"
+    filled().save(path, KEY)
+    whole = path.read_bytes()
+    text = whole.index(b"   ")  # the header's text ends here, its room does not
+    data = 8 + int.from_bytes(whole[:8], "little")
+    for length in (0, 7, text // 2, data - 1, data, data + 30, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="delete it"):
+            ReferenceSnapshot.load(path, KEY)
+    for place in [*range(8), *range(8, text, 3), text + 50, *range(data, len(whole))]:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError, match="delete it"):
+            ReferenceSnapshot.load(path, KEY)
+
+
+def test_a_missing_file_and_one_of_another_kind_are_refused(tmp_path):
+    with pytest.raises(InputError, match="missing"):
+        ReferenceSnapshot.load(tmp_path / "missing", KEY)
+    with pytest.raises(InputError, match=r"expected a reference snapshot, got another"):
+        ReferenceSnapshot.load(BASE / "model.safetensors", KEY)
+
+
+def test_a_file_that_goes_while_in_use_is_named(tmp_path):
+    filled().save(tmp_path / "file", KEY)
+    snapshot = ReferenceSnapshot.load(tmp_path / "file", KEY, max_memory=0)
+    (tmp_path / "file").unlink()
+    with pytest.raises(InputError, match=str(tmp_path / "file")):
+        snapshot.get([4])
+
+
+def test_what_cannot_be_done_is_refused(tmp_path):
+    with pytest.raises(InputError, match="at least one example"):
+        ReferenceSnapshot().save(tmp_path / "file", KEY)
+    snapshot = filled(IN_FILE)
+    snapshot.save(tmp_path / "file", KEY)
+    with pytest.raises(InputError, match="complete, got new examples"):
+        snapshot.put([99], torch.zeros(1, dtype=torch.int64), torch.zeros(1, 5))
+    with pytest.raises(InputError, match="saved already"):
+        snapshot.save(tmp_path / "other", KEY)
+    (tmp_path / "taken").write_text("a file where a folder should be")
+    with pytest.raises(InputError, match=r"cannot write to .*taken"):
+        filled(IN_FILE, folder=tmp_path / "taken")
+
+
+_PEAK = """
+import sys, torch
+from pathlib import Path
+from svd_lightning.objective import ReferenceSnapshot
+def peak():
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1])
+def passes(snapshot, count):
+    for example in range(count):
+        if not snapshot.has([example]):
+            rows = torch.zeros(512, dtype=torch.int64)
+            snapshot.put([example], rows, torch.full((512, 1024), float(example)))
+        assert snapshot.get([example]).eq(example).all()
+path, key = Path(sys.argv[1]) / "states", {}
+passes(ReferenceSnapshot(max_memory=2**22), 4)
+before = peak()
+snapshot = ReferenceSnapshot(max_memory=2**22)
+passes(snapshot, 64)
+snapshot.save(path, key)
+passes(ReferenceSnapshot.load(path, key, max_memory=2**22), 64)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory from /proc")
+def test_memory_does_not_grow_beyond_the_size(tmp_path):
+    """128 MiB of states written, saved, loaded and read; the peak stays where 8 MiB had put it."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(tmp_path)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 16 * 1024, "KiB"
