@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from svd_lightning.calibration import Score, score
+from svd_lightning.calibration.comparison import Score, score
 from svd_lightning.calibration.cross_fit import Gain, cross_fit
 from svd_lightning.objective import CalibrationData
 from svd_lightning.steering import (
