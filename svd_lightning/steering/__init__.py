@@ -6,7 +6,7 @@ from svd_lightning.steering.contextual import Contextual, expand, whole_directio
 from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feature, feature_name
 from svd_lightning.steering.kl_gradient import KLGradient
 from svd_lightning.steering.natural_gradient import NaturalGradient
-from svd_lightning.steering.plain import as_plain, from_plain, tasks_as_plain, tasks_from_plain
+from svd_lightning.steering.plain import as_plain, from_plain, tasks_as_plain, tasks_from_plain, with_short_paths
 from svd_lightning.steering.rule import SteeringRule, VocabularyBound, rule_name
 from svd_lightning.steering.steering import Steering
 from svd_lightning.steering.task_aware import TaskAware
@@ -36,4 +36,5 @@ __all__ = [
     "tasks_as_plain",
     "tasks_from_plain",
     "whole_direction",
+    "with_short_paths",
 ]

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from svd_lightning import SteeredLanguageModel, load_artifact, steer_model
+from svd_lightning import load_artifact, steer_model
 from svd_lightning.cli import main
 from svd_lightning.report import load_run, page
 from svd_lightning.runs import open_run
@@ -105,8 +105,11 @@ def test_a_configuration_still_runs(old):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_checkpoints_hold_nothing_pickled_of_ours(name, old):
+def test_a_checkpoint_is_written_again_with_short_names(name, old):
     [path] = (old / name / "checkpoints").iterdir()
-    content = torch.load(path, weights_only=True)
-    assert content["hyper_parameters"]["steering"]["rules"]
-    assert SteeredLanguageModel.load_from_checkpoint(path).steering.calibrated
+    parts = torch.load(path, weights_only=True)["hyper_parameters"]["steering"]
+    before = [part["class_path"].split(".") for part in (*parts["rules"], *parts["features"])]
+    parts = open_run(path).hparams["steering"]
+    after = [part["class_path"].split(".") for part in (*parts["rules"], *parts["features"])]
+    assert all(len(names) == 4 for names in before)
+    assert after == [["svd_lightning", package, kind] for _, package, _, kind in before]
