@@ -7,7 +7,7 @@ from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feat
 from svd_lightning.steering.kl_gradient import KLGradient
 from svd_lightning.steering.natural_gradient import NaturalGradient
 from svd_lightning.steering.rule import SteeringRule, VocabularyBound, rule_name
-from svd_lightning.steering.saved import as_plain, from_plain, tasks_as_plain, tasks_from_plain
+from svd_lightning.steering.saved import as_plain, from_plain, tasks_as_plain, tasks_from_plain, with_short_paths
 from svd_lightning.steering.steering import Steering
 from svd_lightning.steering.task_aware import TaskAware
 from svd_lightning.steering.temperature import Temperature
@@ -36,4 +36,5 @@ __all__ = [
     "tasks_as_plain",
     "tasks_from_plain",
     "whole_direction",
+    "with_short_paths",
 ]

@@ -1,6 +1,7 @@
 """A recipe as plain data, and back: what checkpoints and artefacts hold."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ def as_plain(steering: Steering) -> dict[str, Any]:
     """Strings and numbers that jsonargparse (in checkpoints) and `from_plain` read back.
 
     >>> as_plain(Steering(strengths=[1.5]))["rules"]
-    [{'class_path': 'svd_lightning.steering.kl_gradient.KLGradient', 'init_args': {}}]
+    [{'class_path': 'svd_lightning.steering.KLGradient', 'init_args': {}}]
     """
     return {
         "rules": [_as_class_path(rule) for rule in steering.rules],
@@ -32,6 +33,19 @@ def as_plain(steering: Steering) -> dict[str, Any]:
         "penalty": steering.penalty,
         "features": [_as_class_path(feature) for feature in steering.features],
     }
+
+
+def with_short_paths(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the plain data of `as_plain` the class paths that it has today.
+
+    Checkpoints written before modules moved name the module too, between a package and what it exports.
+
+    >>> with_short_paths({"rules": [{"class_path": "svd_lightning.steering.kl_gradient.KLGradient"}]})
+    {'rules': [{'class_path': 'svd_lightning.steering.KLGradient'}]}
+    """
+    named = {name: content[name] for name in ("rules", "features") if name in content}
+    short = {name: [{**part, "class_path": _short(part["class_path"])} for part in named[name]] for name in named}
+    return {**content, **short}
 
 
 def from_plain(content: Mapping[str, Any]) -> Steering:
@@ -79,9 +93,23 @@ def _as_class_path(part: SteeringRule | Feature) -> dict[str, Any]:
     kind = type(part)
     names = inspect.signature(kind).parameters
     return {
-        "class_path": f"{kind.__module__}.{kind.__qualname__}",
+        "class_path": _class_path(kind),
         "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)},
     }
+
+
+def _class_path(kind: type) -> str:
+    """The shortest path that imports a class: packages keep their names, while modules inside them may move."""
+    parts, name = kind.__module__.split("."), kind.__qualname__
+    packages = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    exporting = [package for package in packages if getattr(sys.modules.get(package), name, None) is kind]
+    return f"{exporting[0] if exporting else kind.__module__}.{name}"
+
+
+def _short(class_path: str) -> str:
+    """`svd_lightning.steering.kl_gradient.KLGradient` → `svd_lightning.steering.KLGradient`; others stay."""
+    parts = class_path.split(".")
+    return ".".join([*parts[:2], parts[-1]]) if parts[0] == "svd_lightning" else class_path
 
 
 def _built_in(name: str, part: Mapping[str, Any], known: tuple[type, ...]) -> Any:
