@@ -170,6 +170,20 @@ class SteeringCLI(LightningCLI):
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
+def _cli_for(verb: str | None) -> type[SteeringCLI]:
+    """Return SteeringCLI with one of Lightning's verbs alone: finding the options of all of them takes long."""
+    verbs = SteeringCLI.subcommands()
+    if verb not in verbs:
+        return SteeringCLI
+
+    class OneVerb(SteeringCLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {verb: verbs[verb]}
+
+    return OneVerb
+
+
 class PlanCLI(SteeringCLI):
     """The options of `fit`, read for what they would take: neither model nor trainer is made."""
 
@@ -214,7 +228,7 @@ def _run(arguments: list[str] | None) -> None:
         sys.exit(PASSING[given[0]](given[1:]))
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
     planned = given[:1] == ["plan"]
-    cli = PlanCLI if planned else SteeringCLI
+    cli = PlanCLI if planned else _cli_for(given[0] if given else None)
     cli(
         SteeredLanguageModel,
         CompletionDataModule,

@@ -1,12 +1,7 @@
 """The whole chain on the embedded base and small diaries: what the tests of module, callbacks and CLI run."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,50 +114,6 @@ def other_base(folder: Path) -> str:
     model.save_pretrained(folder)
     backbone.load_tokenizer().save_pretrained(folder)
     return str(folder)
-
-
-def environment() -> dict[str, str]:
-    """One thread, no network, no terminal width of the caller's."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-
-
-def run_module(*arguments: str, timeout: int = 250) -> str:
-    """A module in a process of its own, which must end well; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
-
-
-def interrupted_command(until: Iterator[bool], sign: signal.Signals, *arguments: str, log: Path) -> int:
-    """Exit status of `svd-lightning …` in a process of its own, sent a signal as soon as `until` yields true."""
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "svd_lightning", *arguments],
-            env=environment(),
-            stdout=output,
-            stderr=output,
-            # a shell ignores Ctrl-C on behalf of what it starts in the background, and Python then takes that over
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            for _ in range(6000):
-                if next(until) or process.poll() is not None:
-                    break
-                time.sleep(0.02)
-            assert process.poll() is None, log.read_text()
-            process.send_signal(sign)
-            return process.wait(timeout=60)
-        finally:
-            process.kill()
-            process.wait()
 
 
 def write_config(path: Path, diaries: Path, runs: Path, **changes: dict[str, Any]) -> Path:

@@ -11,12 +11,8 @@ import torch
 
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.cli import main
-from tests.chain import (
-    environment,
-    interrupted_command,
-    read_jsonl,
-    write_config,
-)
+from tests.chain import read_jsonl, write_config
+from tests.processes import environment, interrupted_command
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.show_table", "false"]
 

@@ -13,11 +13,11 @@ from tests.chain import (
     plain_calibration,
     quiet_trainer,
     read_jsonl,
-    run_module,
     write_config,
     write_diaries,
     write_jsonl,
 )
+from tests.processes import run_module
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,8 @@ from svd_lightning.cli import main
 from svd_lightning.data import JSONLData, TruthfulQA
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Steering
-from tests.chain import (
-    diary_data,
-    diary_model,
-    interrupted_command,
-    quiet_trainer,
-    read_jsonl,
-    write_config,
-    write_diaries,
-)
+from tests.chain import diary_data, diary_model, quiet_trainer, read_jsonl, write_config, write_diaries
+from tests.processes import interrupted_command
 
 
 def predict(folder, fitted, data, writer, module=None, **options):

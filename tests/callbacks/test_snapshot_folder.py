@@ -13,8 +13,9 @@ from svd_lightning.callbacks.snapshot_folder import tokenizer_digest
 from svd_lightning.commands.demo.run import BASE_FOLDER
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, fingerprint, weights_digest
-from tests.chain import Losses, diary_data, diary_model, fit, quiet_trainer, run_module, write_diaries
+from tests.chain import Losses, diary_data, diary_model, fit, quiet_trainer, write_diaries
 from tests.conftest import WORDS
+from tests.processes import run_module
 
 KEPT = "reference-0-of-1"
 FILE = f"snapshot/{KEPT}/states-00000.safetensors"
@@ -172,7 +173,7 @@ def test_the_tokenizer_s_digest_sees_words_and_templates(word_tokenizer):
 def test_two_processes_keep_a_share_each(diaries, tmp_path):
     """23 examples, so one share has a filler: made, reused, and made again where one part is missing."""
     write_diaries(tmp_path / "data", calibration=23)
-    run_module("tests.callbacks.two_ranks", str(tmp_path))
+    run_module("tests.callbacks.two_ranks", str(tmp_path), processes=2)
     names = [f"reference-{rank}-of-2" for rank in range(2)]
     assert sorted(os.listdir(tmp_path / "kept")) == names
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]

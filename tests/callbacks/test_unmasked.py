@@ -5,14 +5,8 @@ import json
 import pytest
 
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
-from tests.chain import (
-    diary_data,
-    diary_model,
-    plain_calibration,
-    quiet_trainer,
-    run_module,
-    write_config,
-)
+from tests.chain import diary_data, diary_model, plain_calibration, quiet_trainer, write_config
+from tests.processes import run_module
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +38,7 @@ def test_two_processes_find_the_same_strengths(fitted, diaries, tmp_path):
     trainer.calibrate(
         module := diary_model(steering=steering), datamodule=diary_data(diaries), ckpt_path=checkpoint
     )
-    run_module("tests.callbacks.two_unmasked", str(tmp_path / "two"), str(diaries), str(checkpoint))
+    run_module("tests.callbacks.two_unmasked", str(tmp_path / "two"), str(diaries), str(checkpoint), processes=2)
     for rank in range(2):
         found = json.loads((tmp_path / f"two/{rank}.json").read_text())
         for name in ("strengths", "tokens", "examples", "nll_tuned", "nll_steered", "kl_to_reference"):

@@ -1,7 +1,4 @@
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +7,7 @@ from jsonargparse import ArgumentParser
 from svd_lightning.data import CompletionDataModule, Example
 from svd_lightning.errors import InputError
 from tests.data.letters import Letters
+from tests.processes import run_module
 
 SPLITS = ("train", "calibration", "validation", "test", "predict")
 
@@ -213,8 +211,7 @@ def test_two_processes_share_the_data(letters, length_grouped):
 
 
 def test_two_real_processes_train_calibrate_and_predict_on_every_example(tmp_path):
-    script = Path(__file__).with_name("two_ranks.py")
-    subprocess.run([sys.executable, script, tmp_path], check=True, timeout=240)
+    run_module("tests.data.two_ranks", str(tmp_path), processes=2)
     first, second = ((tmp_path / f"rank{rank}.txt").read_text().splitlines() for rank in (0, 1))
     for ours, theirs in zip(first, second, strict=True):
         assert ours == theirs == "whole"

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.chain import ROOT, environment
+from tests.chain import ROOT
 from tests.distributed.namespaces import Node
+from tests.processes import environment, run_module
 
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="the extra `deepspeed` is missing")
 ZERO2, ZERO3 = (pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))
@@ -46,10 +47,10 @@ def launch(job: Path, *, timeout: float = 280) -> subprocess.CompletedProcess[st
     )
 
 
-def results(job: Path, **options: Any) -> list[dict[str, Any]]:
-    """What each process found, by rank."""
-    done = launch(job, **options)
-    assert done.returncode == 0, done.stderr[-6000:]
+def results(job: Path, *, timeout: float = 280) -> list[dict[str, Any]]:
+    """What each process found, by rank; forked, which is faster than `launch`."""
+    processes = json.loads(job.read_text())["processes"]
+    run_module("tests.distributed.ranks", str(job), processes=processes, timeout=timeout)
     return read_results(job)
 
 

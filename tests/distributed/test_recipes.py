@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.chain import ROOT, run_module, write_config
+from tests.chain import ROOT, write_config
 from tests.distributed.launch import needs_deepspeed, read_results, torchrun_node, write_job
+from tests.processes import run_module
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.guard", "false", "--calibration.show_table", "false"]
 

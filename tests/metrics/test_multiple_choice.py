@@ -7,9 +7,9 @@ import torch
 
 from svd_lightning.errors import InputError
 from svd_lightning.metrics import Completions, MultipleChoice
-from tests.gloo import run_both
 from tests.metrics import two_ranks
 from tests.metrics.reference import NAMES, Question, add, add_tokens, expected, random_questions
+from tests.processes import run_both
 
 
 def assert_as_reference(scores, questions):

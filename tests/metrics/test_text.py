@@ -18,9 +18,9 @@ from svd_lightning.metrics import (
     option_label,
     rouge_l,
 )
-from tests.gloo import run_both
 from tests.metrics import text_reference, two_text_ranks
 from tests.metrics.text_reference import random_cases
+from tests.processes import run_both
 
 CASES = random_cases(200, seed=1)
 

@@ -8,9 +8,9 @@ import torch
 from svd_lightning.errors import InputError
 from svd_lightning.objective import CalibrationTable
 from svd_lightning.steering import KLGradient
-from tests.gloo import run_both
 from tests.objective import reference, two_ranks
 from tests.objective.reference import RULES
+from tests.processes import run_both
 
 
 def assert_same(left, right):

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from tests.chain import ROOT, environment, write_config
+from tests.chain import ROOT, write_config
+from tests.processes import environment
 
 RECIPE = ROOT / "recipes" / "ray_train.py"
 

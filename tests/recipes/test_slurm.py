@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.chain import ROOT, environment, write_config, write_diaries
+from tests.chain import ROOT, write_config, write_diaries
+from tests.processes import environment
 
 SBATCH = ROOT / "recipes" / "slurm.sbatch"
 SRUN = """#!/usr/bin/env bash

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chain import ROOT, environment, write_config
+from tests.chain import ROOT, write_config
+from tests.processes import environment
 
 RECIPE = ROOT / "recipes" / "torchrun.sh"
 QUICK = ["--calibration.alphas", "[]", "--calibration.show_table", "false"]

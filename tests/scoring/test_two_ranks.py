@@ -7,7 +7,8 @@ import yaml
 
 from svd_lightning.cli import main
 from svd_lightning.data import JSONLChoices
-from tests.chain import diary_model, plain_calibration, quiet_trainer, run_module, write_config, write_jsonl
+from tests.chain import diary_model, plain_calibration, quiet_trainer, write_config, write_jsonl
+from tests.processes import run_module
 from tests.scoring.questions import diary_rows
 
 QUESTIONS = {"odd": 11, "one": 1}
@@ -38,7 +39,7 @@ def two(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     for name, count in QUESTIONS.items():
         write_choices(folder / f"{name}.yaml", folder, count)
-    run_module("tests.scoring.two_ranks", str(folder), checkpoint)
+    run_module("tests.scoring.two_ranks", str(folder), checkpoint, processes=2)
     return folder
 
 

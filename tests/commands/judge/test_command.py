@@ -8,8 +8,9 @@ import pytest
 from svd_lightning.cli import main
 from svd_lightning.commands.judge import ReferenceJudge
 from svd_lightning.commands.judge.command import judge
-from tests.chain import interrupted_command, read_jsonl, write_jsonl
+from tests.chain import read_jsonl, write_jsonl
 from tests.commands.judge.server import endpoint, says
+from tests.processes import interrupted_command
 
 QUESTIONS = [("Capital of Peru?", "Lima", "Cuzco"), ("2 + 2?", "four", "five"), ("Red?", "a colour", "a fish")]
 RECORDS = [

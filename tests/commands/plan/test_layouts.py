@@ -12,7 +12,8 @@ from svd_lightning.commands.plan.optimizer import state_bytes
 from svd_lightning.commands.plan.precision import precision_of
 from svd_lightning.commands.plan.weights import Weight, model_weights
 from svd_lightning.models import Backbone
-from tests.chain import BASE_FOLDER, run_module, small_lora
+from tests.chain import BASE_FOLDER, small_lora
+from tests.processes import run_module
 
 LAYOUTS = {"ddp": Whole(ddp=True), "fsdp": FSDP1(), "fsdp2": FSDP2()}
 
@@ -31,8 +32,7 @@ def weights():
     [pytest.param("ddp", marks=pytest.mark.slow), pytest.param("fsdp", marks=pytest.mark.slow), "fsdp2"],
 )
 def test_it_is_what_two_processes_hold(strategy, diaries, tmp_path):
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "tests.commands.plan.held"]
-    run_module(*launcher, strategy, str(diaries), str(tmp_path), timeout=200)
+    run_module("tests.commands.plan.held", strategy, str(diaries), str(tmp_path), timeout=200, processes=2)
     share = LAYOUTS[strategy].share(weights(), adamw, 2)
     held = [json.loads((tmp_path / f"HELD-{rank}.json").read_text()) for rank in (0, 1)]
     largest = {name: max(each[name] for each in held) for name in held[0]}
