@@ -170,7 +170,7 @@ class SteeringCLI(LightningCLI):
             raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def _cli_for(verb: str | None) -> type[SteeringCLI]:
+def _cli_for(verb: str) -> type[SteeringCLI]:
     """Return SteeringCLI with one of Lightning's verbs alone: finding the options of all of them takes long."""
     verbs = SteeringCLI.subcommands()
     if verb not in verbs:
@@ -228,7 +228,7 @@ def _run(arguments: list[str] | None) -> None:
         sys.exit(PASSING[given[0]](given[1:]))
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
     planned = given[:1] == ["plan"]
-    cli = PlanCLI if planned else _cli_for(given[0] if given else None)
+    cli = PlanCLI if planned else _cli_for(given[0] if given else "")
     cli(
         SteeredLanguageModel,
         CompletionDataModule,

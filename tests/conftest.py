@@ -1,7 +1,9 @@
 """Fixtures that several test folders use."""
 
+from functools import cache
 from pathlib import Path
 
+import docstring_parser
 import lightning as L
 import pytest
 import torch
@@ -12,6 +14,10 @@ from tests import chain
 
 SHARED = Path(__file__).parents[2] / "shared"
 WORDS = ("<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "d", "e", "f", "g", "h", "user", "assistant")
+
+
+# jsonargparse reads the source of every class for its docstrings, anew for every parser that is made
+docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
 
 
 @pytest.fixture
