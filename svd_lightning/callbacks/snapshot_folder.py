@@ -50,7 +50,7 @@ class Reference:
         own = run_folder(trainer)
         folder = self._given or (None if own is None else own / _FOLDER)
         folders = _folders(trainer, folder) if self._given is None else [self._given]
-        name = f"reference-{trainer.global_rank}-of-{trainer.world_size}.safetensors"
+        name = f"reference-{trainer.global_rank}-of-{trainer.world_size}"
         self._path = None if folder is None else folder / name
         found = self._find(trainer, [folder / name for folder in folders], key)
         self._snapshot = found or ReferenceSnapshot(folder=folder)
@@ -130,7 +130,7 @@ def _folders(trainer: L.Trainer, own: Path | None) -> list[Path]:
 
 
 def _load(path: Path, key: Mapping[str, str]) -> tuple[ReferenceSnapshot | None, str | None]:
-    """The snapshot in a file, or what is wrong with it; neither where there is no file."""
+    """Return the snapshot in a folder, or what is wrong with it; neither where there is no folder."""
     if not path.exists():
         return None, None
     try:
