@@ -135,7 +135,7 @@ def layers_off(layers: list[nn.Module]) -> Iterator[None]:
 
 
 def shallow_copy(module: ModuleT, cls: type[ModuleT] | None = None) -> ModuleT:
-    """Copy a module without its children, parameters and hooks, which both share: attributes can be replaced.
+    """Copy a module, but not its children, parameters and hooks; attributes of the copy can be replaced.
 
     `copy.copy` would share the dictionary of children, and it constructs anew under FSDP2.
     """
