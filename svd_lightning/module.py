@@ -35,8 +35,8 @@ from svd_lightning.strategies import (
     check_strategy,
     is_sharded,
     leave_group_at_exit,
+    loss_weight,
     shard,
-    token_share,
 )
 
 Batch = dict[str, Any]
@@ -171,8 +171,8 @@ class SteeredLanguageModel(L.LightningModule):
         """One step of the warm start: completion-only loss, the mean over the tokens of all processes."""
         loss = self(batch)
         if self.trainer.world_size > 1:
-            share = token_share(self.trainer, batch["labels"])
-            loss = torch.where(share > 0, loss, 0.0) * share  # the mean over no token is NaN
+            weight = loss_weight(self.trainer, batch["labels"])
+            loss = torch.where(weight > 0, loss, 0.0) * weight  # the mean over no token is NaN
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
         return loss
 

@@ -1,9 +1,18 @@
 """Types of everything that a run writes as JSON: plain numbers, strings, lists and dictionaries, nothing else."""
 
+from typing import Any
+
 from typing_extensions import NotRequired, TypedDict
 
 Intervals = list[list[float] | None]
 """[low, high] of each strength, 95 %, two-sided; None for a strength without one."""
+
+
+class ClassPath(TypedDict):
+    """An object as configurations and checkpoints write it: its class, and the arguments that are not defaults."""
+
+    class_path: str
+    init_args: dict[str, Any]
 
 
 class GainRecord(TypedDict):

@@ -1,4 +1,4 @@
-"""Rows of a file, a folder or a hub dataset, each knowing where it stands for error messages."""
+"""Rows of a file, a folder or a hub dataset; each knows its place for error messages."""
 
 import csv
 import io
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, explained
 
 
 @dataclass(frozen=True)
-class Record:
-    """One row as it stands in its source."""
+class SourceRow:
+    """One row of a source, unchanged."""
 
     where: str
-    """File and line, or dataset and row: how error messages point at it."""
+    """File and line, or dataset and row, for error messages."""
     number: int
-    """The line in a text file, the row elsewhere; from 1."""
+    """The number of the line in a text file, of the row elsewhere; from 1."""
     values: Mapping[str, Any]
     """Columns by name."""
 
@@ -30,13 +30,13 @@ class Record:
         return value
 
     def text_if_any(self, column: str | None, *, option: str | None = None) -> str | None:
-        """The same of a column that may be missing or empty; None for no column."""
+        """The text in a column that may be missing or empty; None then, and for no column."""
         if column is None or self.values.get(column) in (None, ""):
             return None
         return self.text(column, option=option)
 
     def value(self, column: str, *, option: str | None = None) -> Any:
-        """Whatever is in a column."""
+        """What is in a column, of any type."""
         if column not in self.values:
             there = ", ".join(map(repr, self.values)) or "none"
             remedy = f"; name the one to use with `{option}`" if option else ""
@@ -44,10 +44,10 @@ class Record:
         return self.values[column]
 
 
-def read_records(
+def read_rows(
     source: str | Path, *, subset: str | None = None, split: str = "train", revision: str | None = None
-) -> list[Record]:
-    """All rows of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a dataset folder, or a hub dataset.
+) -> list[SourceRow]:
+    """Read all rows of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a dataset folder, or a hub dataset.
 
     `subset` (the hub's configuration) and `split` matter for folders and hub datasets only, `revision` (a
     branch, tag or commit) for hub datasets only.
@@ -57,15 +57,15 @@ def read_records(
     """
     path = Path(source).expanduser()
     if path.is_file():
-        records = list(_reader(path)(path))
+        rows = list(_reader(path)(path))
     elif path.is_dir() or not _names_a_file(str(source)):
         name, revision = (str(path), None) if path.is_dir() else (str(source), revision)
-        records = _load(f"{name} ({split})", name, subset=subset, split=split, revision=revision)
+        rows = _load(f"{name} ({split})", name, subset=subset, split=split, revision=revision)
     else:
         raise InputError(f"data: expected a file, a folder or a hub dataset, got {str(path)!r}: no such file")
-    if not records:
+    if not rows:
         raise InputError(f"{path}: expected at least one example, got an empty dataset")
-    return records
+    return rows
 
 
 def is_file_path(source: str | Path) -> bool:
@@ -75,9 +75,9 @@ def is_file_path(source: str | Path) -> bool:
 
 
 def source_name(source: str | Path, *, split: str, among: Iterable[str | Path | None] = ()) -> str:
-    """What rows without ids are called after: the file, or dataset and split.
+    """The name from which rows without ids get theirs: that of the file, or of dataset and split.
 
-    A file is called with its folder where another file `among` the sources has the same name.
+    It includes the folder where another file `among` the sources has the same name.
     """
     if not is_file_path(source):
         return f"{Path(source).name}-{split}"
@@ -92,7 +92,7 @@ def _names_a_file(source: str) -> bool:
     return source.startswith(("/", ".", "~")) or Path(source).suffix.lower() in _READERS or source.count("/") > 1
 
 
-def _reader(path: Path) -> Callable[[Path], Iterable[Record]]:
+def _reader(path: Path) -> Callable[[Path], Iterable[SourceRow]]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(
@@ -101,14 +101,14 @@ def _reader(path: Path) -> Callable[[Path], Iterable[Record]]:
     return reader
 
 
-def _read_jsonl(path: Path) -> Iterable[Record]:
+def _read_jsonl(path: Path) -> Iterable[SourceRow]:
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield Record(where, number, _object(_parse(line, where), where))
+            yield SourceRow(where, number, _object(_parse(line, where), where))
 
 
-def _read_json(path: Path) -> Iterable[Record]:
+def _read_json(path: Path) -> Iterable[SourceRow]:
     text = _read_text(path)
     if not text.strip():
         return
@@ -117,10 +117,10 @@ def _read_json(path: Path) -> Iterable[Record]:
         raise InputError(f"{path}: expected a list of objects, got {type(rows).__name__}; one per line is .jsonl")
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}"
-        yield Record(where, number, _object(row, where))
+        yield SourceRow(where, number, _object(row, where))
 
 
-def _read_csv(path: Path) -> Iterable[Record]:
+def _read_csv(path: Path) -> Iterable[SourceRow]:
     # Not through pandas (load_dataset), which reads the answers "None" and "NA" as missing, and "5" as a number.
     text = _read_text(path)
     lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
@@ -131,12 +131,12 @@ def _read_csv(path: Path) -> Iterable[Record]:
             where = f"{path}, line {lines.line_num}"
             if None in row or None in row.values():
                 raise InputError(f"{where}: expected {len(lines.fieldnames or ())} fields, got another number")
-            yield Record(where, lines.line_num, row)
+            yield SourceRow(where, lines.line_num, row)
     except csv.Error as error:
         raise InputError(f"{path}, after line {lines.line_num}: not readable as CSV: {error}") from error
 
 
-def _read_parquet(path: Path) -> Iterable[Record]:
+def _read_parquet(path: Path) -> Iterable[SourceRow]:
     return _load(str(path), "parquet", data_files=str(path))
 
 
@@ -148,18 +148,15 @@ def _load(
     split: str = "train",
     revision: str | None = None,
     data_files: str | None = None,
-) -> list[Record]:
+) -> list[SourceRow]:
     from datasets import load_dataset  # with pandas and pyarrow: a second that only those who need it pay
     from datasets.exceptions import DatasetsError
 
-    try:
+    unreadable = (DatasetsError, OSError, RuntimeError, ValueError)  # RuntimeError: a dataset that is a script
+    expected = f"data: cannot load {label}; expected a file, a folder or a hub dataset"
+    with explained(unreadable, lambda reason: f"{expected}: {reason}"):
         rows = load_dataset(name, subset, split=split, revision=revision, data_files=data_files)
-    except (DatasetsError, OSError, RuntimeError, ValueError) as error:  # RuntimeError: a dataset that is a script
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"data: cannot load {label}; expected a file, a folder or a hub dataset: {reason}"
-        ) from error
-    return [Record(f"{label}, row {number}", number, row) for number, row in enumerate(rows, start=1)]
+    return [SourceRow(f"{label}, row {number}", number, row) for number, row in enumerate(rows, start=1)]
 
 
 def _read_text(path: Path) -> str:
@@ -183,7 +180,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-_READERS: dict[str, Callable[[Path], Iterable[Record]]] = {
+_READERS: dict[str, Callable[[Path], Iterable[SourceRow]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,

@@ -1,4 +1,4 @@
-"""The metrics of generated text against slow and obvious references, on one process and on two."""
+"""The metrics of written answers against slow and obvious references."""
 
 import json
 import math
@@ -18,16 +18,15 @@ from svd_lightning.metrics import (
     option_label,
     rouge_l,
 )
-from tests.gloo import run_both
-from tests.metrics import text_reference, two_text_ranks
-from tests.metrics.text_reference import random_cases
+from tests.metrics import written_reference
+from tests.metrics.written_reference import random_cases
 
 CASES = random_cases(200, seed=1)
 
 
 def test_rouge_l_is_the_longest_common_subsequence():
     scores = [rouge_l(case["answer"], case["references"]) for case in CASES]
-    wanted = [text_reference.rouge_l(case["answer"], case["references"]) for case in CASES]
+    wanted = [written_reference.rouge_l(case["answer"], case["references"]) for case in CASES]
     assert scores == pytest.approx(wanted, abs=1e-6)
     assert {0.0, 1.0} < set(scores), "among them none alike, quite alike, and in between"
     metric = RougeL()
@@ -70,7 +69,7 @@ def test_exact_match_is_equality_up_to_white_space():
 
 def test_the_option_that_stands_first_counts():
     found = [extract_option(case["answer"], case["label"]) for case in CASES]
-    assert found == [text_reference.first_option(case["answer"], case["label"]) for case in CASES]
+    assert found == [written_reference.first_option(case["answer"], case["label"]) for case in CASES]
     assert {None, "true", "false", "answer1", "answer2"} == set(found)
 
 
@@ -111,13 +110,13 @@ def test_other_references_name_no_option(reference):
 
 
 def test_abstentions_are_counted_and_left_out():
-    verdicts = [case["verdict"] for case in CASES]
+    opinions = [case["opinion"] for case in CASES]
     metric = JudgedRate()
-    metric.update(verdicts[:50])
-    metric.update(verdicts[50:])
-    given = [verdict for verdict in verdicts if verdict is not None]
+    metric.update(opinions[:50])
+    metric.update(opinions[50:])
+    given = [opinion for opinion in opinions if opinion is not None]
     assert metric.compute().item() == sum(given) / len(given)
-    assert metric.abstained.item() == verdicts.count(None) > 0
+    assert metric.abstained.item() == opinions.count(None) > 0
 
 
 def test_truth_and_information_together():
@@ -142,18 +141,3 @@ def test_nothing_measured_is_nan(metric):
 def test_as_many_references_as_answers_are_asked_for():
     with pytest.raises(ValueError, match="zip"):
         ExactMatch().update(["a", "b"], [["a"]])
-
-
-@pytest.fixture(scope="module")
-def both_ranks(tmp_path_factory):
-    """What each of two real processes found, by name of the split."""
-    return run_both(two_text_ranks.both, tmp_path_factory.mktemp("ranks"))
-
-
-@pytest.mark.filterwarnings("ignore:The ``compute`` method")
-@pytest.mark.parametrize("shares", two_text_ranks.SHARES)
-def test_two_processes_find_what_one_finds(both_ranks, shares):
-    whole = two_text_ranks.measured(range(two_text_ranks.COUNT))
-    assert whole["abstained"] > 0
-    for found in both_ranks:
-        assert found[shares] == pytest.approx(whole, abs=1e-12)

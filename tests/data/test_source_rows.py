@@ -3,14 +3,14 @@ import json
 import pytest
 from datasets import Dataset
 
-from svd_lightning.data.records import is_file_path, read_records
+from svd_lightning.data.source_rows import is_file_path, read_rows
 from svd_lightning.errors import InputError
 
 ROWS = [{"prompt": "Q, é", "completion": "None"}, {"prompt": "multi\nline", "completion": "5"}]
 
 
 def values(source, **options):
-    return [dict(record.values) for record in read_records(source, **options)]
+    return [dict(row.values) for row in read_rows(source, **options)]
 
 
 def written(path, text):
@@ -46,7 +46,7 @@ def test_a_dataset_folder_is_read_by_split(tmp_path):
     assert values(tmp_path) == ROWS
     assert values(tmp_path, split="test") == ROWS[:1]
     with pytest.raises(InputError, match=r"cannot load .*nowhere"):
-        read_records(tmp_path, split="nowhere")
+        read_rows(tmp_path, split="nowhere")
 
 
 def test_a_hub_name_goes_to_load_dataset(monkeypatch):
@@ -57,16 +57,16 @@ def test_a_hub_name_goes_to_load_dataset(monkeypatch):
         return Dataset.from_list(ROWS)
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    records = read_records("owner/name.v2", subset="generation", split="validation", revision="v1")
+    rows = read_rows("owner/name.v2", subset="generation", split="validation", revision="v1")
     assert asked == [("owner/name.v2", "generation", "validation", "v1", None)]
-    assert records[1].where == "owner/name.v2 (validation), row 2"
+    assert rows[1].where == "owner/name.v2 (validation), row 2"
 
 
 def test_a_hub_name_that_cannot_be_had_is_one_line(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"cannot load no-such-owner/no-such-data \(train\)") as caught:
-        read_records("no-such-owner/no-such-data")
+        read_rows("no-such-owner/no-such-data")
     assert "\n" not in str(caught.value)
 
 
@@ -85,14 +85,14 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 @pytest.mark.parametrize("name", ["gone.jsonl", "./gone", "~/gone", "/tmp/gone/gone", "a/b/gone"])
 def test_a_missing_file_is_not_taken_for_a_hub_name(name):
     with pytest.raises(InputError, match="no such file"):
-        read_records(name)
+        read_rows(name)
 
 
 @pytest.mark.parametrize("name", ["e.jsonl", "e.json", "e.csv"])
 @pytest.mark.parametrize("text", ["", "\n \n"])
 def test_an_empty_file_is_refused(tmp_path, name, text):
     with pytest.raises(InputError, match=rf"{name}: expected at least one example"):
-        read_records(written(tmp_path / name, text))
+        read_rows(written(tmp_path / name, text))
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_an_empty_file_is_refused(tmp_path, name, text):
 )
 def test_a_malformed_file_is_refused_with_its_line(tmp_path, name, text, message):
     with pytest.raises(InputError, match=message):
-        read_records(written(tmp_path / name, text))
+        read_rows(written(tmp_path / name, text))
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes('{"prompt": "é"}'.encode("latin-1"))
     with pytest.raises(InputError, match="UTF-8"):
-        read_records(path)
+        read_rows(path)
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_line(tmp_path):

@@ -1,11 +1,42 @@
-"""NLL, perplexity and KL to the reference under several distributions, over batches and processes."""
+"""What the distributions say of completion tokens: NLL, perplexity, and KL to the base."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from svd_lightning.metrics.keyed_rows import KeyedRows
+
+
+class MeanNLL(Metric):
+    """Mean of −log p_y over completion tokens, in nats; sums in float64, additive over processes.
+
+    >>> metric = MeanNLL()
+    >>> metric.update(torch.tensor([-1.0, -3.0]))
+    >>> metric.compute().item()
+    2.0
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    higher_is_better = False
+    total: Tensor
+    tokens: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("tokens", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, log_probabilities: Tensor) -> None:
+        """Add the log-probabilities of some labels, [N]."""
+        self.total -= log_probabilities.double().sum()
+        self.tokens += log_probabilities.numel()
+
+    def compute(self) -> Tensor:
+        """Nats per token; NaN before the first token."""
+        return self.total / self.tokens
 
 
 class CompletionScores:
@@ -15,7 +46,7 @@ class CompletionScores:
         self.example = example
         """Number of each token's example, int64 [N]."""
         self.log_probs, self.kl = log_probs, kl
-        """Log-probability of the token, and KL(· ‖ q) to the reference, under each distribution, float64 [N]."""
+        """Log-probability of the token, and KL(· ‖ q) to the base, under each distribution, float64 [N]."""
 
     def select(self, keep: Tensor) -> "CompletionScores":
         """The tokens for which `keep` (bool [N]) is true."""
@@ -23,7 +54,7 @@ class CompletionScores:
         return CompletionScores(self.example[keep], log_probs, kl)
 
     def metrics(self, name: str) -> dict[str, float]:
-        """Under one distribution: NLL in nats per token, perplexity exp(NLL), mean KL to the reference in nats."""
+        """NLL in nats per token, perplexity exp(NLL) and mean KL to the base in nats, of one distribution."""
         nll = -self.log_probs[name].mean()
         return {"NLL": nll.item(), "perplexity": nll.exp().item(), "KL": self.kl[name].mean().item()}
 
@@ -60,7 +91,7 @@ class Completions(KeyedRows):
         Args:
             example, position: number of the example, and place of the token in it, int64 [n].
             log_probs: log-probability of the token under each distribution, [n].
-            kl: KL(· ‖ q) there from each distribution to the reference, [n].
+            kl: KL(· ‖ q) there from each distribution to the base, [n].
 
         Raises:
             InputError: for NaN or +∞.

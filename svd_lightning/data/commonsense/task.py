@@ -4,15 +4,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from svd_lightning.data.choices import RecordedChoices, index_of
 from svd_lightning.data.examples import ChoiceQuestion
-from svd_lightning.data.recorded import RecordedChoices, index_of
-from svd_lightning.data.records import Record
+from svd_lightning.data.source_rows import SourceRow
 from svd_lightning.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """A request with its options written out, and how they are called in the answer."""
+    """A request with its options written out, and the names by which an answer calls them."""
 
     text: str
     """The request, the options, the answer format."""
@@ -38,12 +38,12 @@ class CommonsenseTask(RecordedChoices, ABC):
             raise InputError(f"data.template: expected the place {{instruction}} in it, got {self.template!r}")
 
     @abstractmethod
-    def instruction(self, record: Record) -> Instruction:
-        """What a row asks."""
+    def instruction(self, row: SourceRow) -> Instruction:
+        """What the row asks."""
 
-    def question(self, record: Record, name: str) -> ChoiceQuestion:
-        """The instruction, with one sentence per option as the choices."""
-        asked = self.instruction(record)
+    def question(self, row: SourceRow, name: str) -> ChoiceQuestion:
+        """The instruction, with one sentence for each option as the choices."""
+        asked = self.instruction(row)
         return ChoiceQuestion(
             name,
             self.template.replace("{instruction}", asked.text),
@@ -80,7 +80,7 @@ def listed(
 
 
 def choose_answer(question: str, options: Sequence[str], right: int) -> Instruction:
-    """The form that SIQA, ARC and OpenBookQA share."""
+    """The instruction of SIQA, ARC and OpenBookQA."""
     return Instruction(
         text=listed(f"Please choose the correct answer to the question: {question}", options, "answer"),
         labels=numbered("answer", len(options)),
@@ -88,14 +88,14 @@ def choose_answer(question: str, options: Sequence[str], right: int) -> Instruct
     )
 
 
-def lettered_choices(record: Record, question: str) -> Instruction:
-    """A question whose `choices` are {text: […], label: […]}, and `answerKey` one of the labels."""
-    choices = record.value("choices")
+def lettered_choices(row: SourceRow, question: str) -> Instruction:
+    """The instruction of a row whose `choices` are {text: […], label: […]}, `answerKey` one of the labels."""
+    choices = row.value("choices")
     texts, labels = (choices.get(key) if isinstance(choices, dict) else None for key in ("text", "label"))
     if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels) or not texts:
         raise InputError(
-            f"{record.where}: expected in 'choices' {{text: [...], label: [...]}} of equal length, at least one, "
+            f"{row.where}: expected in 'choices' {{text: [...], label: [...]}} of equal length, at least one, "
             f"got {choices!r:.80}"
         )
-    right = index_of(record, "answerKey", {label: index for index, label in enumerate(labels)})
-    return choose_answer(record.text(question), texts, right)
+    right = index_of(row, "answerKey", {label: index for index, label in enumerate(labels)})
+    return choose_answer(row.text(question), texts, right)

@@ -1,4 +1,4 @@
-"""Slow and obvious: what the metrics of generated text should say, and random texts to say it of."""
+"""Slow and obvious versions of the metrics of written answers, and random answers."""
 
 import random
 import re
@@ -13,7 +13,7 @@ def random_text(generator: random.Random, *, most: int = 7) -> str:
 
 
 def random_cases(count: int, *, seed: int = 0) -> list[dict]:
-    """Answers with references, an option label, and a verdict."""
+    """Answers with references, an option label, and an opinion."""
     generator = random.Random(seed)
     return [_case(generator, random_text(generator)) for _ in range(count)]
 
@@ -26,7 +26,7 @@ def _case(generator: random.Random, answer: str) -> dict:
         "answer": answer,
         "references": references,
         "label": generator.choice(("true", "false", "answer1", "answer2")),
-        "verdict": generator.choice((True, False, None)),
+        "opinion": generator.choice((True, False, None)),
     }
 
 
