@@ -1,5 +1,7 @@
 """Types of everything that a run writes as JSON: plain numbers, strings, lists and dictionaries, nothing else."""
 
+from typing import NamedTuple
+
 from typing_extensions import NotRequired, TypedDict
 
 Intervals = list[list[float] | None]
@@ -176,11 +178,24 @@ class MetricsRecord(TypedDict):
     metrics: dict[str, dict[str, MetricRecord]]
 
 
-class HeldOutMetricsRecord(MetricsRecord):
+class SummaryRecord(MetricsRecord):
+    """The metrics of all examples, and of those of each task."""
+
+    tasks: dict[str, MetricsRecord]
+
+
+class HeldOutMetricsRecord(SummaryRecord):
     """`test_metrics.json`."""
 
     distributions: dict[str, DistributionRecord]
-    tasks: dict[str, MetricsRecord]
+
+
+class TestResults(NamedTuple):
+    """What a test found, in two files."""
+
+    table: HeldOutTableRecord | None
+    """None without a mask."""
+    metrics: HeldOutMetricsRecord
 
 
 class PredictionRecord(TypedDict):

@@ -3,7 +3,7 @@
 from svd_lightning.data.arc import ARC
 from svd_lightning.data.boolq import BoolQ
 from svd_lightning.data.choices import ChoiceDataModule
-from svd_lightning.data.collate import PredictionBatch, PredictionCollator, ScoringBatch, ScoringCollator
+from svd_lightning.data.collate import Batch, PredictionBatch, PredictionCollator, ScoringBatch, ScoringCollator
 from svd_lightning.data.commonsense import CommonsenseTask
 from svd_lightning.data.commonsense_json import CommonsenseJSON
 from svd_lightning.data.datamodule import CompletionDataModule
@@ -26,6 +26,7 @@ __all__ = [
     "ARC",
     "PIQA",
     "SIQA",
+    "Batch",
     "BoolQ",
     "ChoiceDataModule",
     "ChoiceQuestion",

@@ -1,8 +1,8 @@
 """Rows as padded batches: to the right for scoring, to the left for generation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from svd_lightning.data.tokenise import EncodedExample
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""
+
+Batch = Mapping[str, Any]
+"""A batch of any kind, its fields by name: tensors [B, ...], and lists of B strings."""
 
 
 class ScoringBatch(TypedDict):
