@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import as_class_path
 from svd_lightning.records import CalibrationRecord
-from svd_lightning.steering import Steering, as_plain, feature_name, rule_name
+from svd_lightning.steering import Steering, as_plain, feature_name, rule_name, with_short_paths
 
 _log = logging.getLogger(__name__)
 CALIBRATED = "calibrated.ckpt"
@@ -40,6 +41,15 @@ def hyperparameters(
         "generation": None if generation is None else dict(generation),
         "_instantiator": "lightning.pytorch.cli.instantiate_module",
     }
+
+
+def stored_steering(path: Path) -> dict[str, Any]:
+    """Read the steering that a checkpoint's module was given, as plain data with today's class paths.
+
+    `load_from_checkpoint` takes it as `steering`, in place of the stored one, whose class paths may be gone.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return with_short_paths(content.get("hyper_parameters", {}).get("steering") or as_plain(Steering()))
 
 
 def check_weights(

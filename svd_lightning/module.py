@@ -17,7 +17,7 @@ from transformers import SchedulerType, get_scheduler
 from svd_lightning.calibration import recall_all
 from svd_lightning.checkpoint import check_resumable, check_steering, check_step, check_weights, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule
-from svd_lightning.decoding.generation import UNSTEERED, complete, generation_config, rows_of
+from svd_lightning.decoding.generation import complete, generation_config, rows_of
 from svd_lightning.errors import InputError
 from svd_lightning.models import (
     Backbone,
@@ -31,7 +31,7 @@ from svd_lightning.models import (
 )
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
-from svd_lightning.steering import Steering, TaskSteering, VocabularyBound
+from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
     any_rank,
     check_strategy,

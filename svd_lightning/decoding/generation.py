@@ -2,26 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.data import Batch
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.records import PredictionRecord
-
-Distribution = Literal["base", "tuned", "steered"]
-"""Whose logits are decoded or evaluated."""
-
-UNSTEERED: dict[str, SteeringFunction] = {
-    "base": lambda tuned_logits, base_logits: base_logits,
-    "tuned": lambda tuned_logits, base_logits: tuned_logits,
-}
-"""What steered completions are compared with."""
+from svd_lightning.steering import SteeringFunction
 
 
 def generation_config(options: Mapping[str, Any]) -> GenerationConfig:

@@ -14,7 +14,6 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.decoding.one_pass import OnePassModel
 from svd_lightning.decoding.paired_layers import PairedForward, paired_forward
 from svd_lightning.decoding.steered import SteeredModel
@@ -30,6 +29,7 @@ from svd_lightning.models.switch import (
     check_adapter,
     shallow_copy,
 )
+from svd_lightning.steering import SteeringFunction
 
 logger = logging.getLogger(__name__)
 

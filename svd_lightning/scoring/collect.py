@@ -9,10 +9,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.calibration import known_rules
 from svd_lightning.data import Batch
-from svd_lightning.decoding.logits import check_logits
 from svd_lightning.errors import InputError
+from svd_lightning.functional import check_logits
 from svd_lightning.models.hidden import base_head, base_hidden_states, tuned_head, tuned_hidden_states
 from svd_lightning.objective import (
     CalibrationData,
@@ -30,7 +29,7 @@ from svd_lightning.scoring.tokens import (
     logit_chunks,
     placed,
 )
-from svd_lightning.steering import ConfidentSet, Steering
+from svd_lightning.steering import ConfidentSet, Steering, with_built_in
 
 
 class Collector(Protocol):
@@ -93,7 +92,7 @@ def token_collector(steering: Steering, *, alphas: Sequence[float] = ()) -> Cali
             "steering.alpha: the calibration table needs a mask, got null; set alpha (the paper's is 0.1; 0.001 "
             "comes close to none), or give steering.strengths and leave the calibration out"
         )
-    rules = {type(rule): rule for rule in (*known_rules(steering.rules), ConfidentSet())}
+    rules = {type(rule): rule for rule in (*with_built_in(steering.rules), ConfidentSet())}
     alpha = min(steering.alpha, *alphas, 1.0)
     return CalibrationTable(tuple(rules.values()), features=steering.features, alpha=alpha)
 

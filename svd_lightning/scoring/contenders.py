@@ -8,10 +8,8 @@ from torch import Tensor
 
 from svd_lightning.calibration import CONTROL, joint_recipe, recall
 from svd_lightning.data import Batch
-from svd_lightning.decoding.generation import UNSTEERED
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.records import CalibrationRecord, DistributionRecord
-from svd_lightning.steering import RowSteering, Steering, TaskSteering, rule_name
+from svd_lightning.steering import UNSTEERED, RowSteering, Steering, SteeringFunction, TaskSteering, rule_name
 
 Scored = SteeringFunction | TaskSteering
 """How a token is steered: all alike, or each by its task."""

@@ -7,9 +7,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.calibration import describe_tasks, known_rules, rescore
+from svd_lightning.calibration import describe_tasks, rescore
 from svd_lightning.data import Batch
-from svd_lightning.decoding.generation import UNSTEERED
 from svd_lightning.metrics import Completions, MeanNLL, MultipleChoice
 from svd_lightning.records import CalibrationRecord, HeldOutTableRecord, TestResults
 from svd_lightning.scoring.collect import add_tokens, token_collector
@@ -17,7 +16,7 @@ from svd_lightning.scoring.contenders import contenders, distinct, of_tokens
 from svd_lightning.scoring.labels import LabelScores, score_chunk, score_tokens
 from svd_lightning.scoring.summary import summarise
 from svd_lightning.scoring.tokens import CompletionTokens, completion_tokens, logit_chunks, placed
-from svd_lightning.steering import Steering, TaskSteering
+from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, with_built_in
 
 
 class Likelihood:
@@ -152,6 +151,6 @@ class HeldOut:
         figures = describe_tasks(table, steering.with_penalty(penalty), tasks)
         estimator = None if self._calibration is None else self._calibration["estimator"]
         candidates = [] if self._calibration is None else self._calibration["candidates"]
-        rules = (*known_rules(self._configured.rules), *self._configured.directions)
+        rules = (*with_built_in(self._configured.rules), *self._configured.directions)
         again = rescore(table, cast(list[dict[str, Any]], candidates), rules, penalty=penalty)
         return cast(HeldOutTableRecord, {**figures, "estimator": estimator, "candidates": again})

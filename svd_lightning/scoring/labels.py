@@ -8,10 +8,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.decoding.logits import SteeringFunction
-from svd_lightning.functional import expectation, label_nll, log_probabilities
+from svd_lightning.functional import at_label, kl_from_log_probs, label_nll, log_probabilities
 from svd_lightning.scoring.tokens import LogitChunk, completion_tokens, logit_chunks, placed
-from svd_lightning.steering import RowSteering, Steering
+from svd_lightning.steering import RowSteering, Steering, SteeringFunction
 
 
 class LabelScores(NamedTuple):
@@ -85,7 +84,7 @@ def score_chunk(chunk: LogitChunk, steerings: Mapping[str, SteeringFunction]) ->
     for name, steering in steerings.items():
         logits = finite_penalty(steering)(tuned, base)
         log_p = log_probabilities(logits)
-        found[name] = LabelScores(_at_labels(log_p, logits, labels), expectation(log_p, log_p - log_q))
+        found[name] = LabelScores(_unfloored(log_p, logits, labels), kl_from_log_probs(log_p, log_q))
     return found
 
 
@@ -98,8 +97,6 @@ def finite_penalty(steering: SteeringFunction) -> SteeringFunction:
     return steering
 
 
-def _at_labels(log_probability: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+def _unfloored(log_p: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probabilities of the labels without the floor that keeps ratios finite: [n, V] → [n]."""
-    index = labels.unsqueeze(-1)
-    forbidden = logits.gather(-1, index).isneginf()
-    return log_probability.gather(-1, index).masked_fill(forbidden, -math.inf).squeeze(-1)
+    return at_label(log_p, labels).masked_fill(at_label(logits, labels).isneginf(), -math.inf)

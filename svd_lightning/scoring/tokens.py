@@ -8,8 +8,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from svd_lightning.data.collate import IGNORED
-from svd_lightning.decoding.logits import check_logits
 from svd_lightning.errors import InputError
+from svd_lightning.functional import check_logits
 from svd_lightning.models.hidden import (
     base_head,
     base_hidden_states,

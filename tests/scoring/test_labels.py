@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from svd_lightning.decoding.generation import UNSTEERED
 from svd_lightning.errors import InputError
 from svd_lightning.functional import kl_divergence, label_nll
 from svd_lightning.models.hidden import base_hidden_states
@@ -16,7 +15,7 @@ from svd_lightning.scoring.tokens import (
     placed,
     shared_columns,
 )
-from svd_lightning.steering import KLGradient, NaturalGradient, Steering
+from svd_lightning.steering import UNSTEERED, KLGradient, NaturalGradient, Steering
 from tests.decoding import zoo
 from tests.scoring.batches import make_batch
 
