@@ -198,18 +198,23 @@ class TestResults(NamedTuple):
     metrics: HeldOutMetricsRecord
 
 
-class PredictionRecord(TypedDict):
+class KnownRecord(TypedDict, total=False):
+    """What the data know of a prompt besides; question and answers where it has choices."""
+
+    task: str
+    question: str
+    correct: list[str]
+    incorrect: list[str]
+
+
+class PredictionRecord(KnownRecord):
     """A line of `predictions.jsonl`; a completion is a list where several sequences were asked for."""
 
     id: str
     prompt: str
-    task: NotRequired[str]
     index: NotRequired[int]
     """The row's place, kept in the parts only."""
     reference: str
     completion: str | list[str]
     base: NotRequired[str | list[str]]
     tuned: NotRequired[str | list[str]]
-    question: NotRequired[str]
-    correct: NotRequired[list[str]]
-    incorrect: NotRequired[list[str]]

@@ -14,7 +14,7 @@ from svd_lightning.data import Example
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.records import PredictionRecord
+from svd_lightning.records import KnownRecord, PredictionRecord
 from svd_lightning.steering import rule_name
 from svd_lightning.strategies import trained_sum
 
@@ -113,7 +113,7 @@ class PredictionWriter(BasePredictionWriter):
         assert self.path is not None
         return sorted(self.path.parent.glob(f"{self.path.name}.part*"))
 
-    def _records(self) -> Iterator[dict[str, Any]]:
+    def _records(self) -> Iterator[PredictionRecord]:
         """What the parts hold; the last line of a killed process may be cut short and is left out."""
         for part in self._parts():
             for line in _lines(part)[1:]:
@@ -123,9 +123,9 @@ class PredictionWriter(BasePredictionWriter):
                     continue
 
 
-def _known(example: Example) -> dict[str, Any]:
+def _known(example: Example) -> KnownRecord:
     """task, question, correct and incorrect, as far as the example has them."""
-    known: dict[str, Any] = {} if example.task is None else {"task": example.task}
+    known: KnownRecord = {} if example.task is None else {"task": example.task}
     question = example.question
     if question is None:
         return known
@@ -133,7 +133,8 @@ def _known(example: Example) -> dict[str, Any]:
         known["question"] = question.asked
     texts = [(index in question.correct, choice.strip()) for index, choice in enumerate(question.choices)]
     known["correct"] = [text for right, text in texts if right]
-    return known | {"incorrect": [text for right, text in texts if not right]}
+    known["incorrect"] = [text for right, text in texts if not right]
+    return known
 
 
 def _lines(part: Path) -> list[str | None]:

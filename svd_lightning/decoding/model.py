@@ -4,11 +4,8 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
@@ -18,7 +15,7 @@ from svd_lightning.decoding.one_pass import OnePassModel
 from svd_lightning.decoding.paired_layers import PairedForward, paired_forward
 from svd_lightning.decoding.steered import SteeredModel
 from svd_lightning.decoding.two_pass import TwoPassModel
-from svd_lightning.decoding.virtual_tokens import EmbeddingPromptModel, PrefixModel
+from svd_lightning.decoding.virtual_tokens import PROMPT_MODELS
 from svd_lightning.errors import InputError
 from svd_lightning.models.switch import (
     AdaptedModel,
@@ -41,13 +38,6 @@ _OWN_STATE = (
     "_previous_max_cache_length",
 )
 """Attributes that PEFT, transformers and generate() leave on an instance and that belong to it alone."""
-
-_PROMPT_MODELS: dict[type, type[SteeredModel]] = {
-    PromptTuningConfig: EmbeddingPromptModel,
-    PromptEncoderConfig: EmbeddingPromptModel,
-    PrefixTuningConfig: PrefixModel,
-}
-"""Exact config type → steered model; a subclass may feed its virtual tokens otherwise."""
 
 
 def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
@@ -76,12 +66,12 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     """
     check_adapter(peft_model)
     base_model = base_of(peft_model)
-    steered = steered_class(peft_model)
-    model = shallow_copy(base_model, _mixed_class(type(base_model), steered.model_class))  # type: ignore[arg-type]
+    mixin, attributes = steered_class(peft_model)
+    model = shallow_copy(base_model, _mixed_class(type(base_model), mixin))  # type: ignore[arg-type]
     for name in _OWN_STATE:
         model.__dict__.pop(name, None)
     model.__dict__.update(
-        steered.attributes,
+        attributes,
         generation_config=copy.deepcopy(base_model.generation_config),
         _peft_model=peft_model,
         _base_model=base_model,
@@ -91,12 +81,11 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     return model
 
 
-@dataclass(frozen=True)
-class SteeredClass:
-    """The class that decodes a PEFT model."""
+class SteeredClass(NamedTuple):
+    """What decodes a PEFT model."""
 
     model_class: type[SteeredModel]
-    """Stands before the class of the base model."""
+    """A mixin before the class of the base model."""
     attributes: dict[str, Any]
     """What its instances need to know."""
 
@@ -115,7 +104,7 @@ def steered_class(peft_model: AdaptedModel) -> SteeredClass:
         )
     forwards, unpaired = _paired_forwards(peft_model)
     if config.is_prompt_learning:
-        model_class = _PROMPT_MODELS.get(type(config))
+        model_class: type[SteeredModel] | None = PROMPT_MODELS.get(type(config))
         if model_class is None or unpaired:
             raise InputError(
                 f"peft_config: expected prompt tuning, p-tuning or prefix tuning, got {type(config).__name__}; "
@@ -150,21 +139,16 @@ def _report_two_passes(layer: str) -> None:
 
 @functools.cache
 def _mixed_class(model_class: type[PreTrainedModel], mixin: type[SteeredModel]) -> type:
-    """The model's class with the mixin before it; pipelines know classes by their names, so it keeps the name."""
-    attributes = {
-        "forward": _named_forward(model_class),
-        "__module__": model_class.__module__,
-        "__qualname__": f"Steered{model_class.__qualname__}",
-    }
-    return type(model_class.__name__, (mixin, model_class), attributes)
+    """The model's class with the mixin before it, under its own name, by which pipelines know classes.
 
-
-def _named_forward(model_class: type[PreTrainedModel]) -> Callable[..., Any]:
-    """A forward with the class's own signature, which generate() inspects (for logits_to_keep among others)."""
+    Its forward has the class's own signature, which generate() inspects (for logits_to_keep among others).
+    """
     names = list(inspect.signature(model_class.forward).parameters)[1:]
 
     @functools.wraps(model_class.forward)
     def forward(self: SteeredModel, *args: Any, **kwargs: Any) -> Any:
         return self._steered_forward({**dict(zip(names, args, strict=False)), **kwargs})
 
-    return forward
+    name, module = f"Steered{model_class.__qualname__}", model_class.__module__
+    attributes = {"forward": forward, "__module__": module, "__qualname__": name}
+    return type(model_class.__name__, (mixin, model_class), attributes)
