@@ -13,6 +13,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.files import parse_json, write_json, write_text
 from svd_lightning.objective import TokenTable
 from svd_lightning.objective.stored import load_table, save_table
+from svd_lightning.records import TestResults
 from svd_lightning.steering import (
     Agreement,
     ConfidentSet,
@@ -72,6 +73,13 @@ def save_calibration(folder: Path, record: Mapping[str, Any], table: object) -> 
         save_table(table, folder / TABLE, metadata={"global_step": str(record["global_step"])})
     except OSError as error:
         _log.warning("calibration: cannot keep the calibration table for the report: %s", error)
+
+
+def save_test(folder: Path, results: TestResults) -> None:
+    """Write what a test found: `test_metrics.json`, and with a mask `test.json`."""
+    if results.table is not None:
+        write_json(folder / TEST, results.table)
+    write_json(folder / METRICS, results.metrics)
 
 
 def write_history(path: Path, record: Mapping[str, Any]) -> None:

@@ -13,9 +13,10 @@ from peft import (
     get_peft_model,
 )
 
-from svd_lightning.decoding import plan, steer_model
+from svd_lightning.decoding import model as decoding_model
+from svd_lightning.decoding import steer_model
+from svd_lightning.decoding.model import steered_class
 from svd_lightning.decoding.one_pass import OnePassModel
-from svd_lightning.decoding.plan import decoding_plan
 from svd_lightning.decoding.two_pass import TwoPassModel
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Steering
@@ -44,7 +45,7 @@ def tuned(config, model_type="llama"):
 def test_layers_without_a_paired_forward_take_two_passes(kind, monkeypatch):
     monkeypatch.setitem(zoo.ADAPTERS, kind, lambda model_type: TWO_PASSES[kind])
     model = zoo.tuned_model("llama", kind)
-    assert decoding_plan(model).model_class is TwoPassModel
+    assert steered_class(model).model_class is TwoPassModel
     ids, mask = zoo.prompts()
     options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 5, "num_beams": 3, "do_sample": False}
     found = steer_model(model, STEERING).generate(**options)
@@ -53,21 +54,21 @@ def test_layers_without_a_paired_forward_take_two_passes(kind, monkeypatch):
 
 def test_a_saved_leaf_takes_one_pass():
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["norm", "embed_tokens"])
-    assert decoding_plan(tuned(config)).model_class is OnePassModel
+    assert steered_class(tuned(config)).model_class is OnePassModel
 
 
 def test_experts_take_two_passes():
     model = zoo.tuned_model("llama", "lora")
     layer = model.get_base_model().model.layers[0]
     layer.experts = torch.nn.ModuleList([layer._modules.pop("mlp")])
-    assert decoding_plan(model).model_class is TwoPassModel
+    assert steered_class(model).model_class is TwoPassModel
 
 
 def test_two_passes_are_reported_once(caplog):
-    plan._report_two_passes.cache_clear()
+    decoding_model._report_two_passes.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            decoding_plan(zoo.tuned_model("llama", "loha"))
+            steered_class(zoo.tuned_model("llama", "loha"))
     assert len([r for r in caplog.records if "two passes" in r.message]) == 1
     assert "peft.tuners.loha.layer.Linear" in caplog.text
 

@@ -6,7 +6,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from svd_lightning.calibration import calibrate
-from svd_lightning.callbacks.figures import log_figures
+from svd_lightning.callbacks.loggers import log_figures
 from svd_lightning.objective import CalibrationTable
 from svd_lightning.steering import ConfidentSet, KLGradient, NaturalGradient, Steering, with_built_in
 from svd_lightning.strength import LineSearch
@@ -22,7 +22,7 @@ def test_figures_and_histogram(rules, tmp_path):
     table = metric.compute()
     record = calibrate(table, Steering(rules, alpha=0.1, penalty=0.0), LineSearch())
     logger = TensorBoardLogger(tmp_path)
-    log_figures(logger, table, rules, record, step=7)
+    log_figures(logger, record, table, rules, step=7)
     logger.experiment.flush()
     events = EventAccumulator(logger.log_dir).Reload()
     assert {"steer/objective", "steer/token_strength"} <= set(events.Tags()["images"])
