@@ -28,7 +28,7 @@ class CountingCalibration(SteeringCalibration):
         super().__init__(**{"guard": False, "alphas": (), "show_table": False, **options})
         self.forwards = []
 
-    def _measure(self, trainer, module):
+    def _collect(self, trainer, module, data):
         peft_model = module.peft_model
         layer = next(m for m in peft_model.modules() if hasattr(m, "_disable_adapters"))
         off = []
@@ -38,7 +38,7 @@ class CountingCalibration(SteeringCalibration):
             .register_forward_hook(lambda *_: off.append(layer.disable_adapters))
         )
         try:
-            return super()._measure(trainer, module)
+            return super()._collect(trainer, module, data)
         finally:
             hook.remove()
             self.forwards.append((off.count(False), off.count(True)))
