@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -26,13 +26,13 @@ from svd_lightning.callbacks.checks import (
 )
 from svd_lightning.callbacks.figures import log_figures
 from svd_lightning.callbacks.snapshot_folder import Reference
-from svd_lightning.callbacks.tables import calibration_tables, test_tables
 from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationData, ReferenceSnapshot
-from svd_lightning.report import save_calibration
+from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, HeldOutTableRecord
+from svd_lightning.report import calibration_tables, held_out_tables, save_calibration
 from svd_lightning.scoring.collect import new_table, tabulate
 from svd_lightning.scoring.states import CompletionStates
 from svd_lightning.strategies import run_step
@@ -122,7 +122,8 @@ class SteeringCalibration(L.Callback):
             if folder is not None and found is not None:
                 write_json(folder / name, found)
         if self.show_table:
-            for table in test_tables(module.test_record, module.test_metrics):
+            record = cast(HeldOutTableRecord | None, module.test_record)
+            for table in held_out_tables(record, cast(HeldOutMetricsRecord | None, module.test_metrics)):
                 console().print(table)
 
     def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
@@ -149,7 +150,7 @@ class SteeringCalibration(L.Callback):
         }
         module.adopt(record)
         self._calibrated_step = trainer.global_step
-        self._report(trainer, module, data, record)
+        self._report(trainer, module, data, cast(CalibrationRecord, record))
 
     def _measure(self, trainer: L.Trainer, module: SteeredLanguageModel) -> CalibrationData:
         """One pass over the calibration split, gathered from all processes; without a mask its hidden states."""
@@ -177,7 +178,7 @@ class SteeringCalibration(L.Callback):
         return partial(tabulate, module.peft_model, table=table, snapshot=snapshot), table.compute
 
     def _report(
-        self, trainer: L.Trainer, module: SteeredLanguageModel, data: CalibrationData, record: dict[str, Any]
+        self, trainer: L.Trainer, module: SteeredLanguageModel, data: CalibrationData, record: CalibrationRecord
     ) -> None:
         folder = run_folder(trainer)
         if not trainer.is_global_zero:

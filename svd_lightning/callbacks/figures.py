@@ -1,11 +1,11 @@
 """The report's figures in TensorBoard, at every calibration."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from svd_lightning.objective import TokenTable
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.report import calibration_figures
 from svd_lightning.report.figures import token_strength_values
 from svd_lightning.steering import SteeringRule
@@ -15,7 +15,7 @@ def log_figures(
     logger: TensorBoardLogger,
     table: object,
     rules: Sequence[SteeringRule],
-    record: Mapping[str, Any],
+    record: CalibrationRecord,
     *,
     step: int,
 ) -> None:
@@ -31,6 +31,6 @@ def log_figures(
     figures = calibration_figures(record, table=table, rules=rules)
     for name, figure in figures.items():
         logger.experiment.add_figure(f"steer/{name}", figure, step)
-    if isinstance(table, TokenTable):
+    if isinstance(table, TokenTable) and record["alpha"] is not None:
         values = token_strength_values(table.narrow(record["alpha"]), rules[0])
         logger.experiment.add_histogram("steer/token_strength_values", values, step)
