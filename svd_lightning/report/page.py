@@ -20,10 +20,6 @@ from svd_lightning.report.words import (
     strengths_text,
 )
 
-_TEMPLATES = templates(Path(__file__).parent)
-_TEMPLATES.globals |= {word.__name__: word for word in (gain_text, recipe_name)}
-_VERDICT_COLOURS = {"steer": "green", "control": "purple"}
-
 
 def page(run: Run) -> str:
     """The whole report.
@@ -34,10 +30,12 @@ def page(run: Run) -> str:
     record = run.record
     found = _strengths(record)
     drawn = calibration_figures(record, table=run.table, rules=run.rules, history=run.history)
-    return _TEMPLATES.get_template("page.html").render(
+    template = templates(Path(__file__).parent).get_template("page.html")
+    return template.render(
         run=run,
         record=record,
-        colour=_TEMPLATES.globals[_VERDICT_COLOURS.get(str(record.get("verdict")), "muted")],
+        gain_text=gain_text,
+        recipe_name=recipe_name,
         found=found,
         used=_strengths(record["used"]),
         steered=any(record["used"]["strengths"]),

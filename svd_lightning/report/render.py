@@ -1,6 +1,7 @@
 """A table for the terminal, the page and Markdown; and the templates of pages."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -62,6 +63,7 @@ class ReportTable:
         return "\n\n".join(part for part in (lines, " ".join(self.notes)) if part)
 
 
+@cache
 def templates(folder: Path) -> Environment:
     """The templates of a folder, and behind them those of the report. They escape every value.
 
