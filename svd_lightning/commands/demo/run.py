@@ -18,6 +18,7 @@ from svd_lightning.console import console
 from svd_lightning.data import JSONLData
 from svd_lightning.models import Backbone
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.report import ReportTable, Row
 from svd_lightning.steering import Steering, SteeringFunction, rule_name, with_built_in
 from svd_lightning.trainer import SteeringTrainer
 
@@ -125,15 +126,11 @@ def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, N
     return nearness(module.peft_model, data.test_dataloader(), TASK, recipes), strengths
 
 
-def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> Table:
-    table = Table(title="Held-out diaries", title_justify="left")
-    table.add_column("distribution")
-    for name in ("strength μ", "NLL per token", "KL to the truth", "accuracy"):
-        table.add_column(name, justify="right")
-    for name in ("base", "tuned", *_SHOWN.values()):
-        near = results[name]
-        table.add_row(name, strengths[name], f"{near.nll:.4f}", f"{near.kl:.4f}", f"{near.accuracy:.1%}")
-    return table
+def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> ReportTable:
+    heads = ("distribution", "strength μ", "NLL per token", "KL to the truth", "accuracy")
+    shown = ((name, strengths[name], results[name]) for name in ("base", "tuned", *_SHOWN.values()))
+    rows = ((name, mu, f"{near.nll:.4f}", f"{near.kl:.4f}", f"{near.accuracy:.1%}") for name, mu, near in shown)
+    return ReportTable("Held-out diaries", heads, tuple(map(Row, rows)))
 
 
 def _example(path: Path) -> Table:
