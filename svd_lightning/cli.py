@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
 from svd_lightning.callbacks import PredictionWriter, RequeueBetweenBatches, SteeringCalibration
-from svd_lightning.commands.demo.run import demo
+from svd_lightning.commands.demo import demo
 from svd_lightning.commands.experimental import learned_vector, sampled_contrast
 from svd_lightning.commands.export import export
 from svd_lightning.commands.inspect.command import inspect as inspect_run
