@@ -28,7 +28,7 @@ from svd_lightning.commands.judge.command import judge
 from svd_lightning.commands.lm_eval.command import lm_eval
 from svd_lightning.commands.plan.command import PlanOptions, show_plan
 from svd_lightning.commands.report import report
-from svd_lightning.commands.sweep.arguments import main as sweep
+from svd_lightning.commands.sweep.command import main as sweep
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
