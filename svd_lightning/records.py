@@ -227,27 +227,6 @@ class PredictionRecord(KnownRecord):
     tuned: NotRequired[str | list[str]]
 
 
-class ShardRecord(TypedDict):
-    """A file of a reference snapshot: its CRC-32, and the examples whose states follow each other in it."""
-
-    file: str
-    checksum: str
-    examples: list[int]
-    counts: list[int]
-    """Rows of each example."""
-
-
-class SnapshotRecord(TypedDict):
-    """`index.json` of a reference snapshot."""
-
-    format: str
-    key: dict[str, str]
-    """What the states depend on, by name."""
-    shards: list[ShardRecord]
-    checksum: str
-    """CRC-32 of the rest."""
-
-
 JudgedMeasure = Literal["truthful", "informative", "truthful_informative"]
 """What a judge says of a written answer."""
 Measure = Literal["exact_match", "rouge_l", "accuracy", "truthful", "informative", "truthful_informative"]

@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from svd_lightning.errors import InputError, explained
 from svd_lightning.files import replacing_folder, write_text
-from svd_lightning.records import ShardRecord, SnapshotRecord
 
 _KIND = "svd_lightning reference snapshot"
 FORMAT = f"{_KIND} 2"
@@ -34,6 +34,27 @@ MAX_SHARD = 2**28
 """Size, in bytes, that a file of states does not exceed, unless one example does: 256 MiB."""
 
 _BLOCK = 2**22
+
+
+class ShardRecord(TypedDict):
+    """A file of a reference snapshot: its CRC-32, and the examples whose states follow each other in it."""
+
+    file: str
+    checksum: str
+    examples: list[int]
+    counts: list[int]
+    """Rows of each example."""
+
+
+class SnapshotRecord(TypedDict):
+    """`index.json` of a reference snapshot."""
+
+    format: str
+    key: dict[str, str]
+    """What the states depend on, by name."""
+    shards: list[ShardRecord]
+    checksum: str
+    """CRC-32 of the rest."""
 
 
 class ReferenceSnapshot:
