@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
 from svd_lightning.callbacks import PredictionWriter, RequeueBetweenBatches, SteeringCalibration
-from svd_lightning.commands.demo.run import demo
+from svd_lightning.commands.demo import demo
 from svd_lightning.commands.experimental import learned_vector, sampled_contrast
 from svd_lightning.commands.export import export
 from svd_lightning.commands.inspect.command import inspect as inspect_run
@@ -28,7 +28,7 @@ from svd_lightning.commands.judge.command import judge
 from svd_lightning.commands.lm_eval.command import lm_eval
 from svd_lightning.commands.plan.command import PlanOptions, show_plan
 from svd_lightning.commands.report import report
-from svd_lightning.commands.sweep.arguments import main as sweep
+from svd_lightning.commands.sweep.command import main as sweep
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel

@@ -1,6 +1,6 @@
 """Types of everything that a run writes as JSON: plain numbers, strings, lists and dictionaries, nothing else."""
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
@@ -227,22 +227,61 @@ class PredictionRecord(KnownRecord):
     tuned: NotRequired[str | list[str]]
 
 
-class ShardRecord(TypedDict):
-    """A file of a reference snapshot: its CRC-32, and the examples whose states follow each other in it."""
-
-    file: str
-    checksum: str
-    examples: list[int]
-    counts: list[int]
-    """Rows of each example."""
+JudgedMeasure = Literal["truthful", "informative", "truthful_informative"]
+"""What a judge says of a written answer."""
+Measure = Literal["exact_match", "rouge_l", "accuracy", "truthful", "informative", "truthful_informative"]
+"""A number of a written answer, in the order of the tables."""
 
 
-class SnapshotRecord(TypedDict):
-    """`index.json` of a reference snapshot."""
+class SystemRecord(TypedDict):
+    """The written answers of base, tuned or steered; measures are shares in [0, 1], null where none applies."""
 
-    format: str
-    key: dict[str, str]
-    """What the states depend on, by name."""
-    shards: list[ShardRecord]
-    checksum: str
-    """CRC-32 of the rest."""
+    answers: int
+    judged: int
+    """How many answers the judge was asked about."""
+    exact_match: float | None
+    rouge_l: float | None
+    accuracy: float | None
+    truthful: float | None
+    informative: float | None
+    truthful_informative: float | None
+    abstained: dict[JudgedMeasure, int]
+
+
+class JudgedPart(TypedDict):
+    """The measures of all answers or of one task's; a gain is null where it has no interval."""
+
+    rows: int
+    systems: dict[str, SystemRecord]
+    gains: dict[str, dict[Measure, GainRecord | None]]
+    """System − tuned, by system."""
+    tasks: NotRequired[dict[str, "JudgedPart"]]
+
+
+class JudgeRecord(TypedDict):
+    """Who judged; the label is null where nobody did."""
+
+    label: str | None
+    about: str
+
+
+class JudgedRecord(JudgedPart):
+    """`predictions.judged.json`."""
+
+    predictions: str
+    judge: JudgeRecord
+
+
+class AnswerRecord(TypedDict):
+    """A line of `predictions.judged.jsonl`; a measure is null where it does not apply or the judge abstained."""
+
+    id: str
+    system: str
+    text: str
+    exact_match: float | None
+    rouge_l: float | None
+    accuracy: float | None
+    truthful: float | None
+    informative: float | None
+    truthful_informative: float | None
+    evidence: tuple[str, str] | None

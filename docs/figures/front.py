@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.callbacks import SteeringCalibration
-from svd_lightning.commands.demo.run import diaries, diary_model
+from svd_lightning.commands.demo import diaries, diary_model
 from svd_lightning.commands.demo.task import TASK
 from svd_lightning.commands.demo.truth import nearness
 from svd_lightning.data import JSONLData

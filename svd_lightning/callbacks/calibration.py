@@ -24,14 +24,13 @@ from svd_lightning.callbacks.checks import (
 )
 from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
-from svd_lightning.callbacks.tables import calibration_tables, test_tables
 from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationData
 from svd_lightning.records import CalibrationRecord
-from svd_lightning.report import save_calibration, save_test
+from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
 from svd_lightning.strategies import run_step
 from svd_lightning.strength import LineSearch, StrengthEstimator
@@ -125,7 +124,7 @@ class SteeringCalibration(L.Callback):
         if folder is not None:
             save_test(folder, results)
         if self.show_table:
-            for table in test_tables(results.table, results.metrics):
+            for table in held_out_tables(results.table, results.metrics):
                 console().print(table)
 
     def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.callbacks.snapshot_folder import tokenizer_digest
-from svd_lightning.commands.demo.run import BASE_FOLDER
+from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, fingerprint, weights_digest
 from tests.chain import Losses, diary_data, diary_model, fit, quiet_trainer, run_module, write_diaries

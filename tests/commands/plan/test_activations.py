@@ -7,8 +7,7 @@ import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig
 
 from svd_lightning.commands.plan.activations import Batches, activations
-from svd_lightning.commands.plan.blank import blank_model
-from svd_lightning.commands.plan.precision import precision_of
+from svd_lightning.commands.plan.blank import blank_model, precision_of
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.models import Backbone, attach_new
 from svd_lightning.scoring import collector

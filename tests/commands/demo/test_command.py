@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from svd_lightning.cli import main
-from svd_lightning.commands.demo.run import demo
+from svd_lightning.commands.demo import demo
 from tests.chain import read_jsonl
 
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -18,7 +17,9 @@ from svd_lightning.console import console
 from svd_lightning.data import JSONLData
 from svd_lightning.models import Backbone
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.steering import Steering, SteeringFunction, rule_name, with_built_in
+from svd_lightning.records import PredictionRecord
+from svd_lightning.report import ReportTable, Row
+from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name, with_built_in
 from svd_lightning.trainer import SteeringTrainer
 
 BASE_FOLDER = Path(__file__).parent / "base"
@@ -109,9 +110,9 @@ def diary_model(*, learning_rate: float) -> SteeredLanguageModel:
 
 
 def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, Nearness], dict[str, str]]:
-    """Every shown distribution against the truth on the test split, and its strength as text."""
+    """Compare every shown distribution with the truth on the test split. Returns its strength as text too."""
     rules = {rule_name(rule): rule for rule in with_built_in(module.steering.rules)}
-    recipes: dict[str, SteeringFunction] = {"base": lambda tuned, base: base, "tuned": lambda tuned, base: tuned}
+    compared: dict[str, SteeringFunction] = dict(UNSTEERED)
     strengths = {"base": "", "tuned": "0"}
     assert module.calibration is not None
     for candidate in module.calibration["candidates"]:
@@ -119,31 +120,27 @@ def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, N
         if name is not None:
             chosen = [rules[rule] for rule in candidate["rules"]]
             # a penalty of −∞ would forbid some true words altogether: scoring leaves them as they are
-            recipes[name] = Steering(chosen, candidate["strengths"], alpha=module.steering.alpha, penalty=0.0)
+            compared[name] = Steering(chosen, candidate["strengths"], alpha=module.steering.alpha, penalty=0.0)
             strengths[name] = ", ".join(f"{strength:.2f}" for strength in candidate["strengths"])
     module.eval()
-    return nearness(module.peft_model, data.test_dataloader(), TASK, recipes), strengths
+    return nearness(module.peft_model, data.test_dataloader(), TASK, compared), strengths
 
 
-def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> Table:
-    table = Table(title="Held-out diaries", title_justify="left")
-    table.add_column("distribution")
-    for name in ("strength μ", "NLL per token", "KL to the truth", "accuracy"):
-        table.add_column(name, justify="right")
-    for name in ("base", "tuned", *_SHOWN.values()):
-        near = results[name]
-        table.add_row(name, strengths[name], f"{near.nll:.4f}", f"{near.kl:.4f}", f"{near.accuracy:.1%}")
-    return table
+def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> ReportTable:
+    heads = ("distribution", "strength μ", "NLL per token", "KL to the truth", "accuracy")
+    shown = ((name, strengths[name], results[name]) for name in ("base", "tuned", *_SHOWN.values()))
+    rows = ((name, mu, f"{near.nll:.4f}", f"{near.kl:.4f}", f"{near.accuracy:.1%}") for name, mu, near in shown)
+    return ReportTable("Held-out diaries", heads, tuple(map(Row, rows)))
 
 
 def _example(path: Path) -> Table:
-    """The first prompt after which steering writes something else than the tuned model, if there is one."""
+    """Show the first prompt that steering continues differently from the tuned model, else the first of all."""
     with path.open(encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in file]
+        rows: list[PredictionRecord] = [json.loads(line) for line in file]
     shown = next((row for row in rows if row["completion"] != row["tuned"]), rows[0])
     table = Table(title=f"Greedy decoding after: {shown['prompt']}", title_justify="left", show_header=False)
-    for name, key in (("base", "base"), ("tuned", "tuned"), ("steered", "completion")):
-        table.add_row(name, shown[key])
+    for name, text in (("base", shown["base"]), ("tuned", shown["tuned"]), ("steered", shown["completion"])):
+        table.add_row(name, str(text))
     return table
 
 

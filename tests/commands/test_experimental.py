@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svd_lightning.cli import main
-from svd_lightning.commands.demo.run import BASE_FOLDER
+from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.commands.experimental import learned_vector, sampled_contrast
 from svd_lightning.errors import InputError
 from svd_lightning.experimental import load_vector
