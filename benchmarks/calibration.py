@@ -134,7 +134,7 @@ def contextual(*, task: Task = "truthfulqa", epochs: int = 2, seed: int = 0) -> 
             trainer = _trainer(limits, Path(folder) / name)
             trainer.callbacks = []  # type: ignore[attr-defined]
             trainer.fit(module, datamodule=data)
-            module.eval().recipe = replace(module.configured, features=FEATURES)
+            module.eval().configured = replace(module.configured, features=FEATURES)
             tables = [
                 _collect(module, list(loader), ReferenceSnapshot())
                 for loader in (data.calibration_dataloader(), data.test_dataloader())

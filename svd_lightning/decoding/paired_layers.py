@@ -34,9 +34,8 @@ def installed(forwards: list[tuple[nn.Module, PairedForward]]) -> Iterator[None]
         yield
     finally:
         for (layer, _), previous in zip(forwards, before, strict=True):
-            if previous is None:
-                layer.__dict__.pop("forward", None)
-            else:
+            layer.__dict__.pop("forward", None)
+            if previous is not None:
                 layer.__dict__["forward"] = previous
 
 

@@ -50,10 +50,8 @@ class SteeredModel:
         outputs.logits = self._steering(tuned_logits, base_logits)
         check_logits("steered logits", outputs.logits)
         if labels is not None:
-            vocabulary = self._base_model.config.get_text_config().vocab_size
-            outputs.loss = self._base_model.loss_function(
-                logits=outputs.logits, labels=labels, vocab_size=vocabulary
-            )
+            base, size = self._base_model, self._base_model.config.get_text_config().vocab_size
+            outputs.loss = base.loss_function(logits=outputs.logits, labels=labels, vocab_size=size)
         return outputs.to_tuple() if return_dict is False else outputs
 
     def _both_logits(self, inputs: Inputs) -> tuple[ModelOutput, Tensor, Tensor]:
