@@ -1,11 +1,18 @@
 """Types of everything that a run writes as JSON: plain numbers, strings, lists and dictionaries, nothing else."""
 
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
 Intervals = list[list[float] | None]
 """[low, high] of each strength, 95 %, two-sided; None for a strength without one."""
+
+
+class ClassPath(TypedDict):
+    """An object as configurations and checkpoints write it: its class, and the arguments that are not defaults."""
+
+    class_path: str
+    init_args: dict[str, Any]
 
 
 class GainRecord(TypedDict):
@@ -178,28 +185,46 @@ class MetricsRecord(TypedDict):
     metrics: dict[str, dict[str, MetricRecord]]
 
 
-class HeldOutMetricsRecord(MetricsRecord):
-    """`test_metrics.json`."""
+class SummaryRecord(MetricsRecord):
+    """The metrics of all examples, and of those of each task."""
 
-    distributions: dict[str, DistributionRecord]
     tasks: dict[str, MetricsRecord]
 
 
-class PredictionRecord(TypedDict):
+class HeldOutMetricsRecord(SummaryRecord):
+    """`test_metrics.json`."""
+
+    distributions: dict[str, DistributionRecord]
+
+
+class TestResults(NamedTuple):
+    """What a test found, in two files."""
+
+    table: HeldOutTableRecord | None
+    """None without a mask."""
+    metrics: HeldOutMetricsRecord
+
+
+class KnownRecord(TypedDict, total=False):
+    """What the data know of a prompt besides; question and answers where it has choices."""
+
+    task: str
+    question: str
+    correct: list[str]
+    incorrect: list[str]
+
+
+class PredictionRecord(KnownRecord):
     """A line of `predictions.jsonl`; a completion is a list where several sequences were asked for."""
 
     id: str
     prompt: str
-    task: NotRequired[str]
     index: NotRequired[int]
     """The row's place, kept in the parts only."""
     reference: str
     completion: str | list[str]
     base: NotRequired[str | list[str]]
     tuned: NotRequired[str | list[str]]
-    question: NotRequired[str]
-    correct: NotRequired[list[str]]
-    incorrect: NotRequired[list[str]]
 
 
 JudgedMeasure = Literal["truthful", "informative", "truthful_informative"]

@@ -3,13 +3,13 @@
 import pickle
 from pathlib import Path
 
-from svd_lightning.checkpoint import CALIBRATED
+from svd_lightning.checkpoint import CALIBRATED, stored_steering
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 
 
 def find_checkpoint(run: str | Path) -> Path:
-    """The checkpoint meant by a path: the file itself, or the last one that the run in a folder wrote.
+    """Find the checkpoint meant by a path: the file itself, or the last one that the run in a folder wrote.
 
     A run of `fit` ends with `last.ckpt`, one of `calibrate` with `calibrated.ckpt`.
 
@@ -31,7 +31,7 @@ def find_checkpoint(run: str | Path) -> Path:
 
 
 def open_run(run: str | Path) -> SteeredLanguageModel:
-    """The module of a run on the CPU, in evaluation mode, with its adapter and, if calibrated, its strengths.
+    """Load the module of a run on the CPU, in evaluation mode, with its adapter and, if calibrated, its strengths.
 
     Args:
         run: a run folder of fit or calibrate, or a checkpoint.
@@ -41,7 +41,8 @@ def open_run(run: str | Path) -> SteeredLanguageModel:
     """
     checkpoint = find_checkpoint(run)
     try:
-        module = SteeredLanguageModel.load_from_checkpoint(checkpoint, map_location="cpu")
+        steering = stored_steering(checkpoint)
+        module = SteeredLanguageModel.load_from_checkpoint(checkpoint, map_location="cpu", steering=steering)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise _unreadable(checkpoint, error) from error
     return module.eval()

@@ -4,7 +4,6 @@ from svd_lightning.calibration.calibrate import calibrate
 from svd_lightning.calibration.candidates import (
     CONTROL,
     joint_recipe,
-    known_rules,
     recall,
     recall_all,
     rescore,
@@ -23,7 +22,6 @@ __all__ = [
     "describe",
     "describe_tasks",
     "joint_recipe",
-    "known_rules",
     "paired_gain",
     "recall",
     "recall_all",

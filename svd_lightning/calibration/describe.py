@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from svd_lightning.calibration import base_nll, score, tuned_nll
+from svd_lightning.calibration.comparison import base_nll, score, tuned_nll
 from svd_lightning.calibration.tasks import by_task
 from svd_lightning.objective import CalibrationData, TokenTable
 from svd_lightning.steering import Steering, TaskSteering, feature_name, rule_name

@@ -1,23 +1,20 @@
 """One streaming pass over the calibration split, kept as a torchmetrics Metric."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from svd_lightning.errors import InputError
-from svd_lightning.functional import confidence_mask, log_probabilities
+from svd_lightning.functional import at_label, confidence_mask, kl_from_log_probs, log_probabilities
+from svd_lightning.metrics import GatheredRows
 from svd_lightning.objective.tokens import ENTRY_FIELDS, TOKEN_FIELDS, TokenTable
 from svd_lightning.steering import Feature, KLGradient, SteeringRule, feature_name, rule_name
 
-_STATES = ENTRY_FIELDS + TOKEN_FIELDS
-_DTYPES = dict.fromkeys(("size", "slot", "example", "position"), torch.int64)
+_WHOLE_NUMBERS = ("size", "slot", "example", "position")
 
 
-class CalibrationTable(Metric):
+class CalibrationTable(GatheredRows):
     """Accumulates the `TokenTable` of a calibration split, over batches and over processes.
 
     `compute` returns the tokens ordered by (example, position), each once: a sampler that pads the last
@@ -32,9 +29,6 @@ class CalibrationTable(Metric):
     Source: README, "The method".
     """
 
-    full_state_update = False
-    is_differentiable = False
-
     def __init__(
         self,
         rules: Sequence[SteeringRule],
@@ -43,13 +37,12 @@ class CalibrationTable(Metric):
         alpha: float = 0.1,
         tasks: Mapping[int, str] | None = None,
     ) -> None:
-        super().__init__()
-        self.rules, self.features, self.alpha, self.tasks = tuple(rules), tuple(features), alpha, dict(tasks or {})
-        self.columns = (*map(rule_name, rules), *map(feature_name, features))
-        if clash := set(self.columns[: len(rules)]) & set(self.columns[len(rules) :]):
+        columns = (*map(rule_name, rules), *map(feature_name, features))
+        if clash := set(columns[: len(rules)]) & set(columns[len(rules) :]):
             raise InputError(f"features: expected other names than the rules', got {', '.join(clash)}; rename it")
-        for name in _STATES:
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+        super().__init__(_no_rows(len(columns)))
+        self.rules, self.features, self.alpha, self.tasks = tuple(rules), tuple(features), alpha, dict(tasks or {})
+        self.columns = columns
 
     def update(
         self, tuned_logits: Tensor, base_logits: Tensor, labels: Tensor, example: Tensor, position: Tensor
@@ -60,8 +53,7 @@ class CalibrationTable(Metric):
             InputError: if the logits are not finite (−∞ apart).
         """
         log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
-        at_label = labels.unsqueeze(-1)
-        label_log_p, label_log_q = (log_probs.gather(-1, at_label).squeeze(-1) for log_probs in (log_p, log_q))
+        label_log_p, label_log_q = at_label(log_p, labels), at_label(log_q, labels)
         _check("tuned", label_log_p)
         _check("base", label_log_q)
         mask = confidence_mask(tuned_logits, self.alpha)
@@ -86,7 +78,7 @@ class CalibrationTable(Metric):
 
     def _centres(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
         """KL(p‖q) [N] and what each rule and feature takes of the vocabulary [N, R]; most rules need the KL."""
-        kl = KLGradient().centre(log_p, log_q)
+        kl = kl_from_log_probs(log_p, log_q)
         found = []
         for rule in self.rules:
             shared = type(rule).centre is KLGradient.centre and not vars(rule)
@@ -95,29 +87,27 @@ class CalibrationTable(Metric):
         columns = torch.stack(found, dim=-1) if found else log_p.new_zeros(len(log_p), 0)
         return kl, columns
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Reduce over processes; one without tokens takes part with empty states of the right type and shape."""
-        self._fill()
-        super().sync(*args, **kwargs)
-
-    def _fill(self) -> None:
-        # torchmetrics would send a flat float tensor for any empty list, and the gather would fail or hang
-        for name in _STATES:
-            if isinstance(state := getattr(self, name), list) and not state:
-                shape = (0, len(self.columns)) if name == "centres" else (0,)
-                state.append(torch.zeros(shape, dtype=_DTYPES.get(name, torch.float32), device=self.device))
-
     def compute(self) -> TokenTable:
         """The table on the CPU, ordered and without repetitions.
 
         Raises:
             InputError: if nothing was added.
         """
-        self._fill()
-        tensors = {name: dim_zero_cat(getattr(self, name)).cpu() for name in _STATES}
+        tensors = self._joined()
         if not tensors["size"].numel():
             raise InputError("calibration split: expected at least one completion token, got none")
         return TokenTable(_ordered(tensors), alpha=self.alpha, rule_names=self.columns, tasks=self.tasks)
+
+
+def _no_rows(columns: int) -> dict[str, Tensor]:
+    """The state of every field before the first token."""
+    return {
+        name: torch.zeros(
+            (0, columns) if name == "centres" else 0,
+            dtype=torch.int64 if name in _WHOLE_NUMBERS else torch.float32,
+        )
+        for name in ENTRY_FIELDS + TOKEN_FIELDS
+    }
 
 
 def _check(name: str, label_log_probs: Tensor) -> None:

@@ -1,29 +1,46 @@
-"""A recipe as plain data, and back: what checkpoints and artefacts hold."""
+"""A steering as plain data, and back: what checkpoints and artefacts hold."""
 
 import inspect
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from svd_lightning.errors import InputError
 from svd_lightning.steering.by_task import TaskSteering
-from svd_lightning.steering.confident_set import ConfidentSet
-from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feature
-from svd_lightning.steering.kl_gradient import KLGradient
-from svd_lightning.steering.natural_gradient import NaturalGradient
-from svd_lightning.steering.rule import SteeringRule
+from svd_lightning.steering.features import BUILT_IN_FEATURES, Feature
+from svd_lightning.steering.rules import BUILT_IN_RULES, SteeringRule
 from svd_lightning.steering.steering import Steering
-from svd_lightning.steering.task_aware import TaskAware
-from svd_lightning.steering.temperature import Temperature
-
-_RULES: tuple[type, ...] = (KLGradient, NaturalGradient, TaskAware, Temperature, ConfidentSet)
-_FEATURES: tuple[type, ...] = (Entropy, Divergence, Agreement)
 
 
-def as_plain(steering: Steering) -> dict[str, Any]:
-    """Strings and numbers that jsonargparse (in checkpoints) and `from_plain` read back.
+class PartData(TypedDict):
+    """A rule or a feature: its class, and what makes it again."""
+
+    class_path: str
+    init_args: dict[str, object]
+
+
+class SteeringData(TypedDict):
+    """The fields of a `Steering`."""
+
+    rules: list[PartData]
+    strengths: list[float] | None
+    alpha: float | None
+    penalty: float
+    features: list[PartData]
+
+
+class TasksData(TypedDict):
+    """The steering that all tasks share, and that of tasks with strengths of their own."""
+
+    steering: SteeringData
+    tasks: dict[str, SteeringData]
+
+
+def as_plain(steering: Steering) -> SteeringData:
+    """Write a steering as strings and numbers, which jsonargparse (in checkpoints) and `from_plain` read back.
 
     >>> as_plain(Steering(strengths=[1.5]))["rules"]
-    [{'class_path': 'svd_lightning.steering.kl_gradient.KLGradient', 'init_args': {}}]
+    [{'class_path': 'svd_lightning.steering.KLGradient', 'init_args': {}}]
     """
     return {
         "rules": [_as_class_path(rule) for rule in steering.rules],
@@ -34,8 +51,21 @@ def as_plain(steering: Steering) -> dict[str, Any]:
     }
 
 
+def with_short_paths(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the plain data of `as_plain` the class paths that it has today.
+
+    Checkpoints written before modules moved name the module too, between a package and what it exports.
+
+    >>> with_short_paths({"rules": [{"class_path": "svd_lightning.steering.kl_gradient.KLGradient"}]})
+    {'rules': [{'class_path': 'svd_lightning.steering.KLGradient'}]}
+    """
+    named = {name: content[name] for name in ("rules", "features") if name in content}
+    short = {name: [{**part, "class_path": _short(part["class_path"])} for part in named[name]] for name in named}
+    return {**content, **short}
+
+
 def from_plain(content: Mapping[str, Any]) -> Steering:
-    """The recipe of `as_plain`, also after JSON has turned infinities into strings.
+    """Read what `as_plain` wrote, also after JSON has turned infinities into strings.
 
     Classes are looked up by name among those built in: a file from elsewhere imports nothing.
 
@@ -47,22 +77,22 @@ def from_plain(content: Mapping[str, Any]) -> Steering:
     """
     strengths = content["strengths"]
     return Steering(
-        rules=tuple(_built_in("rules", part, _RULES) for part in content["rules"]),
+        rules=tuple(_built_in("rules", part, BUILT_IN_RULES) for part in content["rules"]),
         strengths=None if strengths is None else tuple(map(float, strengths)),
         alpha=content["alpha"],
         penalty=float(content["penalty"]),
-        features=tuple(_built_in("features", part, _FEATURES) for part in content["features"]),
+        features=tuple(_built_in("features", part, BUILT_IN_FEATURES) for part in content["features"]),
     )
 
 
-def tasks_as_plain(steering: TaskSteering) -> dict[str, Any]:
-    """The steering of every task: `steering` that all share, and `tasks` by name."""
+def tasks_as_plain(steering: TaskSteering) -> TasksData:
+    """Write the steering of every task."""
     own = {task: as_plain(one) for task, one in steering.own.items()}
     return {"steering": as_plain(steering.shared), "tasks": own}
 
 
 def tasks_from_plain(content: Mapping[str, Any]) -> TaskSteering:
-    """The steering of `tasks_as_plain`.
+    """Read what `tasks_as_plain` wrote.
 
     Raises:
         InputError: as `from_plain`.
@@ -75,13 +105,24 @@ def tasks_from_plain(content: Mapping[str, Any]) -> TaskSteering:
     return TaskSteering(from_plain(content["steering"]), own)
 
 
-def _as_class_path(part: SteeringRule | Feature) -> dict[str, Any]:
+def _as_class_path(part: SteeringRule | Feature) -> PartData:
     kind = type(part)
     names = inspect.signature(kind).parameters
-    return {
-        "class_path": f"{kind.__module__}.{kind.__qualname__}",
-        "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)},
-    }
+    return {"class_path": _class_path(kind), "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)}}
+
+
+def _class_path(kind: type) -> str:
+    """The shortest path that imports a class: packages keep their names, while modules inside them may move."""
+    parts, name = kind.__module__.split("."), kind.__qualname__
+    packages = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    exporting = [package for package in packages if getattr(sys.modules.get(package), name, None) is kind]
+    return f"{exporting[0] if exporting else kind.__module__}.{name}"
+
+
+def _short(class_path: str) -> str:
+    """`svd_lightning.steering.kl_gradient.KLGradient` → `svd_lightning.steering.KLGradient`; others stay."""
+    parts = class_path.split(".")
+    return ".".join([*parts[:2], parts[-1]]) if parts[0] == "svd_lightning" else class_path
 
 
 def _built_in(name: str, part: Mapping[str, Any], known: tuple[type, ...]) -> Any:

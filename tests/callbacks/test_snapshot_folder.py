@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from svd_lightning.models import Backbone, fingerprint, weights_digest
 from tests.chain import Losses, diary_data, diary_model, fit, quiet_trainer, run_module, write_diaries
 from tests.conftest import WORDS
 
-FILE = "snapshot/reference-0-of-1.safetensors"
+KEPT = "reference-0-of-1"
+FILE = f"snapshot/{KEPT}/states-00000.safetensors"
 NEW, REUSED = (3, 3), (3, 0)  # 24 examples in batches of 8: decoder forwards with and without the adapter
 
 
@@ -59,7 +61,7 @@ def first(diaries, tmp_path_factory):
 def test_after_the_first_epoch_the_base_is_not_run_again(first):
     forwards, folder, _ = first
     assert forwards == [NEW, REUSED]
-    assert os.listdir(folder / "snapshot") == ["reference-0-of-1.safetensors"]
+    assert os.listdir(folder / "snapshot") == [KEPT]
 
 
 def test_a_resumed_run_finds_it_and_calibrates_to_the_same(first, diaries, tmp_path):
@@ -122,7 +124,7 @@ def test_another_number_format_is_refused(options, diaries, tmp_path):
 @pytest.mark.parametrize("damage", ["stale", "cut"])
 def test_the_run_folder_s_is_a_cache_made_again_with_a_warning(damage, first, diaries, tmp_path, caplog):
     run_folder = tmp_path / "earlier"
-    (run_folder / "snapshot").mkdir(parents=True)
+    shutil.copytree(first[1] / "snapshot", run_folder / "snapshot")
     (run_folder / "checkpoints").mkdir()
     whole = (first[1] / FILE).read_bytes()
     (run_folder / FILE).write_bytes(whole[:-5] if damage == "cut" else whole)
@@ -142,10 +144,10 @@ def test_the_run_folder_s_is_a_cache_made_again_with_a_warning(damage, first, di
     assert len((run_folder / FILE).read_bytes()) == len(whole) - 5 * (damage == "cut"), "another run's stays"
 
 
-def test_a_damaged_file_in_a_given_folder_is_refused(diaries, tmp_path):
-    path = tmp_path / "kept/reference-0-of-1.safetensors"
-    path.parent.mkdir()
-    path.write_bytes(b"\x10")
+def test_a_damaged_snapshot_in_a_given_folder_is_refused(diaries, tmp_path):
+    path = tmp_path / "kept" / KEPT
+    path.mkdir(parents=True)
+    (path / "index.json").write_bytes(b"\x10")
     with pytest.raises(InputError, match=f"calibration.snapshot: {path}: .*damaged"):
         run(tmp_path, diaries, snapshot=str(path.parent))
 
@@ -168,10 +170,10 @@ def test_the_tokenizer_s_digest_sees_words_and_templates(word_tokenizer):
 
 
 def test_two_processes_keep_a_share_each(diaries, tmp_path):
-    """23 examples, so one share has a filler: made, reused, and made again where one file is missing."""
+    """23 examples, so one share has a filler: made, reused, and made again where one part is missing."""
     write_diaries(tmp_path / "data", calibration=23)
     run_module("tests.callbacks.two_ranks", str(tmp_path))
-    names = [f"reference-{rank}-of-2.safetensors" for rank in range(2)]
+    names = [f"reference-{rank}-of-2" for rank in range(2)]
     assert sorted(os.listdir(tmp_path / "kept")) == names
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     assert [rank["forwards"] for rank in ranks] == [[[(2, 2)], [(2, 0)], [(2, 2)]]] * 2

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svd_lightning.errors import InputError
-from svd_lightning.functional import confidence_mask
+from svd_lightning.functional import confidence_mask, log_probabilities, objective_terms, steer
 from svd_lightning.objective import MaskedObjective
-from svd_lightning.steering import Steering
+from svd_lightning.steering import Steering, whole_direction
 from tests.functional import reference as single
 from tests.functional.strategies import examples
 from tests.objective import reference
@@ -54,6 +54,23 @@ def test_masked_value_gradient_and_hessian(rules, penalty, alpha):
     objective = masked(data, rules, penalty, alpha)
     assert objective.num_directions == len(rules)
     assert_derivatives(objective, data, rules, alpha=alpha, penalty=penalty)
+
+
+@EVERY_CHOICE
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_the_table_says_what_the_definition_says(rules, penalty):
+    data = reference.tokens()
+    log_p, log_q = log_probabilities(data.tuned), log_probabilities(data.base)
+    mask = confidence_mask(data.tuned, ALPHA)
+    directions = [whole_direction(rule, log_p, log_q) * mask for rule in rules]
+    kept = reference.covered(data, ALPHA) if penalty == -math.inf else torch.ones(len(data), dtype=torch.bool)
+    for point in POINTS:
+        strengths = point[: len(rules)]
+        steered = steer(data.tuned, directions, mask, strength=strengths, penalty=penalty)
+        terms = objective_terms(steered, directions, data.labels)
+        found = masked(data, rules, penalty).evaluate(double(strengths))
+        for got, wanted in zip(found, terms, strict=True):
+            torch.testing.assert_close(torch.as_tensor(got, dtype=torch.float64), wanted[kept].mean(0), **CLOSE)
 
 
 @EVERY_CHOICE

@@ -10,17 +10,16 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from peft import LoraConfig
 from rich.table import Table
 
-from svd_lightning.calibration import known_rules
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.commands.demo.task import TASK
 from svd_lightning.commands.demo.truth import Nearness, nearness
 from svd_lightning.console import console
 from svd_lightning.data import JSONLData
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.models import Backbone
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import PredictionRecord
-from svd_lightning.steering import Steering, rule_name
+from svd_lightning.report import ReportTable, Row
+from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name, with_built_in
 from svd_lightning.trainer import SteeringTrainer
 
 BASE_FOLDER = Path(__file__).parent / "base"
@@ -112,11 +111,8 @@ def diary_model(*, learning_rate: float) -> SteeredLanguageModel:
 
 def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, Nearness], dict[str, str]]:
     """Compare every shown distribution with the truth on the test split. Returns its strength as text too."""
-    rules = {rule_name(rule): rule for rule in known_rules(module.steering.rules)}
-    compared: dict[str, SteeringFunction] = {
-        "base": lambda tuned, base: base,
-        "tuned": lambda tuned, base: tuned,
-    }
+    rules = {rule_name(rule): rule for rule in with_built_in(module.steering.rules)}
+    compared: dict[str, SteeringFunction] = dict(UNSTEERED)
     strengths = {"base": "", "tuned": "0"}
     assert module.calibration is not None
     for candidate in module.calibration["candidates"]:
@@ -130,15 +126,11 @@ def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, N
     return nearness(module.peft_model, data.test_dataloader(), TASK, compared), strengths
 
 
-def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> Table:
-    table = Table(title="Held-out diaries", title_justify="left")
-    table.add_column("distribution")
-    for name in ("strength μ", "NLL per token", "KL to the truth", "accuracy"):
-        table.add_column(name, justify="right")
-    for name in ("base", "tuned", *_SHOWN.values()):
-        near = results[name]
-        table.add_row(name, strengths[name], f"{near.nll:.4f}", f"{near.kl:.4f}", f"{near.accuracy:.1%}")
-    return table
+def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> ReportTable:
+    heads = ("distribution", "strength μ", "NLL per token", "KL to the truth", "accuracy")
+    shown = ((name, strengths[name], results[name]) for name in ("base", "tuned", *_SHOWN.values()))
+    rows = ((name, mu, f"{near.nll:.4f}", f"{near.kl:.4f}", f"{near.accuracy:.1%}") for name, mu, near in shown)
+    return ReportTable("Held-out diaries", heads, tuple(map(Row, rows)))
 
 
 def _example(path: Path) -> Table:

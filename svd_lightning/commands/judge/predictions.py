@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svd_lightning.commands.judge.protocol import Answer
-from svd_lightning.data.records import Record, read_records
+from svd_lightning.data import SourceRow, read_rows
 from svd_lightning.errors import InputError
 from svd_lightning.metrics import option_label
 
@@ -63,7 +63,7 @@ def read_predictions(path: Path) -> list[Row]:
     Raises:
         InputError: for records that predict did not write, naming the line.
     """
-    rows = [_row(record) for record in read_records(path)]
+    rows = [_row(record) for record in read_rows(path)]
     first = rows[0]
     for row in rows:
         if {name: len(texts) for name, texts in row.texts.items()} != {
@@ -76,7 +76,7 @@ def read_predictions(path: Path) -> list[Row]:
     return rows
 
 
-def _row(record: Record) -> Row:
+def _row(record: SourceRow) -> Row:
     prompt, reference = record.text("prompt"), record.text("reference").strip()
     known = _texts(record, "correct") if "correct" in record.values else ()
     task, question = record.values.get("task"), record.values.get("question")
@@ -94,7 +94,7 @@ def _row(record: Record) -> Row:
     )
 
 
-def _texts(record: Record, column: str, *, several: bool = True) -> tuple[str, ...]:
+def _texts(record: SourceRow, column: str, *, several: bool = True) -> tuple[str, ...]:
     """Read a list of texts; with `several=False` a single text too."""
     value = record.value(column)
     if isinstance(value, str) and not several:

@@ -79,7 +79,7 @@ class MemoryPlan:
 
     @property
     def snapshot(self) -> int | None:
-        """The reference snapshot of one process; in host memory up to 2 GiB, beyond that in a file."""
+        """The reference snapshot of one process; in host memory up to 2 GiB, beyond that in files."""
         tokens = self.setting.calibration_tokens
         return None if tokens is None else math.ceil(tokens / self.setting.processes) * self.snapshot_per_token
 

@@ -75,7 +75,7 @@ def _snapshot_line(plan: MemoryPlan) -> str:
         )
     else:
         size = f"at most {size_text(plan.snapshot)} a process"
-    return f"Reference snapshot: {size}, in host memory up to {size_text(MAX_MEMORY)}, beyond that in a file."
+    return f"Reference snapshot: {size}, in host memory up to {size_text(MAX_MEMORY)}, beyond that in files."
 
 
 def size_text(size: int) -> str:

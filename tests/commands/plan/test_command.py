@@ -82,7 +82,7 @@ def test_deepspeed_that_need_not_be_installed(run):
 
 
 def test_the_snapshot_is_that_of_a_fit(run, fitted):
-    [path] = fitted.glob("snapshot/*.safetensors")
+    [path] = fitted.glob("snapshot/*/*.safetensors")
     size = max(tensor.numel() * tensor.itemsize for tensor in load_file(path).values())
     tokens = json.loads((fitted / "calibration.json").read_text())["tokens"]
     assert f"at most {size / 2**10:.2f} KiB a process" in run("--tokens", str(tokens))[1]
