@@ -14,13 +14,13 @@ from svd_lightning.calibration.masks import recommend, sweep
 from svd_lightning.calibration.tasks import calibrate_tasks
 from svd_lightning.calibration.verdict import explain, in_use, judge, tuned_in_use
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationData, TokenTable
+from svd_lightning.objective import CalibrationTokens, TokenTable
 from svd_lightning.steering import Steering
 from svd_lightning.strength.estimator import StrengthEstimator
 
 
 def calibrate(
-    data: CalibrationData,
+    data: CalibrationTokens,
     steering: Steering,
     estimator: StrengthEstimator,
     *,
@@ -95,7 +95,7 @@ def calibrate(
 
 
 def _compared(
-    data: CalibrationData, wanted: Sequence[Recipe], chosen: Recipe, steering: Steering, *, folds: int
+    data: CalibrationTokens, wanted: Sequence[Recipe], chosen: Recipe, steering: Steering, *, folds: int
 ) -> dict[RecipeKey, tuple[Candidate, Tensor]]:
     """Each recipe's strengths with the interval of their gain, and its held-out log-probabilities, [N]."""
     penalty = steering.penalty
@@ -112,7 +112,7 @@ def _compared(
     }
 
 
-def _at_alpha(data: CalibrationData, steering: Steering) -> CalibrationData:
+def _at_alpha(data: CalibrationTokens, steering: Steering) -> CalibrationTokens:
     """The tokens under the steering's mask."""
     if isinstance(data, TokenTable) is not (steering.alpha is not None):
         raise InputError(

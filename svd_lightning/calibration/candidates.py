@@ -8,7 +8,7 @@ from torch import Tensor
 
 from svd_lightning.calibration.comparison import Score, score
 from svd_lightning.calibration.cross_fit import Gain, cross_fit
-from svd_lightning.objective import CalibrationData
+from svd_lightning.objective import CalibrationTokens, objective
 from svd_lightning.steering import (
     KLGradient,
     NaturalGradient,
@@ -169,7 +169,7 @@ class Fit:
         )
 
 
-def fit(data: CalibrationData, recipe: Recipe, *, penalty: float, folds: int, resample: bool = True) -> Fit:
+def fit(data: CalibrationTokens, recipe: Recipe, *, penalty: float, folds: int, resample: bool = True) -> Fit:
     """A recipe's strengths and scores on the tokens, and how it does on the folds that it has not seen.
 
     Args:
@@ -180,19 +180,19 @@ def fit(data: CalibrationData, recipe: Recipe, *, penalty: float, folds: int, re
         resample: draw examples again where the strength has no other interval: of a closed form, which takes
             longer than all the rest.
     """
-    objective = data.objective(recipe.rules, penalty=penalty)
-    estimate = recipe.estimator(objective)
+    problem = objective(data, recipe.rules, penalty=penalty)
+    estimate = recipe.estimator(problem)
     result = score(data, recipe.rules, estimate.strengths, penalty=penalty)
     held_out = cross_fit(
         data, recipe.rules, recipe.estimator, penalty=penalty, folds=folds, whole=estimate.strengths
     )
     known = resample or not isinstance(recipe.estimator, ClosedForm)
-    bounds = intervals(recipe.estimator, objective, estimate, data.example) if known else None
+    bounds = intervals(recipe.estimator, problem, estimate, data.example) if known else None
     return Fit(estimate, result, held_out, bounds)
 
 
 def rescore(
-    data: CalibrationData, found: Sequence[dict[str, Any]], rules: Sequence[SteeringRule], *, penalty: float
+    data: CalibrationTokens, found: Sequence[dict[str, Any]], rules: Sequence[SteeringRule], *, penalty: float
 ) -> list[dict[str, Any]]:
     """The same candidates with the same strengths, scored on other, held-out tokens.
 

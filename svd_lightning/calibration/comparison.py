@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from svd_lightning.objective.interface import CalibrationData
+from svd_lightning.objective import CalibrationTokens, objective
 from svd_lightning.steering import SteeringRule
 
 
@@ -23,7 +23,7 @@ class Score:
 
 
 def score(
-    data: CalibrationData, rules: Sequence[SteeringRule], strengths: Sequence[float], *, penalty: float
+    data: CalibrationTokens, rules: Sequence[SteeringRule], strengths: Sequence[float], *, penalty: float
 ) -> Score:
     """Score steering with these strengths; strengths of 0 give the tuned model.
 
@@ -31,16 +31,16 @@ def score(
     `nll_decoded` leaves those tokens out.
     """
     mu = torch.tensor(strengths, dtype=torch.float64)
-    nll = data.objective(rules, penalty=0.0).evaluate(mu).nll
-    decoded = data.objective(rules, penalty=penalty).evaluate(mu).nll if data.coverage else math.nan
+    nll = objective(data, rules, penalty=0.0).evaluate(mu).nll
+    decoded = objective(data, rules, penalty=penalty).evaluate(mu).nll if data.coverage else math.nan
     return Score(nll, decoded, data.ranked_first(rules, mu).double().mean().item())
 
 
-def base_nll(data: CalibrationData) -> float:
+def base_nll(data: CalibrationTokens) -> float:
     """Mean NLL of the labels under the base, in nats."""
     return -data.label_log_q.double().mean().item()
 
 
-def tuned_nll(data: CalibrationData) -> float:
+def tuned_nll(data: CalibrationTokens) -> float:
     """Mean NLL of the labels under the tuned model, in nats."""
     return -data.label_log_p.double().mean().item()

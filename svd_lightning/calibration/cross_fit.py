@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationData
+from svd_lightning.objective import CalibrationTokens, objective
 from svd_lightning.steering import SteeringRule
 from svd_lightning.strength.estimator import StrengthEstimator
 
@@ -31,7 +31,7 @@ class Gain:
 
 
 def cross_fit(
-    data: CalibrationData,
+    data: CalibrationTokens,
     rules: Sequence[SteeringRule],
     estimator: StrengthEstimator,
     *,
@@ -58,12 +58,12 @@ def cross_fit(
         InputError: for fewer examples than folds.
     """
     numbers, fold = example_folds(data.example, folds, seed=seed)
-    objective = data.objective(rules, penalty=penalty)
-    begin = torch.tensor(estimator(objective).strengths if whole is None else whole, dtype=torch.float64)
+    problem = objective(data, rules, penalty=penalty)
+    begin = torch.tensor(estimator(problem).strengths if whole is None else whole, dtype=torch.float64)
 
     def held_out(number: int) -> Tensor:
-        fitted = estimator(objective.only(numbers[fold != number], start=begin))
-        return objective.label_log_probs(torch.tensor(fitted.strengths, dtype=torch.float64))
+        fitted = estimator(problem.counting(numbers[fold != number], start=begin))
+        return problem.label_log_probs(torch.tensor(fitted.strengths, dtype=torch.float64))
 
     possible = possible_labels(data, penalty)
     found = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
@@ -74,17 +74,17 @@ def cross_fit(
 
 
 def label_log_probs(
-    data: CalibrationData, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
+    data: CalibrationTokens, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
 ) -> Tensor:
     """Steered log-probability of each token's label, float64 [N]; −∞ where λ = −∞ forbids it."""
     possible = possible_labels(data, penalty)
     found = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
     if possible.any():
-        found[possible] = data.objective(rules, penalty=penalty).label_log_probs(strengths)
+        found[possible] = objective(data, rules, penalty=penalty).label_log_probs(strengths)
     return found
 
 
-def possible_labels(data: CalibrationData, penalty: float) -> Tensor:
+def possible_labels(data: CalibrationTokens, penalty: float) -> Tensor:
     """Tokens whose label can be generated, bool [N]: those that the objective tells about."""
     return data.covered if penalty == -math.inf else torch.ones_like(data.covered)
 

@@ -8,11 +8,11 @@ import torch
 
 from svd_lightning.calibration.comparison import base_nll, score, tuned_nll
 from svd_lightning.calibration.tasks import by_task
-from svd_lightning.objective import CalibrationData, TokenTable
+from svd_lightning.objective import CalibrationTokens, TokenTable
 from svd_lightning.steering import Steering, TaskSteering, feature_name, rule_name
 
 
-def describe(data: CalibrationData, steering: Steering) -> dict[str, Any]:
+def describe(data: CalibrationTokens, steering: Steering) -> dict[str, Any]:
     """What a calibrated steering does on labelled tokens, in plain numbers and strings."""
     assert steering.strengths is not None
     directions = steering.directions

@@ -10,7 +10,7 @@ from torch import Tensor
 from svd_lightning.calibration.candidates import Recipe
 from svd_lightning.calibration.cross_fit import example_folds, possible_labels
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective import CalibrationData, Evaluation, TokenObjective
+from svd_lightning.objective import CalibrationTokens, Evaluation, TokenObjective, objective
 from svd_lightning.strength.estimator import Estimate, StrengthEstimator
 from svd_lightning.strength.intervals import Intervals, sandwich
 from svd_lightning.strength.line_search import LineSearch
@@ -115,7 +115,7 @@ class Pool:
         examples = self.known(examples)
         if math.isinf(prior) or not len(examples):
             return Estimate(tuple(self.strengths.tolist()))
-        own = (among or self._objective).only(examples, start=self.strengths)
+        own = (among or self._objective).counting(examples, start=self.strengths)
         if isinstance(self._estimator, LineSearch):
             start = self.strengths if start is None else start
             return self._estimator(Centred(own, self.strengths, self._curvature, prior=prior, start=start))
@@ -136,7 +136,7 @@ class Pool:
         """
         if found.curvature is None:
             return None
-        own = (among or self._objective).only(self.known(examples), start=self.strengths)
+        own = (among or self._objective).counting(self.known(examples), start=self.strengths)
         return sandwich(own, found, found.curvature)
 
 
@@ -164,7 +164,7 @@ class TaskFit:
 
 
 def fit_tasks(
-    data: CalibrationData,
+    data: CalibrationTokens,
     recipe: Recipe,
     tasks: Mapping[str, Tensor],
     *,
@@ -186,19 +186,19 @@ def fit_tasks(
         penalty: λ of decoding.
         folds: of the cross-fit; examples are never split.
     """
-    objective = data.objective(recipe.rules, penalty=penalty)
-    whole = Pool(objective, recipe.estimator, torch.tensor(pooled, dtype=torch.float64))
+    problem = objective(data, recipe.rules, penalty=penalty)
+    whole = Pool(problem, recipe.estimator, torch.tensor(pooled, dtype=torch.float64))
     numbers, fold = example_folds(data.example, folds)
     possible = possible_labels(data, penalty)
     example = data.example[possible]
-    parts = {task: objective.part(mine) for task, mine in tasks.items() if len(whole.known(mine))}
+    parts = {task: problem.restricted(mine) for task, mine in tasks.items() if len(whole.known(mine))}
 
     def held_out(number: int) -> Tensor:
         """Log-probability of the fold's labels for each m, [P, N']; 0 elsewhere."""
         seen = numbers[fold != number]
-        among = objective.only(seen, start=whole.strengths)
+        among = problem.counting(seen, start=whole.strengths)
         pool = Pool(among, recipe.estimator, torch.tensor(recipe.estimator(among).strengths, dtype=torch.float64))
-        found = objective.label_log_probs(pool.strengths).expand(len(PRIORS), -1).clone()
+        found = problem.label_log_probs(pool.strengths).expand(len(PRIORS), -1).clone()
         own = data.map(
             lambda task: _by_prior(parts[task], pool, tasks[task][torch.isin(tasks[task], seen)]), parts
         )

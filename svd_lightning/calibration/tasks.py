@@ -12,7 +12,7 @@ from svd_lightning.calibration.candidates import CONTROL, Candidate, Recipe
 from svd_lightning.calibration.cross_fit import Gain, label_log_probs, paired_gain, possible_labels
 from svd_lightning.calibration.pooling import TaskFit, credibility, fit_tasks
 from svd_lightning.calibration.verdict import explain, in_use, judge, tuned_in_use
-from svd_lightning.objective import CalibrationData
+from svd_lightning.objective import CalibrationTokens, objective
 from svd_lightning.steering import Steering
 
 _ENOUGH = 10
@@ -34,7 +34,7 @@ def by_task(example: Tensor, tasks: Mapping[int, str]) -> dict[str | None, Tenso
 
 
 def calibrate_tasks(
-    data: CalibrationData,
+    data: CalibrationTokens,
     steering: Steering,
     chosen: Recipe,
     *,
@@ -87,13 +87,15 @@ def calibrate_tasks(
     ]
 
 
-def _nll(data: CalibrationData, steering: Steering, tasks: Mapping[str, Tensor], fit: TaskFit) -> dict[str, float]:
+def _nll(
+    data: CalibrationTokens, steering: Steering, tasks: Mapping[str, Tensor], fit: TaskFit
+) -> dict[str, float]:
     """Mean NLL of each task's labels at its strengths; the mask only silences the steering."""
-    objective = data.objective(steering.directions, penalty=0.0)
+    problem = objective(data, steering.directions, penalty=0.0)
 
     def of_task(task: str) -> float:
         strengths = torch.tensor(fit.estimates[task].strengths, dtype=torch.float64)
-        return -objective.part(tasks[task]).label_log_probs(strengths).mean().item()
+        return -problem.restricted(tasks[task]).label_log_probs(strengths).mean().item()
 
     return dict(zip(tasks, data.map(of_task, tasks), strict=True))
 
@@ -102,7 +104,7 @@ def _nll(data: CalibrationData, steering: Steering, tasks: Mapping[str, Tensor],
 class _Evidence:
     """What is known of all tasks."""
 
-    data: CalibrationData
+    data: CalibrationTokens
     steering: Steering
     chosen: Recipe
     steer: TaskFit

@@ -31,7 +31,7 @@ from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.objective import CalibrationData, ReferenceSnapshot
+from svd_lightning.objective import CalibrationTokens, ReferenceSnapshot
 from svd_lightning.report import save_calibration
 from svd_lightning.scoring.collect import new_table, tabulate
 from svd_lightning.scoring.states import CompletionStates
@@ -151,7 +151,7 @@ class SteeringCalibration(L.Callback):
         self._calibrated_step = trainer.global_step
         self._report(trainer, module, data, record)
 
-    def _measure(self, trainer: L.Trainer, module: SteeredLanguageModel) -> CalibrationData:
+    def _measure(self, trainer: L.Trainer, module: SteeredLanguageModel) -> CalibrationTokens:
         """One pass over the calibration split, gathered from all processes; without a mask its hidden states."""
         loader = as_completion_data(trainer).calibration_dataloader()
         snapshot = self._reference.open(trainer, module)
@@ -166,7 +166,7 @@ class SteeringCalibration(L.Callback):
 
     def _collector(
         self, trainer: L.Trainer, module: SteeredLanguageModel, snapshot: ReferenceSnapshot
-    ) -> tuple[Callable[[dict[str, Any]], None], Callable[[], CalibrationData]]:
+    ) -> tuple[Callable[[dict[str, Any]], None], Callable[[], CalibrationTokens]]:
         """What takes the batches, and what gives the tokens: with a mask a table, else the models' states."""
         tasks = as_completion_data(trainer).tasks("calibration")
         if module.recipe.alpha is None:
@@ -177,7 +177,7 @@ class SteeringCalibration(L.Callback):
         return partial(tabulate, module.peft_model, table=table, snapshot=snapshot), table.compute
 
     def _report(
-        self, trainer: L.Trainer, module: SteeredLanguageModel, data: CalibrationData, record: dict[str, Any]
+        self, trainer: L.Trainer, module: SteeredLanguageModel, data: CalibrationTokens, record: dict[str, Any]
     ) -> None:
         folder = run_folder(trainer)
         if not trainer.is_global_zero:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective.masked import MaskedObjective
 from svd_lightning.steering import Contextual, SteeringRule, feature_name, rule_name
 
 ItemT = TypeVar("ItemT")
@@ -115,8 +114,13 @@ class TokenTable:
         return torch.repeat_interleave(torch.arange(self.num_tokens), self.size)
 
     def select(self, keep: Tensor) -> "TokenTable":
-        """The table of the tokens for which `keep` (bool [N]) is true."""
-        entries = keep[self.rows()]
+        """The table of the tokens for which `keep` is true (bool [N]), or of these rows in this order (int64)."""
+        if keep.dtype == torch.bool:
+            entries = keep[self.rows()]
+        else:
+            size = self.size[keep]
+            shift = (self.size.cumsum(0) - self.size)[keep] - (size.cumsum(0) - size)
+            entries = torch.arange(int(size.sum())) + torch.repeat_interleave(shift, size)
         kept = {name: getattr(self, name)[entries] for name in ENTRY_FIELDS}
         kept |= {name: getattr(self, name)[keep] for name in TOKEN_FIELDS}
         return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names, tasks=self.tasks)
@@ -154,10 +158,6 @@ class TokenTable:
         }
         changed = {**self.tensors(), **changed}
         return TokenTable(changed, alpha=alpha, rule_names=self.rule_names, tasks=self.tasks)
-
-    def objective(self, rules: Sequence[SteeringRule], *, penalty: float) -> MaskedObjective:
-        """K(μ) along these directions with penalty λ outside the mask."""
-        return MaskedObjective(self, rules, penalty=penalty)
 
     def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
         """Tokens whose label ranks first among the confident entries, bool [N]."""

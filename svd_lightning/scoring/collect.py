@@ -9,7 +9,7 @@ from torch import Tensor
 from svd_lightning.calibration import known_rules
 from svd_lightning.errors import InputError
 from svd_lightning.models.hidden import base_hidden_states
-from svd_lightning.objective import CalibrationTable, ReferenceSnapshot
+from svd_lightning.objective import ReferenceSnapshot, TokenCollector
 from svd_lightning.scoring.tokens import (
     CompletionTokens,
     LogitChunk,
@@ -23,7 +23,7 @@ from svd_lightning.steering import ConfidentSet, Steering
 
 def new_table(
     steering: Steering, *, alphas: Sequence[float] = (), tasks: Mapping[int, str] | None = None
-) -> CalibrationTable:
+) -> TokenCollector:
     """An empty table for the steering's rules and features and the built-in rules, at the smallest α.
 
     Raises:
@@ -36,13 +36,13 @@ def new_table(
         )
     rules = {type(rule): rule for rule in (*known_rules(steering.rules), ConfidentSet())}
     alpha = min(steering.alpha, *alphas, 1.0)
-    return CalibrationTable(tuple(rules.values()), features=steering.features, alpha=alpha, tasks=tasks)
+    return TokenCollector(tuple(rules.values()), features=steering.features, alpha=alpha, tasks=tasks)
 
 
 def tabulate(
     peft_model: PeftModel,
     batch: dict[str, Any],
-    table: CalibrationTable,
+    table: TokenCollector,
     *,
     snapshot: ReferenceSnapshot | None = None,
 ) -> None:
@@ -67,7 +67,7 @@ def tabulate(
 
 
 def add_tokens(
-    table: CalibrationTable,
+    table: TokenCollector,
     chunk: LogitChunk,
     tokens: CompletionTokens,
     index: Tensor,

@@ -27,14 +27,13 @@ class LineSearch:
             the calibration examples (`best_ridge`). Without features it plays no part.
 
     >>> import torch
-    >>> from svd_lightning.objective import CalibrationTable
+    >>> from svd_lightning.objective import TokenCollector, objective
     >>> from svd_lightning.steering import KLGradient
-    >>> table = CalibrationTable([KLGradient()])
+    >>> table = TokenCollector([KLGradient()])
     >>> tuned, base = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
     >>> labels, example = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
     >>> table.update(tuned.expand(4, 3), base.expand(4, 3), labels, example, torch.tensor([0, 1, 0, 1]))
-    >>> objective = table.compute().objective([KLGradient()], penalty=0.0)
-    >>> round(LineSearch()(objective).strengths[0], 3)
+    >>> round(LineSearch()(objective(table.compute(), [KLGradient()])).strengths[0], 3)
     1.999
 
     Source: README, "The method".

@@ -81,10 +81,10 @@ def best_ridge(objective: TokenObjective, *, bound: float, tolerance: float) -> 
     fold = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(1)) % _FOLDS
     nll = torch.zeros(len(RIDGES), dtype=torch.float64)
     for number in range(_FOLDS):
-        unseen = objective.only(numbers[fold == number], start=objective.start)
+        unseen = objective.counting(numbers[fold == number], start=objective.start)
         start = objective.start
         for place, ridge in enumerate(RIDGES):
-            seen = Regularised(objective.only(numbers[fold != number], start=start), ridge)
+            seen = Regularised(objective.counting(numbers[fold != number], start=start), ridge)
             start = minimise(seen, bound=bound, tolerance=max(tolerance, _COARSE)).strengths
             nll[place] += unseen.evaluate(start).nll
     return RIDGES[int(nll.argmin())]

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from svd_lightning.calibration.candidates import Recipe
 from svd_lightning.calibration.cross_fit import example_folds
 from svd_lightning.calibration.pooling import PRIORS, Pool, fit_tasks
-from svd_lightning.objective import MaskedObjective
+from svd_lightning.objective import MaskedObjective, objective
 from svd_lightning.steering import KLGradient, Temperature
 from svd_lightning.strength import Fixed, LineSearch, Mean, Newton
 from tests.objective import reference
@@ -22,8 +22,8 @@ NONE = torch.tensor([], dtype=torch.int64)
 
 
 def pool(data, rules, estimator=SEARCH, *, alpha=0.1, penalty=0.0):
-    objective = MaskedObjective(reference.table(data, alpha=alpha), rules, penalty=penalty)
-    return Pool(objective, estimator, torch.tensor(estimator(objective).strengths, dtype=torch.float64))
+    problem = MaskedObjective(reference.table(data, alpha=alpha), rules, penalty=penalty)
+    return Pool(problem, estimator, torch.tensor(estimator(problem).strengths, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("rules", [RULES[:1], RULES], ids=["one", "two"])
@@ -54,7 +54,7 @@ def test_without_examples_exactly_the_pool_with_many_the_own(estimator):
     shared = pool(reference.tokens(COUNT), RULES[:1], estimator)
     for examples, prior in ((NONE, 1.0), (torch.tensor([COUNT]), 1.0), (TASK, math.inf)):
         assert shared.fit(examples, prior=prior).strengths == tuple(shared.strengths.tolist())
-    own = estimator(shared._objective.only(TASK, start=shared.strengths)).strengths
+    own = estimator(shared._objective.counting(TASK, start=shared.strengths)).strengths
     assert shared.fit(TASK, prior=1e-9).strengths == pytest.approx(own, rel=1e-5)
 
 
@@ -71,7 +71,7 @@ def test_what_a_penalty_forbids_is_no_example():
 
 def test_closed_forms_are_averaged_by_credibility():
     shared = pool(reference.tokens(COUNT), RULES[:1], Mean())
-    [own] = Mean()(shared._objective.only(TASK, start=shared.strengths)).strengths
+    [own] = Mean()(shared._objective.counting(TASK, start=shared.strengths)).strengths
     [found] = shared.fit(TASK, prior=30.0).strengths
     assert found == pytest.approx((len(TASK) * own + 30.0 * shared.strengths.item()) / (len(TASK) + 30.0))
 
@@ -90,7 +90,7 @@ def two_kinds(count, *, apart):
 
 def fitted(data, tasks, *, rules=RULES[1:], alpha=1e-6, penalty=0.0):
     table = reference.table(data, alpha=alpha)
-    pooled = SEARCH(table.objective(rules, penalty=penalty)).strengths
+    pooled = SEARCH(objective(table, rules, penalty=penalty)).strengths
     found = fit_tasks(table, Recipe(rules, SEARCH), tasks, pooled=pooled, penalty=penalty, folds=3)
     return table, pooled, found
 

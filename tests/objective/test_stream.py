@@ -6,6 +6,7 @@ from scipy.optimize import minimize
 
 from svd_lightning.calibration import calibrate
 from svd_lightning.errors import InputError
+from svd_lightning.objective import objective
 from svd_lightning.objective.together import Together
 from svd_lightning.steering import Steering, TaskAware
 from svd_lightning.strength import LineSearch
@@ -69,7 +70,7 @@ def test_the_order_of_the_stream_and_repetitions_do_not_matter():
     assert torch.equal(one.example, other.example)
     mu = double([0.3, -0.2, 0.1])
     for left, right in zip(
-        one.objective(reference.RULES).evaluate(mu), other.objective(reference.RULES).evaluate(mu), strict=True
+        objective(one, reference.RULES).evaluate(mu), objective(other, reference.RULES).evaluate(mu), strict=True
     ):
         torch.testing.assert_close(torch.as_tensor(left), torch.as_tensor(right), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(one.label_log_q, other.label_log_q)

@@ -62,7 +62,7 @@ def test_a_constant_added_to_a_feature_changes_nothing(rules):
     data, found = reference.tokens(COUNT), []
     for feature in (Entropy(), Shifted()):
         steering = Steering(rules, features=[feature], penalty=0.0)
-        metric = contextual.CalibrationTable(rules, features=[feature])
+        metric = contextual.TokenCollector(rules, features=[feature])
         data.update(metric)
         problem = MaskedObjective(metric.compute(), steering.directions, penalty=0.0)
         weights = LineSearch(tolerance=1e-10, ridge=0.1)(problem).strengths
@@ -125,7 +125,7 @@ def test_the_price_is_chosen_by_examples_that_the_weights_have_not_seen():
     assert sorted(needless)[2] >= 0.1
     needed = contextual.masked(depending(900), (NATURAL,), penalty=0.0)
     assert best_ridge(needed, **options) <= 0.01
-    assert best_ridge(needed.only(torch.arange(3), start=needed.start), **options) == RIDGES[0]
+    assert best_ridge(needed.counting(torch.arange(3), start=needed.start), **options) == RIDGES[0]
 
 
 def test_context_that_matters_is_found_and_pays_off():
