@@ -2,8 +2,8 @@
 
 from typing_extensions import NotRequired, TypedDict
 
-Intervals = list[list[float] | None]
-"""[low, high] of each strength, 95 %, two-sided; None for a strength without one."""
+Intervals = list[list[float]]
+"""[low, high] of each strength, 95 %, two-sided."""
 
 
 class GainRecord(TypedDict):

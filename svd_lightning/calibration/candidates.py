@@ -9,6 +9,7 @@ from torch import Tensor
 from svd_lightning.calibration.comparison import Score, score
 from svd_lightning.calibration.cross_fit import Gain, cross_fit
 from svd_lightning.objective import CalibrationTokens, objective
+from svd_lightning.records import Intervals
 from svd_lightning.steering import (
     KLGradient,
     NaturalGradient,
@@ -19,14 +20,10 @@ from svd_lightning.steering import (
     Temperature,
     rule_name,
 )
+from svd_lightning.strength.closed_forms import CLOSED_FORMS
 from svd_lightning.strength.estimator import ClosedForm, Estimate, StrengthEstimator, estimator_name
-from svd_lightning.strength.intervals import Intervals, intervals
+from svd_lightning.strength.intervals import intervals
 from svd_lightning.strength.line_search import LineSearch
-from svd_lightning.strength.mean import Mean
-from svd_lightning.strength.median import Median
-from svd_lightning.strength.newton import Newton
-from svd_lightning.strength.sequence import Sequence as SequenceEstimator
-from svd_lightning.strength.trimmed_mean import TrimmedMean
 
 RecipeKey = tuple[tuple[str, ...], str]
 """Names of the rules, and of the estimator."""
@@ -137,8 +134,7 @@ def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = 
         return
     for rule in everything:
         if rule in rules and not isinstance(rule, Temperature):
-            closed = (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton())
-            wanted += [Recipe((rule,), one) for one in closed]
+            wanted += [Recipe((rule,), one) for one in CLOSED_FORMS]
         wanted.append(Recipe((rule,), LineSearch()))
     wanted += [Recipe(rules, LineSearch()), joint_recipe(rules), Recipe(everything, LineSearch())]
     yield from {recipe.key: recipe for recipe in wanted}.values()

@@ -9,70 +9,14 @@ from torch import Tensor
 
 from svd_lightning.calibration.candidates import Recipe
 from svd_lightning.calibration.cross_fit import example_folds, possible_labels
-from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective import CalibrationTokens, Evaluation, TokenObjective, objective
+from svd_lightning.objective import CalibrationTokens, Priced, TokenObjective, objective
+from svd_lightning.records import Intervals
 from svd_lightning.strength.estimator import Estimate, StrengthEstimator
-from svd_lightning.strength.intervals import Intervals, sandwich
+from svd_lightning.strength.intervals import sandwich
 from svd_lightning.strength.line_search import LineSearch
 
 PRIORS = (math.inf, 1000.0, 100.0, 10.0, 1.0)
 """How many examples the pooled strengths may weigh: from all (tasks do not differ) to next to nothing."""
-
-
-class Centred:
-    """K_t(μ) + ½ · m/E_t · (μ − c)ᵀ H (μ − c): a task's objective with the pool as m examples more.
-
-    K_t is the mean NLL of the task's tokens, E_t its number of examples, c the pooled strengths and H the pooled
-    curvature there. Without examples of the task the minimum is c, with ever more of them it tends to the task's
-    own; to second order (K_t as curved as the pool) it lies at
-
-        (E_t μ̂_t + m c) / (E_t + m),
-
-    which is Bühlmann's credibility formula, and the posterior mode where tasks scatter about c with covariance
-    (m H)⁻¹ and H is the curvature of an example. Convex, and H makes m a number of examples whatever the lengths
-    of the directions. Weights on features are held by c like all the others.
-
-    Args:
-        objective: K_t, with the task's examples.
-        centre: c, float64 [k].
-        curvature: H, [k, k].
-        prior: m.
-        start: where the search begins, float64 [k].
-
-    Source: derived here; Bühlmann, "Experience rating and credibility", ASTIN Bulletin 4 (1967), for the weight.
-    """
-
-    def __init__(
-        self, objective: TokenObjective, centre: Tensor, curvature: Tensor, *, prior: float, start: Tensor
-    ) -> None:
-        self._objective, self._centre, self.start = objective, centre, start
-        self._price = prior / len(objective.examples) * curvature
-
-    @property
-    def num_directions(self) -> int:
-        """How many strengths there are."""
-        return self._objective.num_directions
-
-    @property
-    def contextual(self) -> Tensor:
-        """None pays twice, bool [k]."""
-        return torch.zeros(self.num_directions, dtype=torch.bool)
-
-    def evaluate(self, strengths: Tensor) -> Evaluation:
-        """Value, gradient and Hessian, the pool included."""
-        found, away = self._objective.evaluate(strengths), strengths - self._centre
-        pull = self._price @ away
-        return Evaluation(
-            found.nll + 0.5 * (away @ pull).item(), found.gradient + pull, found.hessian + self._price
-        )
-
-    def divergence(self, strengths: Tensor) -> float:
-        """As of the objective."""
-        return self._objective.divergence(strengths)
-
-    def terms(self) -> StrengthTerms:
-        """As of the objective."""
-        return self._objective.terms()
 
 
 class Pool:
@@ -103,14 +47,27 @@ class Pool:
     ) -> Estimate:
         """The strengths of the task with these examples; exactly the pooled ones where it has none.
 
-        A line search minimises `Centred`. The closed forms minimise nothing: what they find on the task's
-        examples is averaged with the pooled strengths, with the weights to which `Centred` comes close.
+        A line search minimises K_t(μ) + ½ · m/E_t · (μ − c)ᵀ H (μ − c): the task's objective with the pool as m
+        examples more. K_t is the mean NLL of the task's tokens, E_t its number of examples, c the pooled strengths
+        and H the pooled curvature there. Without examples of the task the minimum is c, with ever more of them it
+        tends to the task's own; to second order (K_t as curved as the pool) it lies at
+
+            (E_t μ̂_t + m c) / (E_t + m),
+
+        which is Bühlmann's credibility formula, and the posterior mode where tasks scatter about c with covariance
+        (m H)⁻¹ and H is the curvature of an example. H makes m a number of examples whatever the lengths of the
+        directions. Weights on features are held by c like all the others.
+
+        The closed forms minimise nothing: what they find on the task's examples is averaged with the pooled
+        strengths by that formula.
 
         Args:
             examples: numbers of the task's examples, int64.
             prior: m, in examples; infinite for the pooled strengths.
             start: where a search begins, float64 [k].
             among: a part of the objective that has these examples, and so costs less than all of it.
+
+        Source: derived here; weight: Bühlmann, "Experience rating and credibility", ASTIN Bulletin 4 (1967).
         """
         examples = self.known(examples)
         if math.isinf(prior) or not len(examples):
@@ -118,7 +75,8 @@ class Pool:
         own = (among or self._objective).counting(examples, start=self.strengths)
         if isinstance(self._estimator, LineSearch):
             start = self.strengths if start is None else start
-            return self._estimator(Centred(own, self.strengths, self._curvature, prior=prior, start=start))
+            price = prior / len(own.examples) * self._curvature
+            return self._estimator(Priced(own, price, centre=self.strengths, start=start))
         found = self._estimator(own)
         share = credibility(len(examples), prior)
         mixed = torch.lerp(self.strengths, torch.tensor(found.strengths, dtype=torch.float64), share)

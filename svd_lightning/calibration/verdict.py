@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from svd_lightning.calibration.cross_fit import Gain
+from svd_lightning.records import Intervals
 from svd_lightning.steering import Steering, rule_name
-from svd_lightning.strength.intervals import Intervals
 
 
 def judge(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: bool) -> str:

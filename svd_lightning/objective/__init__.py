@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from svd_lightning.objective.collect import TokenCollector
-from svd_lightning.objective.interface import Evaluation, ExampleSlopes, Objective, TokenObjective
+from svd_lightning.objective.interface import Evaluation, ExampleSlopes, Objective, Priced, TokenObjective
 from svd_lightning.objective.masked import MaskedObjective
 from svd_lightning.objective.snapshot import ReferenceSnapshot
 from svd_lightning.objective.stream import StreamedObjective, TokenStream
@@ -16,6 +16,7 @@ __all__ = [
     "ExampleSlopes",
     "MaskedObjective",
     "Objective",
+    "Priced",
     "ReferenceSnapshot",
     "StreamedObjective",
     "TokenCollector",

@@ -120,6 +120,45 @@ class Along:
         return torch.tensor([isinstance(rule, Contextual) for rule in self._rules])
 
 
+class Priced:
+    """K(μ) + ½ (μ − c)ᵀ P (μ − c): an objective with a price on strengths away from a centre. Still convex.
+
+    Args:
+        objective: K.
+        price: P, positive semi-definite, [k, k].
+        centre: c, float64 [k].
+        start: where a search begins, float64 [k].
+    """
+
+    def __init__(self, objective: Objective, price: Tensor, *, centre: Tensor, start: Tensor) -> None:
+        self.unpriced, self._price, self._centre, self.start = objective, price, centre, start
+
+    @property
+    def num_directions(self) -> int:
+        """How many strengths the objective has: k."""
+        return self.unpriced.num_directions
+
+    @property
+    def contextual(self) -> Tensor:
+        """All false, bool [k]: no weight pays twice."""
+        return torch.zeros(self.num_directions, dtype=torch.bool)
+
+    def evaluate(self, strengths: Tensor) -> Evaluation:
+        """Value, gradient and Hessian, the price included."""
+        found, away = self.unpriced.evaluate(strengths), strengths - self._centre
+        pull = self._price @ away
+        nll = found.nll + 0.5 * (away @ pull).item()
+        return Evaluation(nll, found.gradient + pull, found.hessian + self._price)
+
+    def divergence(self, strengths: Tensor) -> float:
+        """Mean KL(p_μ ‖ p_0) in nats, as of K."""
+        return self.unpriced.divergence(strengths)
+
+    def terms(self) -> StrengthTerms:
+        """Per-token slope and curvatures, as of K."""
+        return self.unpriced.terms()
+
+
 def single(rules: tuple[SteeringRule, ...]) -> SteeringRule:
     """Return the only rule.
 

@@ -8,7 +8,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.objective import MaskedObjective
 from svd_lightning.steering import Entropy, Steering, expand
 from svd_lightning.strength import Fixed, LineSearch
-from svd_lightning.strength.regularised import RIDGES, best_ridge
+from svd_lightning.strength.line_search import RIDGES, best_ridge
 from tests.objective import contextual, reference
 
 KL, NATURAL, TEMPERATURE = reference.RULES
