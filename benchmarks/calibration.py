@@ -29,10 +29,11 @@ from rich.table import Table
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.calibration import PAPER_ALPHAS, calibrate, score
-from svd_lightning.calibration.cross_fit import cross_fit, paired_gain
+from svd_lightning.calibration.cross_fit import cross_fit
 from svd_lightning.callbacks.tables import gain_text
 from svd_lightning.commands.demo.run import BASE_FOLDER, diaries
 from svd_lightning.data import CompletionDataModule, JSONLData, TruthfulQA
+from svd_lightning.metrics import paired_gain
 from svd_lightning.models import Backbone
 from svd_lightning.objective import MaskedObjective, ReferenceSnapshot, TokenTable
 from svd_lightning.scoring.collect import new_table, tabulate

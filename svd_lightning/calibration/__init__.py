@@ -10,7 +10,6 @@ from svd_lightning.calibration.candidates import (
     rescore,
 )
 from svd_lightning.calibration.comparison import Score, base_nll, score, tuned_nll
-from svd_lightning.calibration.cross_fit import paired_gain
 from svd_lightning.calibration.describe import describe, describe_tasks
 from svd_lightning.calibration.masks import PAPER_ALPHAS
 
@@ -24,7 +23,6 @@ __all__ = [
     "describe_tasks",
     "joint_recipe",
     "known_rules",
-    "paired_gain",
     "recall",
     "recall_all",
     "rescore",

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from svd_lightning.calibration.candidates import CONTROL, Candidate, Fit, Recipe, RecipeKey, fit, recipes
-from svd_lightning.calibration.cross_fit import label_log_probs, paired_gain
+from svd_lightning.calibration.cross_fit import label_log_probs
 from svd_lightning.calibration.describe import describe
 from svd_lightning.calibration.masks import recommend, sweep
 from svd_lightning.calibration.tasks import calibrate_tasks
 from svd_lightning.calibration.verdict import explain, in_use, judge, tuned_in_use
 from svd_lightning.errors import InputError
+from svd_lightning.metrics import paired_gain
 from svd_lightning.objective import CalibrationTokens, TokenTable
 from svd_lightning.steering import Steering
 from svd_lightning.strength.estimator import StrengthEstimator

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from svd_lightning.calibration.comparison import Score, score
-from svd_lightning.calibration.cross_fit import Gain, cross_fit
+from svd_lightning.calibration.cross_fit import cross_fit
+from svd_lightning.metrics import Gain
 from svd_lightning.objective import CalibrationTokens, objective
 from svd_lightning.records import Intervals
 from svd_lightning.steering import (

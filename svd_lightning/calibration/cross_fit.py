@@ -1,8 +1,7 @@
-"""Does steering help at all, by how much beyond sharpening, and with what certainty."""
+"""Held-out log-probabilities of the labels, by cross-fitting."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,23 +10,6 @@ from svd_lightning.errors import InputError
 from svd_lightning.objective import CalibrationTokens, objective
 from svd_lightning.steering import SteeringRule
 from svd_lightning.strength.estimator import StrengthEstimator
-
-_CHUNK = 2**24
-"""Numbers drawn at once in the bootstrap: 128 MiB."""
-
-
-@dataclass(frozen=True)
-class Gain:
-    """A gain in nats per token, positive when better, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval lies above zero."""
-        return self.low > 0.0
 
 
 def cross_fit(
@@ -87,37 +69,6 @@ def label_log_probs(
 def possible_labels(data: CalibrationTokens, penalty: float) -> Tensor:
     """Tokens whose label can be generated, bool [N]: those that the objective tells about."""
     return data.covered if penalty == -math.inf else torch.ones_like(data.covered)
-
-
-def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: int = 1000, seed: int = 0) -> Gain:
-    """Mean of better − worse per token, with a paired bootstrap interval over examples.
-
-    Args:
-        better, worse: log-probabilities of the same labels, float64 [N]; −∞ in both leaves a token out.
-        example: the example of each token, int64 [N]; tokens of one example are drawn together.
-        resamples: bootstrap draws.
-        seed: of the draws.
-
-    >>> worse = torch.tensor([-1.5, -1.5, -1.25, -1.25, -1.5, -1.5], dtype=torch.float64)
-    >>> paired_gain(worse + 0.5, worse, torch.tensor([0, 0, 1, 1, 2, 2]))
-    Gain(mean=0.5, low=0.5, high=0.5)
-    """
-    possible = better.isfinite() & worse.isfinite()
-    _, number = example[possible].unique(return_inverse=True)
-    examples = int(number.max()) + 1 if number.numel() else 0
-    if examples < 2:
-        return Gain(0.0, -math.inf, math.inf)
-    gain = torch.zeros(examples, dtype=torch.float64).index_add_(0, number, (better - worse)[possible])
-    tokens = torch.bincount(number, minlength=examples).double()
-    generator = torch.Generator().manual_seed(seed)
-    means, left = [], resamples
-    while left:
-        now = min(left, max(1, _CHUNK // examples))
-        drawn = torch.randint(examples, (now, examples), generator=generator)
-        means.append(gain[drawn].sum(dim=1) / tokens[drawn].sum(dim=1))
-        left -= now
-    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Gain((gain.sum() / tokens.sum()).item(), low, high)
 
 
 def example_folds(example: Tensor, folds: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:

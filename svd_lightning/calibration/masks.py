@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from svd_lightning.calibration.cross_fit import Gain, cross_fit, label_log_probs, paired_gain
+from svd_lightning.calibration.cross_fit import cross_fit, label_log_probs
+from svd_lightning.metrics import Gain, paired_gain
 from svd_lightning.objective import MaskedObjective, TokenTable
 from svd_lightning.steering import ConfidentSet, SteeringRule
 from svd_lightning.strength.line_search import LineSearch

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from svd_lightning.calibration.candidates import CONTROL, Candidate, Recipe
-from svd_lightning.calibration.cross_fit import Gain, label_log_probs, paired_gain, possible_labels
+from svd_lightning.calibration.cross_fit import label_log_probs, possible_labels
 from svd_lightning.calibration.pooling import TaskFit, credibility, fit_tasks
 from svd_lightning.calibration.verdict import explain, in_use, judge, tuned_in_use
+from svd_lightning.metrics import Gain, paired_gain
 from svd_lightning.objective import CalibrationTokens, objective
 from svd_lightning.steering import Steering
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from svd_lightning.calibration.cross_fit import Gain
+from svd_lightning.metrics import Gain
 from svd_lightning.records import Intervals
 from svd_lightning.steering import Steering, rule_name
 

@@ -4,6 +4,7 @@ from svd_lightning.metrics.average import Average
 from svd_lightning.metrics.completions import Completions, CompletionScores
 from svd_lightning.metrics.exact_match import ExactMatch, exact_match
 from svd_lightning.metrics.extraction import ExtractionAccuracy, extract_option, option_label
+from svd_lightning.metrics.gain import Gain, paired_gain
 from svd_lightning.metrics.judged import JudgedRate, both
 from svd_lightning.metrics.mean_nll import MeanNLL
 from svd_lightning.metrics.multiple_choice import ChoiceScores, MultipleChoice
@@ -18,6 +19,7 @@ __all__ = [
     "Completions",
     "ExactMatch",
     "ExtractionAccuracy",
+    "Gain",
     "JudgedRate",
     "MeanNLL",
     "MultipleChoice",
@@ -32,5 +34,6 @@ __all__ = [
     "mc2",
     "mc3",
     "option_label",
+    "paired_gain",
     "rouge_l",
 ]

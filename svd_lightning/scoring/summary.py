@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import paired_gain
 from svd_lightning.errors import InputError
-from svd_lightning.metrics import ChoiceScores, CompletionScores
+from svd_lightning.metrics import ChoiceScores, CompletionScores, paired_gain
 
 
 def summarise(

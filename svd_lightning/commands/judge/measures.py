@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import paired_gain
 from svd_lightning.commands.judge.predictions import Row
 from svd_lightning.commands.judge.protocol import Verdict
-from svd_lightning.metrics import Average, both, exact_match, extract_option, rouge_l
+from svd_lightning.metrics import Average, both, exact_match, extract_option, paired_gain, rouge_l
 
 JUDGED = ("truthful", "informative", "truthful_informative")
 MEASURES = ("exact_match", "rouge_l", "accuracy", *JUDGED)
@@ -117,7 +116,7 @@ def _gains(these: Sequence[Scored], tuned: Sequence[Scored]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in MEASURES:
         gain = paired_gain(_column(these, name), _column(tuned, name), example)
-        found[name] = asdict(gain) if math.isfinite(gain.low) else None
+        found[name] = gain.plain() if math.isfinite(gain.low) else None
     return found
 
 
