@@ -1,6 +1,7 @@
 """What a checkpoint must agree with before its weights are used."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import as_class_path
-from svd_lightning.steering import Steering, as_plain, feature_name, rule_name
+from svd_lightning.steering import Steering, as_plain, feature_name, rule_name, with_short_paths
 
 CALIBRATED = "calibrated.ckpt"
 """Among the checkpoints of a run of `calibrate`: the adapter with the strengths found."""
@@ -37,6 +38,15 @@ def hyperparameters(
         "generation": None if generation is None else dict(generation),
         "_instantiator": "lightning.pytorch.cli.instantiate_module",
     }
+
+
+def stored_steering(path: Path) -> dict[str, Any]:
+    """The steering that a checkpoint's module was given, as plain data with today's class paths.
+
+    `load_from_checkpoint` takes it as `steering`, in place of the stored one, whose class paths may be gone.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return with_short_paths(content.get("hyper_parameters", {}).get("steering") or as_plain(Steering()))
 
 
 def check_base(stored: Mapping[str, Any] | None, name: str | None, fingerprint: str | None) -> None:

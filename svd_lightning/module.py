@@ -16,7 +16,7 @@ from transformers import SchedulerType, get_scheduler
 from svd_lightning.calibration import recall_all
 from svd_lightning.checkpoint import check_base, check_keys, check_resumable, check_steering, hyperparameters
 from svd_lightning.data import CompletionDataModule
-from svd_lightning.decoding.generation import UNSTEERED, complete, generation_config, rows_of
+from svd_lightning.decoding.generation import complete, generation_config, rows_of
 from svd_lightning.errors import InputError
 from svd_lightning.models import (
     Backbone,
@@ -29,7 +29,7 @@ from svd_lightning.models import (
     weights_digest,
 )
 from svd_lightning.scoring import HeldOut, Likelihood
-from svd_lightning.steering import Steering, TaskSteering, VocabularyBound
+from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
     any_rank,
     check_strategy,

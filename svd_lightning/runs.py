@@ -3,7 +3,7 @@
 import pickle
 from pathlib import Path
 
-from svd_lightning.checkpoint import CALIBRATED
+from svd_lightning.checkpoint import CALIBRATED, stored_steering
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 
@@ -41,7 +41,8 @@ def open_run(run: str | Path) -> SteeredLanguageModel:
     """
     checkpoint = find_checkpoint(run)
     try:
-        module = SteeredLanguageModel.load_from_checkpoint(checkpoint, map_location="cpu")
+        steering = stored_steering(checkpoint)
+        module = SteeredLanguageModel.load_from_checkpoint(checkpoint, map_location="cpu", steering=steering)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise _unreadable(checkpoint, error) from error
     return module.eval()

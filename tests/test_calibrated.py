@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from svd_lightning.cli import main
-from svd_lightning.decoding.generation import UNSTEERED, generate, generation_config
+from svd_lightning.decoding.generation import generate, generation_config
 from svd_lightning.runs import find_checkpoint, open_run
+from svd_lightning.steering import UNSTEERED
 from tests.chain import diary_data, read_jsonl
 
 MASK = ("--model.steering.alpha", "0.3")

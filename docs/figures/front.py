@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from svd_lightning import SteeredLanguageModel
-from svd_lightning.calibration import known_rules
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.commands.demo.run import diaries, diary_model
 from svd_lightning.commands.demo.task import TASK
@@ -24,7 +23,7 @@ from svd_lightning.data import JSONLData
 from svd_lightning.objective import MaskedObjective
 from svd_lightning.report.canvas import BLUE, DARK, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
 from svd_lightning.scoring.collect import new_table, tabulate
-from svd_lightning.steering import KLGradient, Steering
+from svd_lightning.steering import KLGradient, Steering, with_built_in
 from svd_lightning.trainer import SteeringTrainer
 
 BARS = {
@@ -95,7 +94,7 @@ def _curve(axes: Axes, objective: MaskedObjective, strengths: dict) -> None:
 
 def _distances(module: SteeredLanguageModel, data: JSONLData, strengths: dict) -> dict[str, float]:
     """KL(truth ‖ model) of the base and of each bar, nats per token."""
-    known = {type(rule).__name__: rule for rule in known_rules(module.steering.rules)}
+    known = {type(rule).__name__: rule for rule in with_built_in(module.steering.rules)}
     recipes = {"base": lambda tuned, base: base, "tuned": lambda tuned, base: tuned}
     for name, (rules, estimator, _) in BARS.items():
         if rules:

@@ -4,7 +4,6 @@ from svd_lightning.calibration.calibrate import calibrate
 from svd_lightning.calibration.candidates import (
     CONTROL,
     joint_recipe,
-    known_rules,
     recall,
     recall_all,
     rescore,
@@ -22,7 +21,6 @@ __all__ = [
     "describe",
     "describe_tasks",
     "joint_recipe",
-    "known_rules",
     "recall",
     "recall_all",
     "rescore",

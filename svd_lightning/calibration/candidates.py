@@ -12,14 +12,13 @@ from svd_lightning.metrics import Gain
 from svd_lightning.objective import CalibrationTokens, objective
 from svd_lightning.records import Intervals
 from svd_lightning.steering import (
-    KLGradient,
-    NaturalGradient,
     Steering,
     SteeringRule,
     TaskAware,
     TaskSteering,
     Temperature,
     rule_name,
+    with_built_in,
 )
 from svd_lightning.strength.closed_forms import CLOSED_FORMS
 from svd_lightning.strength.estimator import ClosedForm, Estimate, StrengthEstimator, estimator_name
@@ -64,13 +63,6 @@ class Candidate:
         return {**asdict(self), "rules": list(self.rules), "strengths": list(self.strengths)}
 
 
-def known_rules(rules: Sequence[SteeringRule]) -> tuple[SteeringRule, ...]:
-    """The given rules, and the built-in ones that are not among them."""
-    given = {type(rule) for rule in rules}
-    built_in = (KLGradient(), NaturalGradient(), TaskAware(), Temperature())
-    return (*rules, *(rule for rule in built_in if type(rule) not in given))
-
-
 CONTROL = Recipe((Temperature(),), LineSearch())
 """Sharpening alone, which every comparison carries."""
 
@@ -80,14 +72,14 @@ def joint_recipe(rules: Sequence[SteeringRule]) -> Recipe:
 
     For a small step TaskAware and KLGradient agree to first order: without it the fit is well conditioned.
     """
-    return Recipe(tuple(rule for rule in known_rules(rules) if not isinstance(rule, TaskAware)), LineSearch())
+    return Recipe(tuple(rule for rule in with_built_in(rules) if not isinstance(rule, TaskAware)), LineSearch())
 
 
 def recall(recipe: Steering, names: Sequence[str], strengths: Sequence[float]) -> Steering:
     """What a calibration record means by these rules and strengths; mask and penalty are as configured."""
     if list(names) == [rule_name(rule) for rule in recipe.directions]:
         return recipe.with_strengths(strengths)
-    by_name = {rule_name(rule): rule for rule in known_rules(recipe.rules)}
+    by_name = {rule_name(rule): rule for rule in with_built_in(recipe.rules)}
     rules = [by_name[name] for name in names]
     return replace(recipe, rules=rules, strengths=tuple(strengths), features=())
 
@@ -128,7 +120,7 @@ def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = 
 
     Features belong to the chosen recipe alone: the others show what they are worth.
     """
-    rules, everything = tuple(steering.rules), known_rules(steering.rules)
+    rules, everything = tuple(steering.rules), with_built_in(steering.rules)
     wanted = [CONTROL, Recipe(steering.directions, estimator)]
     if not others:
         yield from {recipe.key: recipe for recipe in wanted}.values()

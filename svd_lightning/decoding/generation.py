@@ -8,9 +8,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
+from svd_lightning.steering import SteeringFunction
 
 Distribution = Literal["base", "tuned", "steered"]
 """Whose logits are decoded or evaluated."""

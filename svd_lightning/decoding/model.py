@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.decoding.plan import decoding_plan
 from svd_lightning.decoding.steered import SteeredModel
 from svd_lightning.models.switch import AdaptedModel, active_adapters, base_of, check_adapter, shallow_copy
+from svd_lightning.steering import SteeringFunction
 
 _OWN_STATE = (
     "generate",

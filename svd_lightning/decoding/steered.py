@@ -8,9 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
-from svd_lightning.decoding.logits import SteeringFunction, check_logits
 from svd_lightning.errors import InputError
+from svd_lightning.functional import check_logits
 from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter
+from svd_lightning.steering import SteeringFunction
 
 
 class SteeredModel:

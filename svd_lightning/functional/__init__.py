@@ -2,22 +2,25 @@
 
 from svd_lightning.functional.distributions import (
     LOG_FLOOR,
+    at_label,
+    check_logits,
     expectation,
     kl_divergence,
+    kl_from_log_probs,
     label_nll,
     log_probabilities,
+    widened,
 )
-from svd_lightning.functional.steering import (
-    confidence_mask,
-    jacobian_product,
-    kl_gradient,
-    log_ratio,
-    steer,
-)
-from svd_lightning.functional.strength import (
+from svd_lightning.functional.method import (
     ObjectiveTerms,
     StrengthTerms,
+    confidence_mask,
+    jacobian_product,
+    kl_direction,
+    kl_gradient,
+    log_ratio,
     objective_terms,
+    steer,
     strength_terms,
 )
 
@@ -25,10 +28,14 @@ __all__ = [
     "LOG_FLOOR",
     "ObjectiveTerms",
     "StrengthTerms",
+    "at_label",
+    "check_logits",
     "confidence_mask",
     "expectation",
     "jacobian_product",
+    "kl_direction",
     "kl_divergence",
+    "kl_from_log_probs",
     "kl_gradient",
     "label_nll",
     "log_probabilities",
@@ -36,4 +43,5 @@ __all__ = [
     "objective_terms",
     "steer",
     "strength_terms",
+    "widened",
 ]

@@ -1,10 +1,17 @@
-"""Log-probabilities, KL divergence and label NLL, computed in log space."""
+"""Log-probabilities and what is read off them: expectation, KL divergence, label NLL; all in log space."""
 
 import torch
 from torch import Tensor
 
+from svd_lightning.errors import InputError
+
 LOG_FLOOR = -1.0e4
 """Smallest log-probability that enters a ratio: a token that a model forbids (logit −∞) stays finite."""
+
+
+def widened(logits: Tensor) -> Tensor:
+    """The logits in the precision of all that follows: float32, or float64 if they come so."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -28,24 +35,31 @@ def expectation(log_p: Tensor, values: Tensor) -> Tensor:
     return (log_p.exp() * values).sum(dim=-1)
 
 
-def kl_divergence(tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
-    """KL(p ‖ q) = Σ_y p_y (log p_y − log q_y), in nats, of the tuned from the base distribution.
+def kl_from_log_probs(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) = Σ_y p_y (log p_y − log q_y), in nats, of floored log-probabilities: [..., V] → [...].
 
-    Args:
-        tuned_logits: z_φ, [..., V].
-        base_logits: z_θ, [..., V].
+    Rounding may leave −1e-7 or so where the two agree.
+    """
+    return expectation(log_p, log_p - log_q)
+
+
+def kl_divergence(tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
+    """KL(p ‖ q) of the tuned from the base distribution, from the logits of both.
 
     Returns:
-        float32 (float64 for float64 input), [...]; finite for any finite or −∞ base logits. Rounding may
-        leave a value of the order −1e-7 where the two distributions agree.
+        float32 (float64 for float64 input), [...]; finite for any finite or −∞ base logits.
 
     >>> kl_divergence(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.0])).item()
     0.0
 
     Source: Hu et al. (2025), arXiv 2509.15888, section 3.
     """
-    log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
-    return expectation(log_p, log_p - log_q)
+    return kl_from_log_probs(log_probabilities(tuned_logits), log_probabilities(base_logits))
+
+
+def at_label(values: Tensor, labels: Tensor) -> Tensor:
+    """v_y of each label y: [..., V], int64 [...] → [...]."""
+    return values.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
 def label_nll(logits: Tensor, labels: Tensor) -> Tensor:
@@ -56,6 +70,20 @@ def label_nll(logits: Tensor, labels: Tensor) -> Tensor:
     >>> round(label_nll(torch.zeros(1, 4), torch.tensor([2])).item(), 4)
     1.3863
     """
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    picked = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return torch.logsumexp(logits.to(wide), dim=-1) - picked.to(wide)
+    wide = widened(logits)
+    return wide.logsumexp(dim=-1) - at_label(wide, labels)
+
+
+def check_logits(name: str, logits: Tensor) -> None:
+    """Refuse logits from which no token can be picked; one pass, no effect inside a compiled graph.
+
+    Raises:
+        InputError: for NaN, +∞, or nothing but −∞.
+    """
+    if torch.compiler.is_compiling() or logits.numel() == 0:
+        return
+    if not logits.amax(dim=-1).isfinite().all():
+        raise InputError(
+            f"{name}: expected finite numbers or -inf, got NaN or +inf (or a row of -inf only); the weights "
+            "or the adapter are damaged, or the dtype overflows: try bfloat16 or float32"
+        )

@@ -9,7 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from svd_lightning.errors import InputError
-from svd_lightning.functional import confidence_mask, log_probabilities
+from svd_lightning.functional import at_label, confidence_mask, kl_from_log_probs, log_probabilities
 from svd_lightning.objective.order import in_order
 from svd_lightning.objective.tokens import ENTRY_FIELDS, TOKEN_FIELDS, TokenTable
 from svd_lightning.steering import Feature, KLGradient, SteeringRule, feature_name, rule_name
@@ -61,8 +61,7 @@ class TokenCollector(Metric):
             InputError: if the logits are not finite (−∞ apart).
         """
         log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
-        at_label = labels.unsqueeze(-1)
-        label_log_p, label_log_q = (log_probs.gather(-1, at_label).squeeze(-1) for log_probs in (log_p, log_q))
+        label_log_p, label_log_q = at_label(log_p, labels), at_label(log_q, labels)
         _check("tuned", label_log_p)
         _check("base", label_log_q)
         mask = confidence_mask(tuned_logits, self.alpha)
@@ -90,7 +89,7 @@ class TokenCollector(Metric):
 
         Most rules need the KL, which is computed once.
         """
-        kl = KLGradient().centre(log_p, log_q)
+        kl = kl_from_log_probs(log_p, log_q)
         found = []
         for rule in self.rules:
             shared = type(rule).centre is KLGradient.centre and not vars(rule)

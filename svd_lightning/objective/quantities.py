@@ -7,7 +7,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from svd_lightning.functional import expectation, log_probabilities, strength_terms
+from svd_lightning.functional import (
+    at_label,
+    kl_from_log_probs,
+    label_nll,
+    log_probabilities,
+    objective_terms,
+    steer,
+    strength_terms,
+)
 from svd_lightning.steering import SteeringRule, whole_direction
 
 Key = tuple[object, ...]
@@ -42,9 +50,9 @@ class View:
         return self._narrow_q.double()
 
     @cached_property
-    def normaliser(self) -> Tensor:
-        """Log-normaliser of `log_p`, [n]: not quite 0 where it comes from single precision."""
-        return self.log_p.logsumexp(dim=-1)
+    def tuned_nll(self) -> Tensor:
+        """K at μ = 0, [n]; `log_p` is not quite normalised where it comes from single precision."""
+        return label_nll(self.log_p, self.labels)
 
     def select(self, rows: Tensor) -> "View":
         """Some of the tokens, int64 [m]."""
@@ -59,10 +67,6 @@ class View:
         if key not in self._directions:
             self._directions[key] = whole_direction(rule, self._narrow_p, self._narrow_q).double()
         return self._directions[key]
-
-    def at_label(self, values: Tensor) -> Tensor:
-        """The label's entry, [n, V] → [n]."""
-        return values.gather(-1, self.labels.unsqueeze(-1)).squeeze(-1)
 
 
 class Quantity(Protocol):
@@ -97,8 +101,9 @@ class Labels:
 
     def measure(self, view: View) -> tuple[Tensor, Tensor]:
         """Nothing needs a rule."""
-        kl = expectation(view.log_p, view.log_p - view.log_q)
-        tokens = torch.stack([view.at_label(view.log_p), view.at_label(view.log_q), kl], dim=-1)
+        kl = kl_from_log_probs(view.log_p, view.log_q)
+        at_labels = [at_label(log_probs, view.labels) for log_probs in (view.log_p, view.log_q)]
+        tokens = torch.stack([*at_labels, kl], dim=-1)
         return tokens, tokens[:, :0]
 
 
@@ -150,23 +155,11 @@ class Steered:
         return 2, 1 + k + k * k
 
     def measure(self, view: View) -> tuple[Tensor, Tensor]:
-        """One exponential of [n, V], and a product of it for each direction and each pair."""
+        """`objective_terms`; KL(p_μ ‖ p_0) = μ·∇K(μ) − (K(μ) − K(0)) follows without another pass."""
         directions = [view.direction(rule) for rule in self._rules]
-        steered = view.log_p
-        for direction, strength in zip(directions, self._strengths, strict=True):
-            steered = torch.add(steered, direction, alpha=strength)
-        normaliser, label = steered.logsumexp(dim=-1), view.at_label(steered)
-        first = label >= steered.amax(dim=-1)
-        p = (steered - normaliser.unsqueeze(-1)).exp()
-        means = [_inner(p, direction) for direction in directions]
-        centred = [p * (d - mean.unsqueeze(-1)) for d, mean in zip(directions, means, strict=True)]
-        shift = sum(strength * mean for strength, mean in zip(self._strengths, means, strict=True))
-        columns = [shift - (normaliser - view.normaliser)]
-        columns += [mean - view.at_label(d) for d, mean in zip(directions, means, strict=True)]
-        columns += [_inner(weighted, d) for weighted in centred for d in directions]
-        return torch.stack([label - normaliser, first.double()], dim=-1), torch.stack(columns, dim=-1)
-
-
-def _inner(left: Tensor, right: Tensor) -> Tensor:
-    """Σ_v a_v b_v without a tensor of the products: [n, V], [n, V] → [n]."""
-    return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).flatten()
+        steered = steer(view.log_p, directions, None, strength=self._strengths, penalty=0.0)
+        nll, gradient, hessian = objective_terms(steered, directions, view.labels)
+        first = at_label(steered, view.labels) >= steered.amax(dim=-1)
+        divergence = gradient @ gradient.new_tensor(self._strengths) - (nll - view.tuned_nll)
+        sums = torch.cat([divergence.unsqueeze(-1), gradient, hessian.flatten(1)], dim=-1)
+        return torch.stack([-nll, first.double()], dim=-1), sums

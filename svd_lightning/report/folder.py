@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from svd_lightning.calibration import known_rules
 from svd_lightning.errors import InputError
 from svd_lightning.files import parse_json, write_json, write_text
 from svd_lightning.objective import TokenTable
@@ -22,6 +21,7 @@ from svd_lightning.steering import (
     SteeringRule,
     expand,
     rule_name,
+    with_built_in,
 )
 
 RECORD, TABLE, HISTORY, TEST, METRICS = (
@@ -152,7 +152,7 @@ def _table_of(folder: Path, record: Mapping[str, Any]) -> tuple[TokenTable | Non
 
 
 def _rules(names: Sequence[str]) -> tuple[SteeringRule, ...] | None:
-    known = expand((*known_rules(()), ConfidentSet()), (Entropy(), Divergence(), Agreement()))
+    known = expand((*with_built_in(()), ConfidentSet()), (Entropy(), Divergence(), Agreement()))
     by_name = {rule_name(rule): rule for rule in known}
     return tuple(by_name[name] for name in names) if set(names) <= set(by_name) else None
 

@@ -6,7 +6,6 @@ from typing import Any
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.calibration import known_rules
 from svd_lightning.errors import InputError
 from svd_lightning.models.hidden import base_hidden_states
 from svd_lightning.objective import ReferenceSnapshot, TokenCollector
@@ -18,7 +17,7 @@ from svd_lightning.scoring.tokens import (
     logit_chunks,
     placed,
 )
-from svd_lightning.steering import ConfidentSet, Steering
+from svd_lightning.steering import ConfidentSet, Steering, with_built_in
 
 
 def new_table(
@@ -34,7 +33,7 @@ def new_table(
             "steering.alpha: the calibration table needs a mask, got null; set alpha (the paper's is 0.1; 0.001 "
             "comes close to none), or give steering.strengths and leave the calibration out"
         )
-    rules = {type(rule): rule for rule in (*known_rules(steering.rules), ConfidentSet())}
+    rules = {type(rule): rule for rule in (*with_built_in(steering.rules), ConfidentSet())}
     alpha = min(steering.alpha, *alphas, 1.0)
     return TokenCollector(tuple(rules.values()), features=steering.features, alpha=alpha, tasks=tasks)
 

@@ -8,9 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from svd_lightning.calibration import CONTROL, joint_recipe, recall
-from svd_lightning.decoding.generation import UNSTEERED
-from svd_lightning.decoding.logits import SteeringFunction
-from svd_lightning.steering import RowSteering, Steering, TaskSteering, rule_name
+from svd_lightning.steering import UNSTEERED, RowSteering, Steering, SteeringFunction, TaskSteering, rule_name
 
 Scored = SteeringFunction | TaskSteering
 """What tells how a token is steered: the same for all, or by task."""

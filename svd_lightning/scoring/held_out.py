@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.calibration import describe_tasks, known_rules, rescore
+from svd_lightning.calibration import describe_tasks, rescore
 from svd_lightning.metrics import OPTION_METRICS, Completions, MultipleChoice
 from svd_lightning.scoring.collect import add_tokens, new_table
 from svd_lightning.scoring.contenders import contenders, distinct, of_tokens
@@ -21,7 +21,7 @@ from svd_lightning.scoring.tokens import (
     placed,
     score_chunk,
 )
-from svd_lightning.steering import Steering, TaskSteering
+from svd_lightning.steering import Steering, TaskSteering, with_built_in
 
 _NLL = ("nll_base", "nll_tuned", "nll_steered")
 _OF_TABLE = ("accuracy_tuned", "accuracy_steered", "kl_to_reference")
@@ -149,6 +149,6 @@ class HeldOut:
             steering = TaskSteering(self._recipe.with_strengths([0.0] * len(self._recipe.directions)))
         record = describe_tasks(table, steering.with_penalty(self._recipe.penalty), tasks)
         found = self._calibration or {"estimator": None, "candidates": []}
-        rules = (*known_rules(self._recipe.rules), *self._recipe.directions)
+        rules = (*with_built_in(self._recipe.rules), *self._recipe.directions)
         again = rescore(table, found["candidates"], rules, penalty=self._recipe.penalty)
         return {**record, "estimator": found["estimator"], "candidates": again}

@@ -5,10 +5,9 @@ from typing import Any
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.decoding.generation import UNSTEERED
 from svd_lightning.metrics import MeanNLL
 from svd_lightning.scoring.tokens import score_tokens
-from svd_lightning.steering import TaskSteering
+from svd_lightning.steering import UNSTEERED, TaskSteering
 
 
 class Likelihood:

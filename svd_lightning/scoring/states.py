@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.decoding.logits import check_logits
+from svd_lightning.functional import check_logits
 from svd_lightning.models.hidden import base_head, tuned_head, tuned_hidden_states
 from svd_lightning.objective import ReferenceSnapshot, TokenStream
 from svd_lightning.scoring.collect import reference_states

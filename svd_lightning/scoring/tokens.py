@@ -9,9 +9,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.decoding.logits import SteeringFunction, check_logits
 from svd_lightning.errors import InputError
-from svd_lightning.functional import expectation, label_nll, log_probabilities
+from svd_lightning.functional import check_logits, kl_from_log_probs, label_nll, log_probabilities
 from svd_lightning.models.hidden import (
     base_head,
     base_hidden_states,
@@ -19,7 +18,7 @@ from svd_lightning.models.hidden import (
     tuned_head,
     tuned_hidden_states,
 )
-from svd_lightning.steering import RowSteering, Steering
+from svd_lightning.steering import RowSteering, Steering, SteeringFunction
 
 IGNORED = -100
 """Label of the tokens that are not scored."""
@@ -226,7 +225,7 @@ def score_chunk(chunk: LogitChunk, steerings: Mapping[str, SteeringFunction]) ->
     for name, steering in steerings.items():
         logits = finite_penalty(steering)(tuned, base)
         log_p = log_probabilities(logits)
-        found[name] = LabelScores(_at_labels(log_p, logits, labels), expectation(log_p, log_p - log_q))
+        found[name] = LabelScores(_at_labels(log_p, logits, labels), kl_from_log_probs(log_p, log_q))
     return found
 
 
@@ -243,7 +242,7 @@ def _score_chunk(chunk: LogitChunk, steering: SteeringFunction) -> tuple[Tensor,
     tuned, base, labels = chunk
     steered = -label_nll(steering(tuned, base), labels)
     log_p, log_q = log_probabilities(tuned), log_probabilities(base)
-    divergence = expectation(log_p, log_p - log_q)
+    divergence = kl_from_log_probs(log_p, log_q)
     agreement = tuned.argmax(dim=-1) == base.argmax(dim=-1)
     return _at_labels(log_q, base, labels), _at_labels(log_p, tuned, labels), steered, divergence, agreement
 

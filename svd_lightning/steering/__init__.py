@@ -1,21 +1,40 @@
-"""How to steer: rules (directions in logit space) and the recipe that combines them."""
+"""How to steer: rules (directions in logit space), features, and the `Steering` that puts them together."""
 
 from svd_lightning.steering.by_task import RowSteering, TaskSteering
-from svd_lightning.steering.confident_set import ConfidentSet
-from svd_lightning.steering.contextual import Contextual, expand, whole_direction
-from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feature, feature_name
-from svd_lightning.steering.kl_gradient import KLGradient
-from svd_lightning.steering.natural_gradient import NaturalGradient
-from svd_lightning.steering.rule import SteeringRule, VocabularyBound, rule_name
-from svd_lightning.steering.saved import as_plain, from_plain, tasks_as_plain, tasks_from_plain
-from svd_lightning.steering.steering import Steering
-from svd_lightning.steering.task_aware import TaskAware
-from svd_lightning.steering.temperature import Temperature
+from svd_lightning.steering.features import (
+    BUILT_IN_FEATURES,
+    Agreement,
+    Contextual,
+    Divergence,
+    Entropy,
+    Feature,
+    expand,
+    feature_name,
+    whole_direction,
+)
+from svd_lightning.steering.rules import (
+    BUILT_IN_RULES,
+    ConfidentSet,
+    KLGradient,
+    NaturalGradient,
+    SteeringRule,
+    TaskAware,
+    Temperature,
+    VocabularyBound,
+    rule_name,
+    with_built_in,
+)
+from svd_lightning.steering.saved import as_plain, from_plain, tasks_as_plain, tasks_from_plain, with_short_paths
+from svd_lightning.steering.steering import UNSTEERED, Distribution, Steering, SteeringFunction
 
 __all__ = [
+    "BUILT_IN_FEATURES",
+    "BUILT_IN_RULES",
+    "UNSTEERED",
     "Agreement",
     "ConfidentSet",
     "Contextual",
+    "Distribution",
     "Divergence",
     "Entropy",
     "Feature",
@@ -23,6 +42,7 @@ __all__ = [
     "NaturalGradient",
     "RowSteering",
     "Steering",
+    "SteeringFunction",
     "SteeringRule",
     "TaskAware",
     "TaskSteering",
@@ -36,4 +56,6 @@ __all__ = [
     "tasks_as_plain",
     "tasks_from_plain",
     "whole_direction",
+    "with_built_in",
+    "with_short_paths",
 ]

@@ -1,29 +1,24 @@
 """A recipe as plain data, and back: what checkpoints and artefacts hold."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from svd_lightning.errors import InputError
 from svd_lightning.steering.by_task import TaskSteering
-from svd_lightning.steering.confident_set import ConfidentSet
-from svd_lightning.steering.features import Agreement, Divergence, Entropy, Feature
-from svd_lightning.steering.kl_gradient import KLGradient
-from svd_lightning.steering.natural_gradient import NaturalGradient
-from svd_lightning.steering.rule import SteeringRule
+from svd_lightning.steering.features import BUILT_IN_FEATURES, Feature
+from svd_lightning.steering.rules import BUILT_IN_RULES, SteeringRule
 from svd_lightning.steering.steering import Steering
-from svd_lightning.steering.task_aware import TaskAware
-from svd_lightning.steering.temperature import Temperature
 
-_RULES: tuple[type, ...] = (KLGradient, NaturalGradient, TaskAware, Temperature, ConfidentSet)
-_FEATURES: tuple[type, ...] = (Entropy, Divergence, Agreement)
+_PACKAGE = "svd_lightning.steering"
 
 
 def as_plain(steering: Steering) -> dict[str, Any]:
     """Strings and numbers that jsonargparse (in checkpoints) and `from_plain` read back.
 
     >>> as_plain(Steering(strengths=[1.5]))["rules"]
-    [{'class_path': 'svd_lightning.steering.kl_gradient.KLGradient', 'init_args': {}}]
+    [{'class_path': 'svd_lightning.steering.KLGradient', 'init_args': {}}]
     """
     return {
         "rules": [_as_class_path(rule) for rule in steering.rules],
@@ -32,6 +27,19 @@ def as_plain(steering: Steering) -> dict[str, Any]:
         "penalty": steering.penalty,
         "features": [_as_class_path(feature) for feature in steering.features],
     }
+
+
+def with_short_paths(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the plain data of `as_plain` the class paths that it has today.
+
+    Checkpoints written before modules moved name the module too, between a package and what it exports.
+
+    >>> with_short_paths({"rules": [{"class_path": "svd_lightning.steering.kl_gradient.KLGradient"}]})
+    {'rules': [{'class_path': 'svd_lightning.steering.KLGradient'}]}
+    """
+    named = {name: content[name] for name in ("rules", "features") if name in content}
+    short = {name: [{**part, "class_path": _short(part["class_path"])} for part in named[name]] for name in named}
+    return {**content, **short}
 
 
 def from_plain(content: Mapping[str, Any]) -> Steering:
@@ -47,11 +55,11 @@ def from_plain(content: Mapping[str, Any]) -> Steering:
     """
     strengths = content["strengths"]
     return Steering(
-        rules=tuple(_built_in("rules", part, _RULES) for part in content["rules"]),
+        rules=tuple(_built_in("rules", part, BUILT_IN_RULES) for part in content["rules"]),
         strengths=None if strengths is None else tuple(map(float, strengths)),
         alpha=content["alpha"],
         penalty=float(content["penalty"]),
-        features=tuple(_built_in("features", part, _FEATURES) for part in content["features"]),
+        features=tuple(_built_in("features", part, BUILT_IN_FEATURES) for part in content["features"]),
     )
 
 
@@ -75,13 +83,36 @@ def tasks_from_plain(content: Mapping[str, Any]) -> TaskSteering:
     return TaskSteering(from_plain(content["steering"]), own)
 
 
+def with_today_s_paths(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of `as_plain` with the class paths of today: a checkpoint may name modules that are no more."""
+    kinds = {"rules": BUILT_IN_RULES, "features": BUILT_IN_FEATURES}
+    return {**content, **{name: [_today(part, kinds[name]) for part in content[name]] for name in kinds}}
+
+
+def _today(part: Mapping[str, Any], known: tuple[type, ...]) -> dict[str, Any]:
+    package, _, name = part["class_path"].rpartition(".")
+    moved = package.startswith(f"{_PACKAGE}.") and name in {kind.__name__ for kind in known}
+    return {**part, "class_path": f"{_PACKAGE}.{name}"} if moved else dict(part)
+
+
 def _as_class_path(part: SteeringRule | Feature) -> dict[str, Any]:
     kind = type(part)
     names = inspect.signature(kind).parameters
-    return {
-        "class_path": f"{kind.__module__}.{kind.__qualname__}",
-        "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)},
-    }
+    return {"class_path": _class_path(kind), "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)}}
+
+
+def _class_path(kind: type) -> str:
+    """The shortest path that imports a class: packages keep their names, while modules inside them may move."""
+    parts, name = kind.__module__.split("."), kind.__qualname__
+    packages = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    exporting = [package for package in packages if getattr(sys.modules.get(package), name, None) is kind]
+    return f"{exporting[0] if exporting else kind.__module__}.{name}"
+
+
+def _short(class_path: str) -> str:
+    """`svd_lightning.steering.kl_gradient.KLGradient` → `svd_lightning.steering.KLGradient`; others stay."""
+    parts = class_path.split(".")
+    return ".".join([*parts[:2], parts[-1]]) if parts[0] == "svd_lightning" else class_path
 
 
 def _built_in(name: str, part: Mapping[str, Any], known: tuple[type, ...]) -> Any:

@@ -1,19 +1,29 @@
-"""A complete recipe for steering at decode time: rules, strengths, mask and penalty."""
+"""How logits are steered at decode time: `Steering` puts rules, strengths, mask and penalty together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
-import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.functional import confidence_mask, log_probabilities
-from svd_lightning.steering.contextual import Contextual, expand
-from svd_lightning.steering.features import Feature
-from svd_lightning.steering.kl_gradient import KLGradient
-from svd_lightning.steering.rule import SteeringRule, VocabularyBound, rule_name
+from svd_lightning.functional import confidence_mask, log_probabilities, steer, widened
+from svd_lightning.steering.features import Contextual, Feature, expand
+from svd_lightning.steering.rules import KLGradient, SteeringRule, VocabularyBound, rule_name
+
+SteeringFunction = Callable[[Tensor, Tensor], Tensor]
+"""(tuned logits, base logits), [..., V] each → steered logits [..., V]; usually a `Steering`."""
+
+Distribution = Literal["base", "tuned", "steered"]
+"""Whose logits are decoded or evaluated."""
+
+UNSTEERED: dict[str, SteeringFunction] = {
+    "base": lambda tuned_logits, base_logits: base_logits,
+    "tuned": lambda tuned_logits, base_logits: tuned_logits,
+}
+"""The two distributions that steering is compared with, as steering functions."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +34,7 @@ class Steering:
 
     Call it with the logits of both models, [..., V] each, to get the steered logits in float32.
 
+    >>> import torch
     >>> tuned, base = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
     >>> Steering(strengths=(2.0,))(tuned, base).softmax(-1)
     tensor([0.6824, 0.1316, 0.1860])
@@ -92,38 +103,34 @@ class Steering:
         return self.strengths is not None
 
     def with_strengths(self, strengths: Sequence[float]) -> "Steering":
-        """The same recipe at other strengths."""
+        """The same rules, mask and penalty at other strengths."""
         return replace(self, strengths=tuple(map(float, strengths)))
 
     def with_penalty(self, penalty: float) -> "Steering":
-        """The same recipe with another penalty outside the mask."""
+        """The same rules and strengths with another penalty outside the mask."""
         return replace(self, penalty=penalty)
 
     def __call__(self, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
         """Steered logits ẑ, [..., V] and [..., V] → float32 (or float64) [..., V]."""
+        log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
+        logits = widened(tuned_logits)
+        mask = None if self.alpha is None else confidence_mask(logits, self.alpha)
+        directions = (rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1)) for rule in self.rules)
+        strengths = self._strengths_at(log_p, log_q)
+        return steer(logits, directions, mask, strength=strengths, penalty=self.penalty)
+
+    def _strengths_at(self, log_p: Tensor, log_q: Tensor) -> Sequence[float | Tensor]:
+        """μ_k of each rule: a number, or with features one of each position, [..., 1]."""
         if self.strengths is None:
             raise InputError(
                 "steering.strengths: not calibrated yet; run `svd-lightning fit` with the SteeringCalibration "
                 "callback, `svd-lightning calibrate`, or give the strengths yourself"
             )
-        log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
-        unsteered = tuned_logits.to(log_p.dtype)
-        steered = unsteered
-        step = 1 + len(self.features)
+        if not self.features:
+            return self.strengths
         values = [feature.value(log_p, log_q).unsqueeze(-1) for feature in self.features]
-        for number, rule in enumerate(self.rules):
-            constant, *weights = self.strengths[number * step : (number + 1) * step]
-            direction = rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1))
-            steered = torch.add(steered, direction, alpha=constant)
-            if weights:
-                varying = [weight * value for weight, value in zip(weights, values, strict=True)]
-                steered = torch.addcmul(steered, direction, torch.stack(varying).sum(dim=0))
-        if self.alpha is None:
-            return steered
-        return torch.where(confidence_mask(unsteered, self.alpha), steered, self._penalised(unsteered))
-
-    def _penalised(self, logits: Tensor) -> Tensor | float:
-        """z + λ, without a pass over the vocabulary where λ leaves nothing of z or all of it."""
-        if self.penalty == 0.0:
-            return logits
-        return self.penalty if math.isinf(self.penalty) else logits + self.penalty
+        step, found = 1 + len(values), []
+        for first in range(0, len(self.strengths), step):
+            constant, *weights = self.strengths[first : first + step]
+            found.append(constant + sum(weight * value for weight, value in zip(weights, values, strict=True)))
+        return found

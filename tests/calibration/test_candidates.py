@@ -1,7 +1,7 @@
 """Which recipes a calibration compares."""
 
-from svd_lightning.calibration.candidates import CONTROL, Recipe, known_rules, recipes
-from svd_lightning.steering import KLGradient, NaturalGradient, Steering
+from svd_lightning.calibration.candidates import CONTROL, Recipe, recipes
+from svd_lightning.steering import KLGradient, NaturalGradient, Steering, with_built_in
 from svd_lightning.strength import LineSearch, Mean
 
 
@@ -16,4 +16,4 @@ def test_every_recipe_comes_once_and_the_joint_one_holds_all_known_rules():
     keys = [recipe.key for recipe in recipes(steering, Mean())]
     assert len(keys) == len(set(keys))
     assert {CONTROL.key, (("KLGradient",), "Mean"), (("KLGradient",), "LineSearch")} <= set(keys)
-    assert Recipe(known_rules(steering.rules), LineSearch()).key in keys
+    assert Recipe(with_built_in(steering.rules), LineSearch()).key in keys

@@ -2,9 +2,17 @@
 
 from dataclasses import dataclass, replace
 
-from svd_lightning.calibration import calibrate, known_rules
+from svd_lightning.calibration import calibrate
 from svd_lightning.objective import TokenCollector, TokenTable
-from svd_lightning.steering import ConfidentSet, Entropy, KLGradient, NaturalGradient, Steering, Temperature
+from svd_lightning.steering import (
+    ConfidentSet,
+    Entropy,
+    KLGradient,
+    NaturalGradient,
+    Steering,
+    Temperature,
+    with_built_in,
+)
 from svd_lightning.strength import LineSearch
 from tests.objective.reference import Tokens, tokens
 
@@ -38,7 +46,7 @@ def opposed() -> Tokens:
 def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf"), features=(), tasks=None) -> Case:
     steering = Steering(rules, features=features, alpha=0.1, penalty=penalty)
     metric = TokenCollector(
-        (*known_rules(rules), ConfidentSet()), features=features, alpha=min((0.1, *alphas)), tasks=tasks
+        (*with_built_in(rules), ConfidentSet()), features=features, alpha=min((0.1, *alphas)), tasks=tasks
     )
     data.update(metric)
     table = metric.compute()

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from svd_lightning.calibration import known_rules, rescore
+from svd_lightning.calibration import rescore
 from svd_lightning.cli import main
 from svd_lightning.commands.report import report
 from svd_lightning.report import load_run, page, save_calibration
@@ -21,6 +21,7 @@ from svd_lightning.report.words import (
     task_used,
     with_intervals,
 )
+from svd_lightning.steering import with_built_in
 from tests.report.cases import CASES
 
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -181,7 +182,7 @@ def test_names_and_messages_are_escaped(one, tmp_path):
 def test_the_test_split_stands_beside_the_calibration_split(one, tmp_path):
     save_calibration(tmp_path, one.record, one.table)
     half = one.table.select(one.table.example < 20).narrow(0.1)
-    again = rescore(half, one.record["candidates"], known_rules([]), penalty=one.steering.penalty)
+    again = rescore(half, one.record["candidates"], with_built_in([]), penalty=one.steering.penalty)
     test = {name: one.record[name] for name in ("nll_base", "nll_tuned", "nll_decoded_tuned", "accuracy_tuned")}
     test |= {"tokens": 60, "examples": 20, "candidates": again}
     (tmp_path / "test.json").write_text(json.dumps(test))

@@ -6,10 +6,9 @@ import torch
 from svd_lightning.data.collate import ScoringCollator
 from svd_lightning.data.questions import QuestionCollator, encode_questions
 from svd_lightning.data.tokenise import encode
-from svd_lightning.decoding.generation import UNSTEERED
 from svd_lightning.scoring import HeldOut, held_out
 from svd_lightning.scoring.contenders import contenders
-from svd_lightning.steering import TaskSteering
+from svd_lightning.steering import UNSTEERED, TaskSteering
 from tests.metrics.reference import Question, expected
 from tests.scoring.questions import RECORD, diary_rows, question, random_module
 

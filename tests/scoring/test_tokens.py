@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from svd_lightning.decoding.generation import UNSTEERED
 from svd_lightning.errors import InputError
 from svd_lightning.functional import kl_divergence, label_nll
 from svd_lightning.models.hidden import base_hidden_states
@@ -20,7 +19,7 @@ from svd_lightning.scoring.tokens import (
     score_tokens,
     shared_columns,
 )
-from svd_lightning.steering import KLGradient, NaturalGradient, Steering
+from svd_lightning.steering import UNSTEERED, KLGradient, NaturalGradient, Steering
 from tests.decoding import zoo
 
 STEERING = Steering(rules=[KLGradient(), NaturalGradient()], strengths=[1.5, 0.4], alpha=0.3)

@@ -34,12 +34,16 @@ def test_a_recipe_comes_back_from_json(name, tmp_path):
 
 @pytest.mark.parametrize("rule", test_rules.RULES, ids=lambda rule: rule.__name__)
 def test_every_rule_comes_back(rule):
-    assert type(from_plain(as_plain(Steering([rule()]))).rules[0]) is rule
+    plain = as_plain(Steering([rule()]))
+    assert plain["rules"][0]["class_path"] == f"svd_lightning.steering.{rule.__name__}"
+    assert type(from_plain(plain).rules[0]) is rule
 
 
 @pytest.mark.parametrize("feature", test_features.FEATURES, ids=lambda feature: feature.__name__)
 def test_every_feature_comes_back(feature):
-    assert type(from_plain(as_plain(Steering(features=[feature()]))).features[0]) is feature
+    plain = as_plain(Steering(features=[feature()]))
+    assert plain["features"][0]["class_path"] == f"svd_lightning.steering.{feature.__name__}"
+    assert type(from_plain(plain).features[0]) is feature
 
 
 def test_classes_from_elsewhere_are_refused():
@@ -48,6 +52,7 @@ def test_classes_from_elsewhere_are_refused():
 
     with pytest.raises(InputError, match=r"steering\.rules: expected those built in \(KLGradient"):
         from_plain(as_plain(Steering([Mine()])))
+    assert as_plain(Steering([Mine()]))["rules"][0]["class_path"] == f"{__name__}.{Mine.__qualname__}"
     plain = as_plain(Steering(features=[Entropy()])) | {"features": [{"class_path": "os.system", "init_args": {}}]}
     with pytest.raises(InputError, match=r"steering\.features: .* got 'os\.system'"):
         from_plain(plain)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from svd_lightning.calibration import calibrate, known_rules
+from svd_lightning.calibration import calibrate
 from svd_lightning.calibration.pooling import Pool
 from svd_lightning.objective import TokenCollector, objective
-from svd_lightning.steering import Entropy, NaturalGradient, Steering, expand
+from svd_lightning.steering import Entropy, NaturalGradient, Steering, expand, with_built_in
 from svd_lightning.strength import (
     Fixed,
     LineSearch,
@@ -226,7 +226,7 @@ def test_a_calibration_records_them(guard):
 @pytest.mark.parametrize("chosen", [Mean(), LineSearch()])
 def test_closed_forms_are_drawn_again_only_when_chosen(chosen):
     data = drawn_along(0.6, examples=30, seed=1)
-    table = reference.table(data, rules=known_rules((KL,)), alpha=1e-6)
+    table = reference.table(data, rules=with_built_in((KL,)), alpha=1e-6)
     record = calibrate(table, Steering([KL], alpha=1e-6, penalty=0.0), chosen)
     assert len(record["intervals"]) == 1
     for candidate in record["candidates"]:

@@ -11,16 +11,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from peft import LoraConfig
 from rich.table import Table
 
-from svd_lightning.calibration import known_rules
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.commands.demo.task import TASK
 from svd_lightning.commands.demo.truth import Nearness, nearness
 from svd_lightning.console import console
 from svd_lightning.data import JSONLData
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.models import Backbone
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.steering import Steering, rule_name
+from svd_lightning.steering import Steering, SteeringFunction, rule_name, with_built_in
 from svd_lightning.trainer import SteeringTrainer
 
 BASE_FOLDER = Path(__file__).parent / "base"
@@ -112,7 +110,7 @@ def diary_model(*, learning_rate: float) -> SteeredLanguageModel:
 
 def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, Nearness], dict[str, str]]:
     """Every shown distribution against the truth on the test split, and its strength as text."""
-    rules = {rule_name(rule): rule for rule in known_rules(module.steering.rules)}
+    rules = {rule_name(rule): rule for rule in with_built_in(module.steering.rules)}
     recipes: dict[str, SteeringFunction] = {"base": lambda tuned, base: base, "tuned": lambda tuned, base: tuned}
     strengths = {"base": "", "tuned": "0"}
     assert module.calibration is not None

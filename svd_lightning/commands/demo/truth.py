@@ -8,9 +8,9 @@ from peft import PeftModel
 from torch import Tensor
 
 from svd_lightning.commands.demo.task import Language
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.functional import label_nll
 from svd_lightning.scoring.tokens import IGNORED, logit_chunks
+from svd_lightning.steering import SteeringFunction
 
 
 class Nearness(NamedTuple):

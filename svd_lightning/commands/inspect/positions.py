@@ -7,7 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from svd_lightning.functional import expectation, log_probabilities
+from svd_lightning.functional import expectation, kl_divergence, log_probabilities, steer
 
 T = TypeVar("T")
 
@@ -82,11 +82,11 @@ def positions(
     first = Triple(*(part[:, 0] for part in ranked))
     flipped = (_rank(log_p.tuned, first.steered) > 1).tolist()
     firsts = torch.stack(list(first), dim=-1).tolist()
-    silent = log_probabilities(torch.where(inside, log_p.tuned, log_p.tuned + penalty))
+    silent = steer(logits.tuned, (), mask, strength=(), penalty=penalty)
     shift, mask_shift, divergence = (
-        _kl(log_p.steered, log_p.tuned),
-        _kl(silent, log_p.tuned),
-        _kl(log_p.tuned, log_p.base),
+        _divergences(logits.steered, logits.tuned),
+        _divergences(silent, logits.tuned),
+        _divergences(logits.tuned, logits.base),
     )
     sizes = inside.sum(dim=-1).tolist()
     for n, row in enumerate(ids.tolist()):
@@ -118,6 +118,6 @@ def _entropy(log_p: Tensor) -> Tensor:
     return (-expectation(log_p, log_p)).clamp_min(0.0) + 0.0
 
 
-def _kl(log_p: Tensor, log_q: Tensor) -> list[float]:
-    """KL(p ‖ q) of every row; rounding leaves nothing below 0."""
-    return expectation(log_p, log_p - log_q).clamp_min(0.0).tolist()
+def _divergences(of: Tensor, against: Tensor) -> list[float]:
+    """KL from one distribution to another, of every row of their logits; rounding leaves nothing below 0."""
+    return kl_divergence(of, against).clamp_min(0.0).tolist()

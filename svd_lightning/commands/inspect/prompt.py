@@ -14,15 +14,13 @@ from svd_lightning.commands.inspect.positions import Position, Triple, positions
 from svd_lightning.commands.inspect.writing import decode, decoding_options, decoding_text, text_of
 from svd_lightning.data.examples import Example, Message
 from svd_lightning.data.tokenise import EncodedExample, encode
-from svd_lightning.decoding.generation import UNSTEERED
-from svd_lightning.decoding.logits import SteeringFunction, check_logits
 from svd_lightning.errors import InputError
-from svd_lightning.functional import confidence_mask
+from svd_lightning.functional import check_logits, confidence_mask
 from svd_lightning.models import context_length
 from svd_lightning.models.switch import active_config
 from svd_lightning.report.words import mask_text, strengths_text
 from svd_lightning.scoring.tokens import IGNORED, LogitChunk, logit_chunks
-from svd_lightning.steering import Steering, rule_name
+from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name
 
 _UNLIMITED = 2**31
 

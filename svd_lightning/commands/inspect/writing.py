@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.decoding import steer_model
-from svd_lightning.decoding.logits import SteeringFunction
 from svd_lightning.errors import InputError
+from svd_lightning.steering import SteeringFunction
 
 _NEW_TOKENS = 64
 """How long a completion may become where nobody says."""

@@ -9,10 +9,10 @@ from typing import Any, Literal, get_args
 from rich.console import Console
 from rich.table import Table
 
-from svd_lightning.decoding.generation import Distribution
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.runs import find_checkpoint, open_run
+from svd_lightning.steering import Distribution
 
 
 def lm_eval(

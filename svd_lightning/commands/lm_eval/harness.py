@@ -7,12 +7,12 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from svd_lightning.decoding.generation import UNSTEERED, Distribution
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import open_run
 from svd_lightning.scoring.tokens import SteeringFunction, finite_penalty
+from svd_lightning.steering import UNSTEERED, Distribution
 
 
 @register_model("svd-lightning")
