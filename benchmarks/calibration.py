@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
-from svd_lightning.calibration import PAPER_ALPHAS, calibrate, score
+from svd_lightning.calibration import PAPER_ALPHAS, calibrate, outcome
 from svd_lightning.calibration.cross_fit import cross_fit
 from svd_lightning.callbacks.tables import gain_text
 from svd_lightning.commands.demo.run import BASE_FOLDER, diaries
@@ -166,7 +166,7 @@ def _show_contextual(title: str, recipe: Steering, here: TokenTable, there: Toke
             fitted = torch.tensor(strengths, dtype=torch.float64)
             held_out = cross_fit(here, directions, estimator, penalty=0.0, folds=4)
             test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(fitted)
-            fit, unseen = (score(tokens, directions, fitted.tolist(), penalty=0.0) for tokens in (here, there))
+            fit, unseen = (outcome(tokens, directions, fitted.tolist(), penalty=0.0) for tokens in (here, there))
             plain = plain or {"held_out": held_out, "test": test}
             table.add_row(
                 " + ".join(map(rule_name, rules)) if name == "constant" else "",

@@ -28,6 +28,7 @@ from svd_lightning.models import (
     float32_buffers,
     weights_digest,
 )
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.scoring import HeldOut, Likelihood
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
@@ -96,7 +97,7 @@ class SteeredLanguageModel(L.LightningModule):
         self.model: PeftModel | None = None
         self.base_fingerprint: str | None = None
         self.base_digest: str | None = None
-        self.calibration: dict[str, Any] | None = None
+        self.calibration: CalibrationRecord | None = None
         self.compare = self.recalibrating = False
         self.trained: dict[str, torch.Size] = {}  # names and shapes, as they are before sharding
         self.predicted: set[int] = set()
@@ -244,13 +245,13 @@ class SteeredLanguageModel(L.LightningModule):
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------
 
-    def adopt(self, calibration: Mapping[str, Any]) -> None:
+    def adopt(self, calibration: CalibrationRecord) -> None:
         """Take over a calibration: its strengths steer from now on, unless the user gave some.
 
         Raises:
             InputError: if it was made for other rules.
         """
-        self.calibration = dict(calibration)
+        self.calibration = calibration.copy()
         if self.recipe.calibrated:
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return

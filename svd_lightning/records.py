@@ -142,10 +142,15 @@ class TaskFiguresRecord(FiguresRecord):
     task: str
 
 
-class HeldOutTableRecord(FiguresRecord):
-    """`test.json`: the steering in force on the test tokens, and the candidates as calibration fitted them."""
+class TestFiguresRecord(FiguresRecord):
+    """A test: its figures, and those of each task."""
 
     tasks: list[TaskFiguresRecord]
+
+
+class HeldOutTableRecord(TestFiguresRecord):
+    """`test.json`: the steering in force on the test tokens, and the candidates as calibration fitted them."""
+
     estimator: str | None
     candidates: list[CandidateRecord]
 

@@ -11,9 +11,8 @@ from svd_lightning.calibration.candidates import Recipe
 from svd_lightning.calibration.cross_fit import example_folds, possible_labels
 from svd_lightning.objective import CalibrationTokens, Priced, TokenObjective, objective
 from svd_lightning.records import Intervals
-from svd_lightning.strength.estimator import Estimate, StrengthEstimator
+from svd_lightning.strength import Estimate, LineSearch, StrengthEstimator
 from svd_lightning.strength.intervals import sandwich
-from svd_lightning.strength.line_search import LineSearch
 
 PRIORS = (math.inf, 1000.0, 100.0, 10.0, 1.0)
 """How many examples the pooled strengths may weigh: from all (tasks do not differ) to next to nothing."""
@@ -34,7 +33,7 @@ class Pool:
         self._known = objective.examples
 
     def known(self, examples: Tensor) -> Tensor:
-        """Those of the examples (int64 numbers) that say anything."""
+        """Return those of the examples (int64 numbers) that count in the objective."""
         return examples[torch.isin(examples, self._known)]
 
     def fit(
@@ -45,7 +44,7 @@ class Pool:
         start: Tensor | None = None,
         among: TokenObjective | None = None,
     ) -> Estimate:
-        """The strengths of the task with these examples; exactly the pooled ones where it has none.
+        """Return the strengths of the task with these examples; exactly the pooled ones where it has none.
 
         A line search minimises K_t(μ) + ½ · m/E_t · (μ − c)ᵀ H (μ − c): the task's objective with the pool as m
         examples more. K_t is the mean NLL of the task's tokens, E_t its number of examples, c the pooled strengths
@@ -85,7 +84,7 @@ class Pool:
     def intervals(
         self, examples: Tensor, found: Estimate, among: TokenObjective | None = None
     ) -> Intervals | None:
-        """Of a task's own minimum (`sandwich`), the pool taken as known; None for any other strengths.
+        """Return the intervals at a task's own minimum (`sandwich`), the pool taken as known; else None.
 
         Args:
             examples: numbers of the task's examples, int64.
@@ -99,7 +98,7 @@ class Pool:
 
 
 def credibility(examples: int, prior: float) -> float:
-    """E / (E + m), the weight of a task's own examples.
+    """Return E / (E + m), the weight of a task's own examples.
 
     >>> credibility(30, 10.0)
     0.75
@@ -122,7 +121,7 @@ class TaskFit:
 
 
 def fit_tasks(
-    data: CalibrationTokens,
+    tokens: CalibrationTokens,
     recipe: Recipe,
     tasks: Mapping[str, Tensor],
     *,
@@ -131,12 +130,12 @@ def fit_tasks(
     penalty: float,
     folds: int,
 ) -> TaskFit:
-    """Strengths of every task, the weight m of the pool being the one with the best held-out NLL.
+    """Fit the strengths of every task, the weight m of the pool being the one with the best held-out NLL.
 
     The m of each fold's held-out tokens is chosen by the other folds' held-out tokens, the m in use by all.
 
     Args:
-        data: the calibration tokens.
+        tokens: the calibration tokens.
         recipe: rules and estimator.
         tasks: int64 numbers of each task's examples.
         pooled: the estimator's strengths on all examples.
@@ -144,33 +143,33 @@ def fit_tasks(
         penalty: λ of decoding.
         folds: of the cross-fit; examples are never split.
     """
-    problem = objective(data, recipe.rules, penalty=penalty)
+    problem = objective(tokens, recipe.rules, penalty=penalty)
     whole = Pool(problem, recipe.estimator, torch.tensor(pooled, dtype=torch.float64))
-    numbers, fold = example_folds(data.example, folds)
-    possible = possible_labels(data, penalty)
-    example = data.example[possible]
+    numbers, fold = example_folds(tokens.example, folds)
+    possible = possible_labels(tokens, penalty)
+    example = tokens.example[possible]
     parts = {task: problem.restricted(mine) for task, mine in tasks.items() if len(whole.known(mine))}
 
     def held_out(number: int) -> Tensor:
-        """Log-probability of the fold's labels for each m, [P, N']; 0 elsewhere."""
+        """Return the log-probability of the fold's labels for each m, [P, N']; 0 elsewhere."""
         seen = numbers[fold != number]
         among = problem.counting(seen, start=whole.strengths)
         pool = Pool(among, recipe.estimator, torch.tensor(recipe.estimator(among).strengths, dtype=torch.float64))
         found = problem.label_log_probs(pool.strengths).expand(len(PRIORS), -1).clone()
-        own = data.map(
+        own = tokens.map(
             lambda task: _by_prior(parts[task], pool, tasks[task][torch.isin(tasks[task], seen)]), parts
         )
         for task, log_probs in zip(parts, own, strict=True):
             found[:, torch.isin(example, tasks[task])] = log_probs
         return found.masked_fill(torch.isin(example, seen), 0.0)
 
-    by_fold = torch.stack(data.map(held_out, range(folds)))  # [F, P, N']
+    by_fold = torch.stack(tokens.map(held_out, range(folds)))  # [F, P, N']
     nll = -by_fold.sum(dim=-1)
     chosen = [int((nll.sum(dim=0) - own).argmin()) for own in nll]
-    cross = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
+    cross = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
     cross[possible] = torch.stack([found[place] for found, place in zip(by_fold, chosen, strict=True)]).sum(dim=0)
     prior = PRIORS[int(nll.sum(dim=0).argmin())]
-    own = data.map(lambda task: whole.fit(tasks[task], prior=prior, among=parts.get(task)), tasks)
+    own = tokens.map(lambda task: whole.fit(tasks[task], prior=prior, among=parts.get(task)), tasks)
     estimates = dict(zip(tasks, own, strict=True))
     by_name = {
         task: intervals
@@ -182,7 +181,7 @@ def fit_tasks(
 
 
 def _by_prior(part: TokenObjective, pool: Pool, examples: Tensor) -> Tensor:
-    """Log-probability of a task's labels, at its strengths for each m by these of its examples, [P, N']."""
+    """Return the log-probability of a task's labels at its strengths for each m by these examples, [P, N']."""
     rows, strengths = [], pool.strengths
     for prior in PRIORS:
         found = pool.fit(examples, prior=prior, start=strengths, among=part)

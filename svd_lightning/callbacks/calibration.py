@@ -32,6 +32,7 @@ from svd_lightning.console import console
 from svd_lightning.files import write_json
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationTokens, ReferenceSnapshot
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.report import save_calibration
 from svd_lightning.scoring.collect import new_table, tabulate
 from svd_lightning.scoring.states import CompletionStates
@@ -177,7 +178,7 @@ class SteeringCalibration(L.Callback):
         return partial(tabulate, module.peft_model, table=table, snapshot=snapshot), table.compute
 
     def _report(
-        self, trainer: L.Trainer, module: SteeredLanguageModel, data: CalibrationTokens, record: dict[str, Any]
+        self, trainer: L.Trainer, module: SteeredLanguageModel, data: CalibrationTokens, record: CalibrationRecord
     ) -> None:
         folder = run_folder(trainer)
         if not trainer.is_global_zero:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from svd_lightning.calibration import calibrate, describe, describe_tasks
-from svd_lightning.calibration.tasks import by_task
+from svd_lightning.calibration.describe import by_task
 from svd_lightning.objective import TokenCollector
 from svd_lightning.objective.stored import load_table, save_table
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering, TaskSteering, Temperature, with_built_in
