@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import cross_fit
+from svd_lightning.calibration.cross_fit import cross_fit, fit_each
 from svd_lightning.calibration.describe import Outcome, outcome
 from svd_lightning.calibration.verdict import used_record
 from svd_lightning.metrics import Gain, paired_gain
-from svd_lightning.objective import CalibrationTokens, objective
+from svd_lightning.objective import CalibrationTokens, TokenStream, objective
 from svd_lightning.records import CandidateRecord, Intervals, UsedRecord
 from svd_lightning.steering import Steering, SteeringRule, TaskAware, Temperature, rule_name, with_built_in
 from svd_lightning.strength import CLOSED_FORMS, Estimate, LineSearch, StrengthEstimator, estimator_name
@@ -122,21 +122,24 @@ def fit_all(
         penalty: λ of decoding.
         folds: of the cross-fit.
     """
-
-    def fit(recipe: Recipe) -> Candidate:
-        problem = objective(tokens, recipe.rules, penalty=penalty)
-        estimate = recipe.estimator(problem)
-        held_out = cross_fit(
-            tokens, recipe.rules, recipe.estimator, penalty=penalty, folds=folds, whole=estimate.strengths
-        )
-        known = recipe.key == chosen.key or not isinstance(recipe.estimator, ClosedForm)
-        return Candidate(
-            recipe=recipe,
-            estimate=estimate,
-            outcome=outcome(tokens, recipe.rules, estimate.strengths, penalty=penalty),
-            held_out=held_out,
-            gain=paired_gain(held_out, tuned, tokens.example),
-            intervals=intervals(recipe.estimator, problem, estimate, tokens.example) if known else None,
-        )
-
-    return {candidate.recipe.key: candidate for candidate in tokens.map(fit, wanted)}
+    # a stream answers all recipes in the same passes; for a table, one at a time takes the least memory
+    groups = [wanted] if isinstance(tokens, TokenStream) else [[recipe] for recipe in wanted]
+    found: dict[RecipeKey, Candidate] = {}
+    for group in groups:
+        problems = [objective(tokens, recipe.rules, penalty=penalty) for recipe in group]
+        fits = fit_each([(recipe.estimator, one) for recipe, one in zip(group, problems, strict=True)])
+        achieved = [
+            outcome(tokens, recipe.rules, fit.estimate.strengths, penalty=penalty)
+            for recipe, fit in zip(group, fits, strict=True)
+        ]
+        bounds = [
+            None
+            if isinstance(recipe.estimator, ClosedForm) and recipe.key != chosen.key
+            else intervals(recipe.estimator, fit.objective, fit.estimate, tokens.example)
+            for recipe, fit in zip(group, fits, strict=True)
+        ]
+        held_out = cross_fit(tokens, fits, penalty=penalty, folds=folds)
+        for recipe, fit, result, bound, unseen in zip(group, fits, achieved, bounds, held_out, strict=True):
+            gain = paired_gain(unseen, tuned, tokens.example)
+            found[recipe.key] = Candidate(recipe, fit.estimate, result, unseen, gain, bound)
+    return found

@@ -2,56 +2,71 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationTokens, objective
+from svd_lightning.objective import CalibrationTokens, TokenObjective, objective, prefetch
+from svd_lightning.records import Intervals
 from svd_lightning.steering import SteeringRule
-from svd_lightning.strength import StrengthEstimator
+from svd_lightning.strength import Estimate, StrengthEstimator, estimate_all
+
+
+class Fit(NamedTuple):
+    """What an estimator found on all examples."""
+
+    estimator: StrengthEstimator
+    objective: TokenObjective
+    estimate: Estimate
+    intervals: Intervals | None = None
+    """Of the strengths."""
+
+    @property
+    def point(self) -> Tensor:
+        """The strengths, float64 [k]."""
+        return torch.tensor(self.estimate.strengths, dtype=torch.float64)
+
+
+def fit_each(wanted: Sequence[tuple[StrengthEstimator, TokenObjective]]) -> list[Fit]:
+    """Fit every estimator to its objective; a stream then knows all that is asked at the strengths found."""
+    found = [Fit(*one, estimate) for one, estimate in zip(wanted, estimate_all(wanted), strict=True)]
+    prefetch([fit.objective for fit in found], [fit.point for fit in found])
+    return found
 
 
 def cross_fit(
-    tokens: CalibrationTokens,
-    rules: Sequence[SteeringRule],
-    estimator: StrengthEstimator,
-    *,
-    penalty: float,
-    folds: int,
-    whole: Sequence[float] | None = None,
-    seed: int = 0,
-) -> Tensor:
-    """Return the held-out log-probability of every label: strengths from the other folds, float64 [N].
+    tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float, folds: int, seed: int = 0
+) -> list[Tensor]:
+    """Return each fit's held-out log-probability of every label: strengths from the other folds, float64 [N].
 
     Folds are cut by example, so that no example helps to steer itself. With λ = −∞ tokens whose label lies
     outside the mask have log-probability −∞ whatever the strength.
 
     Args:
         tokens: the calibration tokens.
-        rules: the directions.
-        estimator: fits the strengths of each fold.
+        fits: on all of them; the searches of the folds begin there.
         penalty: λ of decoding.
         folds: how many.
-        whole: the estimator's strengths on all examples, where they are known: the folds begin there.
         seed: of the cut.
 
     Raises:
         InputError: for fewer examples than folds.
     """
     numbers, fold = example_folds(tokens.example, folds, seed=seed)
-    problem = objective(tokens, rules, penalty=penalty)
-    begin = torch.tensor(estimator(problem).strengths if whole is None else whole, dtype=torch.float64)
-
-    def held_out(number: int) -> Tensor:
-        fitted = estimator(problem.counting(numbers[fold != number], start=begin))
-        return problem.label_log_probs(torch.tensor(fitted.strengths, dtype=torch.float64))
-
+    seen = [numbers[fold != number] for number in range(folds)]
+    fitted = iter(
+        fit_each([(fit.estimator, fit.objective.counting(each, start=fit.point)) for fit in fits for each in seen])
+    )
     possible = possible_labels(tokens, penalty)
-    found = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
-    for number, here in enumerate(tokens.map(held_out, range(folds))):
-        mine = torch.isin(tokens.example, numbers[fold == number])
-        found[mine & possible] = here[mine[possible]]
+    found = []
+    for _ in fits:
+        log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
+        for each, fit in zip(seen, fitted, strict=False):
+            mine = ~torch.isin(tokens.example, each)
+            log_probs[mine & possible] = fit.objective.label_log_probs(fit.point)[mine[possible]]
+        found.append(log_probs)
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from svd_lightning.calibration.cross_fit import cross_fit, label_log_probs
+from svd_lightning.calibration.cross_fit import cross_fit, fit_each, label_log_probs
 from svd_lightning.metrics import Gain, paired_gain
 from svd_lightning.objective import MaskedObjective, TokenTable
 from svd_lightning.records import MaskRecord, RecommendedRecord
@@ -63,9 +63,9 @@ def compare_masks(
     choices = []
     for alpha in sorted(alphas):
         narrowed = table.narrow(alpha)
-        fitted = LineSearch()(MaskedObjective(narrowed, together, penalty=0.0))
-        held_out = cross_fit(narrowed, together, LineSearch(), penalty=0.0, folds=folds, whole=fitted.strengths)
-        *strengths, lift = fitted.strengths
+        [fit] = fit_each([(LineSearch(), MaskedObjective(narrowed, together, penalty=0.0))])
+        [held_out] = cross_fit(narrowed, [fit], penalty=0.0, folds=folds)
+        *strengths, lift = fit.estimate.strengths
         choices.append(
             MaskChoice(
                 alpha=alpha,

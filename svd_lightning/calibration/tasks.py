@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from svd_lightning.calibration.candidates import Candidate
-from svd_lightning.calibration.cross_fit import possible_labels
+from svd_lightning.calibration.cross_fit import Fit, possible_labels
 from svd_lightning.calibration.describe import by_task
 from svd_lightning.calibration.pooling import TaskFit, credibility, fit_tasks
 from svd_lightning.calibration.verdict import Verdict, decide, explain, used_record
 from svd_lightning.metrics import Gain, paired_gain
-from svd_lightning.objective import CalibrationTokens, objective
+from svd_lightning.objective import CalibrationTokens, TokenStream, objective, prefetch
 from svd_lightning.records import TaskRecord
 from svd_lightning.steering import Steering
 
@@ -53,18 +53,21 @@ def calibrate_tasks(
     if not tasks or len(found) < 2:
         return []
     wanted = [best] if best is control else [best, control]
-    fits = tokens.map(
-        lambda one: fit_tasks(
-            tokens,
-            one.recipe,
-            tasks,
-            pooled=one.estimate.strengths,
-            intervals=one.intervals,
-            penalty=steering.penalty,
-            folds=folds,
-        ),
-        wanted,
-    )
+    # a stream answers both in the same passes; for a table, one at a time takes the least memory
+    groups = [wanted] if isinstance(tokens, TokenStream) else [[one] for one in wanted]
+    penalty = steering.penalty
+    fits = []
+    for group in groups:
+        pooled = [
+            Fit(
+                one.recipe.estimator,
+                objective(tokens, one.recipe.rules, penalty=penalty),
+                one.estimate,
+                one.intervals,
+            )
+            for one in group
+        ]
+        fits += fit_tasks(tokens, pooled, tasks, penalty=penalty, folds=folds)
     evidence = _Evidence(tokens, steering, best, control, fits[0], fits[-1], tuned, verdict, guard)
     nll = _nll(tokens, steering, tasks, fits[0])
     return [evidence.record(task, examples, nll[task]) for task, examples in tasks.items()]
@@ -75,12 +78,11 @@ def _nll(
 ) -> dict[str, float]:
     """Return the mean NLL of each task's labels at its strengths; the mask only silences the steering."""
     problem = objective(tokens, steering.directions, penalty=0.0)
-
-    def of_task(task: str) -> float:
-        strengths = torch.tensor(fit.estimates[task].strengths, dtype=torch.float64)
-        return -problem.restricted(tasks[task]).label_log_probs(strengths).mean().item()
-
-    return dict(zip(tasks, tokens.map(of_task, tasks), strict=True))
+    parts = [problem.restricted(mine) for mine in tasks.values()]
+    points = [torch.tensor(fit.estimates[task].strengths, dtype=torch.float64) for task in tasks]
+    prefetch(parts, points)
+    found = [part.label_log_probs(point) for part, point in zip(parts, points, strict=True)]
+    return {task: -log_probs.mean().item() for task, log_probs in zip(tasks, found, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from svd_lightning.objective.collect import TokenCollector
 from svd_lightning.objective.interface import Evaluation, ExampleSlopes, Objective, Priced, TokenObjective
 from svd_lightning.objective.masked import MaskedObjective
 from svd_lightning.objective.snapshot import ReferenceSnapshot
-from svd_lightning.objective.stream import StreamedObjective, TokenStream
+from svd_lightning.objective.stream import StreamedObjective, TokenStream, prefetch
 from svd_lightning.objective.tokens import TokenTable
 from svd_lightning.steering import SteeringRule
 
@@ -24,6 +24,7 @@ __all__ = [
     "TokenStream",
     "TokenTable",
     "objective",
+    "prefetch",
 ]
 
 CalibrationTokens = TokenTable | TokenStream

@@ -3,7 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,17 +11,13 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective.interface import Along, Evaluation, ExampleSlopes, single
+from svd_lightning.objective.interface import Along, Evaluation, ExampleSlopes, Objective, Priced, single
 from svd_lightning.objective.order import merged, several_processes
 from svd_lightning.objective.quantities import Key, Labels, Quantity, Slopes, Steered, View
-from svd_lightning.objective.together import Together
 from svd_lightning.steering import SteeringRule
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
 """Each call streams (tuned_logits [n, V], base_logits [n, V], labels [n]) over this process's tokens."""
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 _REMEMBERED = 2**28
 """Bytes of answers that are kept: 256 MiB. Folds start where the whole ended, candidates are scored there."""
@@ -77,10 +73,8 @@ class TokenStream:
             raise InputError("calibration split: expected at least one completion token, got none")
         self.examples, self.number = self.example.unique(return_inverse=True)
         self.passes = 0
-        self._together: Together[Quantity, Answer] = Together(self._pass)
         self._known: OrderedDict[Key, tuple[Quantity, Answer]] = OrderedDict()
         self._bytes = 0
-        self._labels: Answer | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -126,27 +120,27 @@ class TokenStream:
         """Tokens whose label ranks first, bool [N]."""
         return self.ask(Steered(rules, strengths)).tokens[:, 1].bool()
 
-    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
-        """The function's results for all items, in as many passes as the one that needs most."""
-        return self._together.map(function, items)
-
     def ask(self, quantity: Quantity) -> Answer:
         """Return the quantity, the same on every process, from memory or by a pass over the tokens."""
-        if quantity.key == Labels.key and self._labels is not None:
-            return self._labels
-        known = self._known.get(quantity.key)
-        return self._together.ask(quantity) if known is None else known[1]
+        if quantity.key not in self._known:
+            self.fetch([quantity])
+        return self._known[quantity.key][1]
 
-    def _pass(self, quantities: Sequence[Quantity]) -> list[Answer]:
-        """Run over the tokens once, for all quantities; the first pass measures the labels too."""
+    def fetch(self, quantities: Sequence[Quantity]) -> None:
+        """Measure all quantities that are not remembered, in one pass; keep them until the next fetch at least."""
         wanted = {quantity.key: quantity for quantity in quantities}
-        if self._labels is None:
-            wanted[Labels.key] = Labels()
-        found = dict(zip(wanted, self._measure(list(wanted.values())), strict=True))
-        self._labels = found.get(Labels.key, self._labels)
-        for key, answer in found.items():
-            self._remember(wanted[key], answer)
-        return [found[quantity.key] for quantity in quantities]
+        if wanted.keys() <= self._known.keys():
+            return
+        wanted.setdefault(Labels.key, Labels())  # costs no pass of its own here
+        for key in wanted:  # in the same order on every process
+            if key in self._known:
+                self._known.move_to_end(key)
+        missing = [quantity for key, quantity in wanted.items() if key not in self._known]
+        for quantity, answer in zip(missing, self._measure(missing), strict=True):
+            self._known[quantity.key] = quantity, answer  # the rules with it: their identity is part of the key
+            self._bytes += answer.size
+        while self._bytes > _REMEMBERED and len(self._known) > len(wanted):
+            self._bytes -= self._known.popitem(last=False)[1][1].size
 
     def _measure(self, quantities: Sequence[Quantity]) -> list[Answer]:
         shapes = [
@@ -155,7 +149,7 @@ class TokenStream:
             for rows, width in zip((self.num_tokens, self.num_examples), quantity.widths, strict=True)
         ]
         sizes = [rows * width for rows, width in shapes]
-        # answers outlive an inference mode of the caller's, and a job's thread would not be in it
+        # answers outlive an inference mode of the caller's
         with torch.inference_mode(False), torch.no_grad():
             whole = torch.zeros(sum(sizes), dtype=torch.float64, device=self._device)
             sums = [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
@@ -197,13 +191,6 @@ class TokenStream:
             for part in zip(tuned_logits.split(size), base_logits.split(size), labels.split(size), strict=True):
                 yield View(*part)
 
-    def _remember(self, quantity: Quantity, answer: Answer) -> None:
-        """Keep the latest answers, in the order in which they were given: the same on every process."""
-        self._known[quantity.key] = quantity, answer  # the rules with it: their identity is part of the key
-        self._bytes += answer.size
-        while self._bytes > _REMEMBERED:
-            self._bytes -= self._known.popitem(last=False)[1][1].size
-
 
 class StreamedObjective(Along):
     """K(μ) of unmasked steering, exactly: ẑ = log p + Σ_k μ_k d_k over the whole vocabulary.
@@ -215,7 +202,7 @@ class StreamedObjective(Along):
 
     def __init__(self, stream: TokenStream, rules: Sequence[SteeringRule]) -> None:
         super().__init__(rules)
-        self._stream = stream
+        self.stream = stream
         self._keep = torch.ones(stream.num_examples, dtype=torch.bool)
         self._among: Tensor | None = None
 
@@ -227,14 +214,14 @@ class StreamedObjective(Along):
             start: where a search begins, float64 [k].
         """
         fold = copy.copy(self)
-        fold._keep = torch.isin(self._stream.examples, examples)
+        fold._keep = torch.isin(self.stream.examples, examples)
         fold._start = start
         return fold
 
     @property
     def examples(self) -> Tensor:
         """Numbers of the examples that count, int64 [E], ascending."""
-        return self._stream.examples[self._keep]
+        return self.stream.examples[self._keep]
 
     def restricted(self, examples: Tensor) -> "StreamedObjective":
         """K on the tokens of these examples (int64 numbers) alone; costs only them."""
@@ -245,7 +232,7 @@ class StreamedObjective(Along):
     def label_log_probs(self, strengths: Tensor) -> Tensor:
         """Steered log-probability of each label, float64 [N]; a restricted objective has its own labels only."""
         found = self._ask(strengths).tokens[:, 0]
-        return found if self._among is None else found[self._among[self._stream.number]]
+        return found if self._among is None else found[self._among[self.stream.number]]
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """K(μ), its gradient and its Hessian, means over tokens."""
@@ -256,7 +243,7 @@ class StreamedObjective(Along):
 
     def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
         """What each example that counts adds to the gradient of K at μ; costs no pass after `evaluate`."""
-        tokens = torch.bincount(self._stream.number, minlength=self._stream.num_examples)
+        tokens = torch.bincount(self.stream.number, minlength=self.stream.num_examples)
         found = self._ask(strengths).examples[self._keep, 1 : 1 + self.num_directions]
         return ExampleSlopes(tokens[self._keep], found)
 
@@ -267,11 +254,30 @@ class StreamedObjective(Along):
 
     def terms(self) -> StrengthTerms:
         """Per-token slope and curvatures of the single rule."""
-        found = self._stream.ask(Slopes(single(self._rules))).tokens
+        found = self.stream.ask(Slopes(single(self._rules))).tokens
         return StrengthTerms(*found[self._kept_tokens()].unbind(dim=-1))
 
+    def quantity(self, strengths: Tensor) -> Quantity:
+        """Return what the stream must tell for all that is asked of the objective at μ."""
+        return Steered(self._rules, strengths.double(), among=self._among)
+
     def _ask(self, strengths: Tensor) -> Answer:
-        return self._stream.ask(Steered(self._rules, strengths.double(), among=self._among))
+        return self.stream.ask(self.quantity(strengths))
 
     def _kept_tokens(self) -> Tensor:
-        return self._keep[self._stream.number]
+        return self._keep[self.stream.number]
+
+
+def prefetch(objectives: Sequence[Objective], points: Sequence[Tensor]) -> None:
+    """Let each stream answer all evaluations in one pass; asking the objectives at these points then costs none.
+
+    An objective on a table needs no pass, and is left as it is.
+    """
+    wanted: dict[TokenStream, list[Quantity]] = {}
+    for one, point in zip(objectives, points, strict=True):
+        while isinstance(one, Priced):
+            one = one.unpriced
+        if isinstance(one, StreamedObjective):
+            wanted.setdefault(one.stream, []).append(one.quantity(point))
+    for stream, quantities in wanted.items():
+        stream.fetch(quantities)

@@ -1,18 +1,14 @@
 """The compact table of calibration tokens: exactly what the masked objective needs, and nothing else."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Contextual, SteeringRule, feature_name, rule_name
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 ENTRY_FIELDS = ("log_p", "log_q")
 TOKEN_FIELDS = (
@@ -166,10 +162,6 @@ class TokenTable:
         best = best.scatter_reduce_(0, self.rows(), steered, "amax")
         label = steered[(self.size.cumsum(0) - self.size + self.slot).clamp_min(0)]
         return self.covered & (label >= best)
-
-    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
-        """The function's results for all items, one after the other: a table answers at once."""
-        return [function(item) for item in items]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every field by name."""

@@ -2,7 +2,7 @@
 
 from svd_lightning.strength.closed_forms import CLOSED_FORMS, Fixed, Mean, Median, Newton, Sequence, TrimmedMean
 from svd_lightning.strength.estimator import Estimate, StrengthEstimator, estimator_name, token_strengths
-from svd_lightning.strength.line_search import LineSearch
+from svd_lightning.strength.line_search import LineSearch, estimate_all
 from svd_lightning.strength.online import OnlineStrength
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Sequence",
     "StrengthEstimator",
     "TrimmedMean",
+    "estimate_all",
     "estimator_name",
     "token_strengths",
 ]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from svd_lightning.calibration import calibrate
-from svd_lightning.calibration.pooling import Pool
+from svd_lightning.calibration.cross_fit import Fit
+from svd_lightning.calibration.pooling import Member, Pool, fit_members
 from svd_lightning.objective import TokenCollector, objective
 from svd_lightning.steering import Entropy, NaturalGradient, Steering, expand, with_built_in
 from svd_lightning.strength import (
@@ -137,9 +138,9 @@ def test_streams_say_the_same_and_are_not_asked_again(ragged):
     for estimator, rules in ((LineSearch(), (NATURAL, TEMPERATURE)), (Newton(), (NATURAL,))):
         problem = streamed(ragged, rules)
         estimate = estimator(problem)
-        passes = problem._stream.passes
+        passes = problem.stream.passes
         bounds = intervals(estimator, problem, estimate, ragged.example)
-        assert problem._stream.passes == passes
+        assert problem.stream.passes == passes
         whole = of_table(estimator, ragged, rules, penalty=0.0, alpha=1e-9)
         assert torch.tensor(bounds).numpy() == pytest.approx(torch.tensor(whole).numpy(), rel=1e-4)
 
@@ -196,14 +197,15 @@ def test_the_pool_holds_a_task_and_narrows_its_interval(ragged):
     task = torch.arange(0, 100, 4)
     own = problem.counting(task, start=problem.start)
     [alone] = intervals(search, own, search(own), own.table.example)
-    pool = Pool(problem, search, torch.tensor(search(problem).strengths, dtype=torch.float64))
+    pool = Pool(Fit(search, problem, search(problem)))
+    member = Member(pool, task)
     widths = []
     for prior in (1e-6, 5.0, 50.0):
-        [[low, high]] = pool.intervals(task, pool.fit(task, prior=prior))
+        [[low, high]] = member.intervals(*fit_members([member], prior=prior))
         widths.append(high - low)
     assert widths[0] == pytest.approx(alone[1] - alone[0], rel=1e-3)
     assert widths[0] > widths[1] > widths[2] > 0.0
-    assert pool.intervals(task, pool.fit(task, prior=torch.inf)) is None
+    assert member.intervals(*fit_members([member], prior=torch.inf)) is None
 
 
 @pytest.mark.parametrize("guard", [True, False])
