@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
-from svd_lightning.calibration import PAPER_ALPHAS, calibrate, score
-from svd_lightning.calibration.cross_fit import cross_fit, paired_gain
+from svd_lightning.calibration import PAPER_ALPHAS, calibrate, outcome
+from svd_lightning.calibration.cross_fit import cross_fit, fit_each
 from svd_lightning.commands.demo import BASE_FOLDER, diaries
 from svd_lightning.data import CompletionDataModule, JSONLData, TruthfulQA
+from svd_lightning.metrics import paired_gain
 from svd_lightning.models import Backbone
 from svd_lightning.objective import MaskedObjective, ReferenceSnapshot, TokenTable
 from svd_lightning.report.words import gain_text
@@ -161,11 +162,11 @@ def _show_contextual(title: str, recipe: Steering, here: TokenTable, there: Toke
         for name, ridge in {"constant": 0.0, **PRICES}.items():
             directions = rules if name == "constant" else expand(rules, FEATURES)
             estimator = LineSearch(ridge=ridge)
-            strengths = estimator(MaskedObjective(here, directions, penalty=0.0)).strengths
-            fitted = torch.tensor(strengths, dtype=torch.float64)
-            held_out = cross_fit(here, directions, estimator, penalty=0.0, folds=4)
-            test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(fitted)
-            fit, unseen = (score(tokens, directions, fitted.tolist(), penalty=0.0) for tokens in (here, there))
+            [found] = fit_each([(estimator, MaskedObjective(here, directions, penalty=0.0))])
+            [held_out] = cross_fit(here, [found], penalty=0.0, folds=4)
+            test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(found.point)
+            strengths = found.estimate.strengths
+            fit, unseen = (outcome(tokens, directions, strengths, penalty=0.0) for tokens in (here, there))
             plain = plain or {"held_out": held_out, "test": test}
             table.add_row(
                 " + ".join(map(rule_name, rules)) if name == "constant" else "",

@@ -4,8 +4,8 @@ from typing import Any, Literal, NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
-Intervals = list[list[float] | None]
-"""[low, high] of each strength, 95 %, two-sided; None for a strength without one."""
+Intervals = list[list[float]]
+"""[low, high] of each strength, 95 %, two-sided."""
 
 
 class ClassPath(TypedDict):
@@ -151,10 +151,15 @@ class TaskFiguresRecord(FiguresRecord):
     task: str
 
 
-class HeldOutTableRecord(FiguresRecord):
-    """`test.json`: the steering in force on the test tokens, and the candidates as calibration fitted them."""
+class TestFiguresRecord(FiguresRecord):
+    """A test: its figures, and those of each task."""
 
     tasks: list[TaskFiguresRecord]
+
+
+class HeldOutTableRecord(TestFiguresRecord):
+    """`test.json`: the steering in force on the test tokens, and the candidates as calibration fitted them."""
+
     estimator: str | None
     candidates: list[CandidateRecord]
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 import lightning as L
 import torch
@@ -28,8 +27,7 @@ from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.objective import CalibrationData
-from svd_lightning.records import CalibrationRecord
+from svd_lightning.objective import CalibrationTokens
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
 from svd_lightning.strategies import run_step
@@ -136,7 +134,7 @@ class SteeringCalibration(L.Callback):
             hint_at_more_data(data, module)
         with _evaluating(module):
             tokens = self._collect(trainer, module, data)
-            found = calibrate(
+            record = calibrate(
                 tokens,
                 module.configured,
                 self.estimator,
@@ -145,7 +143,6 @@ class SteeringCalibration(L.Callback):
                 alphas=self.alphas,
                 others=self.others,
             )
-        record = cast(CalibrationRecord, found)
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
         record["data"] = data.digest("calibration")
         module.adopt(record)
@@ -159,7 +156,7 @@ class SteeringCalibration(L.Callback):
 
     def _collect(
         self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule
-    ) -> CalibrationData:
+    ) -> CalibrationTokens:
         """One pass over the calibration split, gathered from all processes."""
         loader, precision = data.calibration_dataloader(), trainer.precision_plugin.val_step_context
         peft_model, snapshot = module.peft_model, self._snapshots.open(trainer, module)

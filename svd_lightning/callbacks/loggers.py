@@ -7,7 +7,7 @@ from typing import cast
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from svd_lightning.objective import CalibrationData, TokenTable
+from svd_lightning.objective import CalibrationTokens, TokenTable
 from svd_lightning.records import CalibrationRecord
 from svd_lightning.report import calibration_figures
 from svd_lightning.report.figures import token_strength_values
@@ -18,7 +18,7 @@ _SCALARS = ("kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "mask_siz
 
 
 def log_calibration(
-    trainer: L.Trainer, record: CalibrationRecord, tokens: CalibrationData, rules: Sequence[SteeringRule]
+    trainer: L.Trainer, record: CalibrationRecord, tokens: CalibrationTokens, rules: Sequence[SteeringRule]
 ) -> None:
     """Warn of what a calibration found wrong; give its numbers to every logger, its figures to TensorBoard."""
     for text in (record["warning"], None if record["verdict"] == "steer" else record["message"]):
@@ -33,7 +33,7 @@ def log_calibration(
 def log_figures(
     logger: TensorBoardLogger,
     record: CalibrationRecord,
-    tokens: CalibrationData,
+    tokens: CalibrationTokens,
     rules: Sequence[SteeringRule],
     *,
     step: int,

@@ -1,5 +1,6 @@
 """What is tracked: torchmetrics that reduce over processes and count each sample once."""
 
+from svd_lightning.metrics.gain import Gain, paired_gain
 from svd_lightning.metrics.keyed_rows import GatheredRows
 from svd_lightning.metrics.likelihood import Completions, CompletionScores, MeanNLL
 from svd_lightning.metrics.multiple_choice import ChoiceScores, MultipleChoice
@@ -25,6 +26,7 @@ __all__ = [
     "Completions",
     "ExactMatch",
     "ExtractionAccuracy",
+    "Gain",
     "GatheredRows",
     "JudgedRate",
     "MeanNLL",
@@ -40,5 +42,6 @@ __all__ = [
     "mc2",
     "mc3",
     "option_label",
+    "paired_gain",
     "rouge_l",
 ]

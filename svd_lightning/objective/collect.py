@@ -1,4 +1,4 @@
-"""One streaming pass over the calibration split, kept as a torchmetrics Metric."""
+"""Collects the calibration table over batches and processes, as a torchmetrics Metric."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,14 +8,15 @@ from torch import Tensor
 from svd_lightning.errors import InputError
 from svd_lightning.functional import at_label, confidence_mask, kl_from_log_probs, log_probabilities
 from svd_lightning.metrics import GatheredRows
+from svd_lightning.objective.order import in_order
 from svd_lightning.objective.tokens import ENTRY_FIELDS, TOKEN_FIELDS, TokenTable
 from svd_lightning.steering import Feature, KLGradient, SteeringRule, feature_name, rule_name
 
 _WHOLE_NUMBERS = ("size", "slot", "example", "position")
 
 
-class CalibrationTable(GatheredRows):
-    """Accumulates the `TokenTable` of a calibration split, over batches and over processes.
+class TokenCollector(GatheredRows):
+    """Collects the `TokenTable` of a calibration split, over batches and over processes.
 
     `compute` returns the tokens ordered by (example, position), each once: a sampler that pads the last
     batch with repeated examples changes nothing.
@@ -77,7 +78,10 @@ class CalibrationTable(GatheredRows):
             getattr(self, name).append(value.detach())
 
     def _centres(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        """KL(p‖q) [N] and what each rule and feature takes of the vocabulary [N, R]; most rules need the KL."""
+        """Return KL(p‖q), [N], and the centre of each rule and the value of each feature, [N, R].
+
+        Most rules need the KL, which is computed once.
+        """
         kl = kl_from_log_probs(log_p, log_q)
         found = []
         for rule in self.rules:
@@ -88,7 +92,7 @@ class CalibrationTable(GatheredRows):
         return kl, columns
 
     def compute(self) -> TokenTable:
-        """The table on the CPU, ordered and without repetitions.
+        """Return the table on the CPU, in order and without repetitions.
 
         Raises:
             InputError: if nothing was added.
@@ -96,7 +100,8 @@ class CalibrationTable(GatheredRows):
         tensors = self._joined()
         if not tensors["size"].numel():
             raise InputError("calibration split: expected at least one completion token, got none")
-        return TokenTable(_ordered(tensors), alpha=self.alpha, rule_names=self.columns, tasks=self.tasks)
+        table = TokenTable(tensors, alpha=self.alpha, rule_names=self.columns, tasks=self.tasks)
+        return table.select(in_order(table.example, table.position))
 
 
 def _no_rows(columns: int) -> dict[str, Tensor]:
@@ -111,7 +116,7 @@ def _no_rows(columns: int) -> dict[str, Tensor]:
 
 
 def _check(name: str, label_log_probs: Tensor) -> None:
-    """A NaN or +∞ anywhere in a row of logits makes the whole row of log-probabilities NaN."""
+    """Refuse logits that are not finite: a NaN or +∞ in a row makes all its log-probabilities NaN."""
     if label_log_probs.isnan().any():
         raise InputError(
             f"{name} logits: expected finite numbers, got NaN or +inf during calibration; the "
@@ -120,23 +125,8 @@ def _check(name: str, label_log_probs: Tensor) -> None:
 
 
 def _slots(rows: Tensor, is_label: Tensor, size: Tensor) -> Tensor:
-    """Place of the label among each token's confident entries, int64 [N]; −1 outside."""
+    """Return the place of the label among each token's confident entries, int64 [N]; −1 outside."""
     slots = torch.full_like(size, -1)
     found = is_label.nonzero().squeeze(-1)
     slots[rows[found]] = found - (size.cumsum(0) - size)[rows[found]]
     return slots
-
-
-def _ordered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sort tokens by (example, position) and keep the first of each, together with their entries."""
-    example, position, size = tensors["example"], tensors["position"], tensors["size"]
-    key = example * (position.max() + 1) + position
-    key, order = key.sort(stable=True)
-    first = torch.ones_like(key, dtype=torch.bool)
-    first[1:] = key[1:] != key[:-1]
-    order = order[first]
-    starts = size.cumsum(0) - size
-    kept = size[order]
-    within = torch.arange(int(kept.sum())) - torch.repeat_interleave(kept.cumsum(0) - kept, kept)
-    entries = torch.repeat_interleave(starts[order], kept) + within
-    return {name: t[entries] if name in ENTRY_FIELDS else t[order] for name, t in tensors.items()}

@@ -30,7 +30,7 @@ from svd_lightning.report.canvas import (
 from svd_lightning.report.task_figures import task_figures
 from svd_lightning.report.words import in_use, recipe_name, short
 from svd_lightning.steering import Contextual, SteeringRule, rule_name
-from svd_lightning.strength.estimator import token_strengths
+from svd_lightning.strength import token_strengths
 
 _STYLES = (("s", PURPLE), ("^", GREEN), ("D", TEAL), ("P", RED), ("v", BLUE), ("o", MUTED))
 _LINES = {"Mean": (RED, "--"), "Median": (PURPLE, ":"), "LineSearch": (ORANGE, "-")}

@@ -61,8 +61,9 @@ def with_intervals(part: Strengths) -> list[str]:
     strengths = [short(strength) for strength in part["strengths"]]
     if "intervals" not in part:
         return strengths
-    intervals = part["intervals"] or [None] * len(strengths)
-    return [f"{text} {_interval_text(one)}" for text, one in zip(strengths, intervals, strict=True)]
+    if not part["intervals"]:
+        return [f"{text} {_interval_text(None)}" for text in strengths]
+    return [f"{text} {_interval_text(one)}" for text, one in zip(strengths, part["intervals"], strict=True)]
 
 
 def named_strengths(part: UsedRecord | CalibrationRecord) -> str:

@@ -14,9 +14,9 @@ from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits
 from svd_lightning.models.hidden import base_head, base_hidden_states, tuned_head, tuned_hidden_states
 from svd_lightning.objective import (
-    CalibrationData,
-    CalibrationTable,
+    CalibrationTokens,
     ReferenceSnapshot,
+    TokenCollector,
     TokenStream,
     TokenTable,
 )
@@ -46,7 +46,7 @@ class Collector(Protocol):
         """
         ...
 
-    def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationData:
+    def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
         """Give the tokens of all processes, each once. Call it on every rank.
 
         Args:
@@ -81,7 +81,7 @@ def collector(
     return TableCollector(peft_model, into, snapshot)
 
 
-def token_collector(steering: Steering, *, alphas: Sequence[float] = ()) -> CalibrationTable:
+def token_collector(steering: Steering, *, alphas: Sequence[float] = ()) -> TokenCollector:
     """Make what collects a table from logits: for the built-in and the steering's rules, at the smallest α.
 
     Raises:
@@ -94,7 +94,7 @@ def token_collector(steering: Steering, *, alphas: Sequence[float] = ()) -> Cali
         )
     rules = {type(rule): rule for rule in (*with_built_in(steering.rules), ConfidentSet())}
     alpha = min(steering.alpha, *alphas, 1.0)
-    return CalibrationTable(tuple(rules.values()), features=steering.features, alpha=alpha)
+    return TokenCollector(tuple(rules.values()), features=steering.features, alpha=alpha)
 
 
 class TableCollector:
@@ -107,7 +107,7 @@ class TableCollector:
     """
 
     def __init__(
-        self, peft_model: PeftModel, into: CalibrationTable, snapshot: ReferenceSnapshot | None = None
+        self, peft_model: PeftModel, into: TokenCollector, snapshot: ReferenceSnapshot | None = None
     ) -> None:
         self._peft_model, self._into, self._snapshot = peft_model, into, snapshot
 
@@ -204,7 +204,7 @@ class StreamCollector:
 
 
 def add_tokens(
-    into: CalibrationTable,
+    into: TokenCollector,
     chunk: LogitChunk,
     tokens: CompletionTokens,
     index: Tensor,

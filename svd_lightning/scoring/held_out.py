@@ -1,7 +1,7 @@
 """Held-out labels under every distribution: validation's NLL, and a test's whole comparison in one pass."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -152,5 +152,5 @@ class HeldOut:
         estimator = None if self._calibration is None else self._calibration["estimator"]
         candidates = [] if self._calibration is None else self._calibration["candidates"]
         rules = (*with_built_in(self._configured.rules), *self._configured.directions)
-        again = rescore(table, cast(list[dict[str, Any]], candidates), rules, penalty=penalty)
+        again = rescore(table, candidates, rules, penalty=penalty)
         return cast(HeldOutTableRecord, {**figures, "estimator": estimator, "candidates": again})

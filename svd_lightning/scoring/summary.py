@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import paired_gain
 from svd_lightning.errors import InputError
-from svd_lightning.metrics import OPTION_METRICS, ChoiceScores, CompletionScores
+from svd_lightning.metrics import OPTION_METRICS, ChoiceScores, CompletionScores, paired_gain
 from svd_lightning.records import MetricRecord, MetricsRecord, SummaryRecord, TestResults
 
 _LOGGED = ("base", "tuned", "steered")

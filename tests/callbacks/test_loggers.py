@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from svd_lightning.calibration import calibrate
 from svd_lightning.callbacks.loggers import log_figures
-from svd_lightning.objective import CalibrationTable
+from svd_lightning.objective import TokenCollector
 from svd_lightning.steering import ConfidentSet, KLGradient, NaturalGradient, Steering, with_built_in
 from svd_lightning.strength import LineSearch
 
@@ -17,7 +17,7 @@ def test_figures_and_histogram(rules, tmp_path):
     generator = torch.Generator().manual_seed(0)
     tuned = torch.randn(40, 12, generator=generator)
     base = tuned + 0.5 * torch.randn(40, 12, generator=generator)
-    metric = CalibrationTable([*with_built_in(rules), ConfidentSet()], alpha=0.05)
+    metric = TokenCollector([*with_built_in(rules), ConfidentSet()], alpha=0.05)
     metric.update(tuned, base, tuned.argmax(-1), torch.arange(40), torch.zeros(40, dtype=torch.long))
     table = metric.compute()
     record = calibrate(table, Steering(rules, alpha=0.1, penalty=0.0), LineSearch())

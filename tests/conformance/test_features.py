@@ -10,7 +10,7 @@ import torch
 
 import svd_lightning.steering as package
 from svd_lightning.functional import log_probabilities
-from svd_lightning.objective import CalibrationTable
+from svd_lightning.objective import TokenCollector
 from svd_lightning.steering import BUILT_IN_FEATURES, Feature, KLGradient, feature_name
 from tests.objective import reference
 
@@ -97,7 +97,7 @@ def test_one_token_in_the_vocabulary(feature):
 @EVERY_FEATURE
 def test_the_table_holds_what_decoding_sees(feature):
     data = reference.tokens().to(torch.float32)
-    metric = CalibrationTable([KLGradient()], features=[feature])
+    metric = TokenCollector([KLGradient()], features=[feature])
     for start in range(0, len(data), 7):
         data[start : start + 7].update(metric)
     kept = metric.compute().centres[:, 1]

@@ -8,10 +8,9 @@ from typing import cast, get_args
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import paired_gain
 from svd_lightning.commands.judge.predictions import Row
 from svd_lightning.commands.judge.protocol import Opinion
-from svd_lightning.metrics import Average, both, exact_match, extract_option, rouge_l
+from svd_lightning.metrics import Average, both, exact_match, extract_option, paired_gain, rouge_l
 from svd_lightning.records import GainRecord, JudgedMeasure, JudgedPart, Measure, SystemRecord
 
 JUDGED: tuple[JudgedMeasure, ...] = get_args(JudgedMeasure)
@@ -113,8 +112,7 @@ def _gains(these: Sequence[Scored], tuned: Sequence[Scored]) -> dict[Measure, Ga
     found: dict[Measure, GainRecord | None] = {}
     for name in MEASURES:
         gain = paired_gain(_column(these, name), _column(tuned, name), example)
-        known = math.isfinite(gain.low)
-        found[name] = GainRecord(mean=gain.mean, low=gain.low, high=gain.high) if known else None
+        found[name] = gain.plain() if math.isfinite(gain.low) else None
     return found
 
 

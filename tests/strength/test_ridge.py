@@ -8,7 +8,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.objective import MaskedObjective
 from svd_lightning.steering import Entropy, Steering, expand
 from svd_lightning.strength import Fixed, LineSearch
-from svd_lightning.strength.regularised import RIDGES, best_ridge
+from svd_lightning.strength.line_search import RIDGES, best_ridges
 from tests.objective import contextual, reference
 
 KL, NATURAL, TEMPERATURE = reference.RULES
@@ -62,7 +62,7 @@ def test_a_constant_added_to_a_feature_changes_nothing(rules):
     data, found = reference.tokens(COUNT), []
     for feature in (Entropy(), Shifted()):
         steering = Steering(rules, features=[feature], penalty=0.0)
-        metric = contextual.CalibrationTable(rules, features=[feature])
+        metric = contextual.TokenCollector(rules, features=[feature])
         data.update(metric)
         problem = MaskedObjective(metric.compute(), steering.directions, penalty=0.0)
         weights = LineSearch(tolerance=1e-10, ridge=0.1)(problem).strengths
@@ -118,21 +118,21 @@ def depending(count, *, seed=0):
 
 def test_the_price_is_chosen_by_examples_that_the_weights_have_not_seen():
     options = {"bound": 1000.0, "tolerance": 1e-6}
-    needless = [
-        best_ridge(contextual.masked(reference.tokens(COUNT, seed=seed), (NATURAL,), penalty=0.0), **options)
-        for seed in range(5)
-    ]
-    assert sorted(needless)[2] >= 0.1
+    problems = [contextual.masked(reference.tokens(COUNT, seed=n), (NATURAL,), penalty=0.0) for n in range(5)]
+    assert sorted(best_ridges(problems, **options))[2] >= 0.1
     needed = contextual.masked(depending(900), (NATURAL,), penalty=0.0)
-    assert best_ridge(needed, **options) <= 0.01
-    assert best_ridge(needed.only(torch.arange(3), start=needed.start), **options) == RIDGES[0]
+    few = needed.counting(torch.arange(3), start=needed.start)
+    found = best_ridges([needed, few], **options)
+    assert found[0] <= 0.01
+    assert found[1] == RIDGES[0]
 
 
 def test_context_that_matters_is_found_and_pays_off():
     problem, unseen = (contextual.masked(depending(900, seed=seed), (NATURAL,), penalty=0.0) for seed in (0, 1))
     found = LineSearch()(problem)
     assert found.strengths[1] == pytest.approx(4.0, abs=1.0)
-    assert found == LineSearch(ridge=best_ridge(problem, bound=1000.0, tolerance=1e-6))(problem)
+    [ridge] = best_ridges([problem], bound=1000.0, tolerance=1e-6)
+    assert found == LineSearch(ridge=ridge)(problem)
     nll = [
         unseen.evaluate(torch.tensor(weights, dtype=torch.float64)).nll
         for weights in (found.strengths, plain_strengths(problem, (NATURAL,)))
@@ -146,7 +146,7 @@ def test_where_there_are_no_examples_the_price_is_given():
             self.inner = inner
 
         def __getattr__(self, name):
-            if name in ("examples", "only", "label_log_probs"):
+            if name in ("examples", "counting", "label_log_probs"):
                 raise AttributeError(name)
             return getattr(self.inner, name)
 

@@ -1,4 +1,4 @@
-"""Scores of a recipe against brute force over the whole vocabulary."""
+"""What strengths achieve against brute force over the whole vocabulary."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from svd_lightning.calibration import base_nll, score, tuned_nll
+from svd_lightning.calibration import describe, outcome
 from svd_lightning.steering import Steering
 from tests.objective import reference
 
@@ -32,7 +32,7 @@ def mean_nll(logits, labels):
 @pytest.mark.parametrize("penalty", [-math.inf, -2.0, 0.0])
 def test_every_number(rules, strengths, penalty):
     data = reference.tokens(60)
-    found = score(reference.table(data, alpha=ALPHA), rules, strengths, penalty=penalty)
+    found = outcome(reference.table(data, alpha=ALPHA), rules, strengths, penalty=penalty)
     assert found.nll == mean_nll(steered_logits(data, rules, strengths, 0.0), data.labels)
     kept = data[reference.covered(data, ALPHA)] if penalty == -math.inf else data
     assert found.nll_decoded == mean_nll(steered_logits(kept, rules, strengths, penalty), kept.labels)
@@ -41,20 +41,20 @@ def test_every_number(rules, strengths, penalty):
 @EVERY_RECIPE
 def test_accuracy_is_that_of_greedy_decoding(rules, strengths):
     data = reference.tokens(60)
-    found = score(reference.table(data, alpha=ALPHA), rules, strengths, penalty=-math.inf)
+    found = outcome(reference.table(data, alpha=ALPHA), rules, strengths, penalty=-math.inf)
     best = steered_logits(data, rules, strengths, -math.inf).argmax(-1)
     assert found.accuracy == (best == data.labels).sum().item() / 60
 
 
 def test_recipes_differ_in_accuracy():
     table = reference.table(reference.tokens(60), alpha=ALPHA)
-    assert len({score(table, *recipe, penalty=-math.inf).accuracy for recipe in RECIPES.values()}) > 1
+    assert len({outcome(table, *recipe, penalty=-math.inf).accuracy for recipe in RECIPES.values()}) > 1
 
 
 def test_no_covered_label():
     data = reference.tokens(60)
     data.labels[:] = data.tuned.argmin(-1)
-    found = score(reference.table(data, alpha=ALPHA), reference.RULES[:1], [3.0], penalty=-math.inf)
+    found = outcome(reference.table(data, alpha=ALPHA), reference.RULES[:1], [3.0], penalty=-math.inf)
     assert math.isnan(found.nll_decoded)
     assert math.isfinite(found.nll)
     assert found.accuracy == 0.0
@@ -63,7 +63,12 @@ def test_no_covered_label():
 def test_nll_of_the_models_themselves():
     data = reference.tokens(60)
     table = reference.table(data, alpha=ALPHA)
-    assert tuned_nll(table) == mean_nll(data.tuned, data.labels)
-    assert base_nll(table) == mean_nll(data.base, data.labels)
-    assert tuned_nll(table) == pytest.approx(score(table, reference.RULES[:1], [0.0], penalty=0.0).nll)
+    found = describe(table, Steering(reference.RULES[:1], [3.0], alpha=ALPHA))
+    assert found["nll_tuned"] == mean_nll(data.tuned, data.labels)
+    assert found["nll_base"] == mean_nll(data.base, data.labels)
+    tuned = outcome(table, reference.RULES[:1], [0.0], penalty=-math.inf)
+    assert found["nll_tuned"] == pytest.approx(tuned.nll)
+    assert (found["nll_decoded_tuned"], found["accuracy_tuned"]) == pytest.approx(
+        (tuned.nll_decoded, tuned.accuracy)
+    )
     assert torch.isfinite(table.label_log_q).all()
