@@ -28,14 +28,15 @@ from rich.console import Console
 from rich.table import Table
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
-from svd_lightning.calibration import PAPER_ALPHAS, calibrate, score
-from svd_lightning.calibration.cross_fit import cross_fit, paired_gain
-from svd_lightning.callbacks.tables import gain_text
-from svd_lightning.commands.demo.run import BASE_FOLDER, diaries
+from svd_lightning.calibration import PAPER_ALPHAS, calibrate, outcome
+from svd_lightning.calibration.cross_fit import cross_fit, fit_each
+from svd_lightning.commands.demo import BASE_FOLDER, diaries
 from svd_lightning.data import CompletionDataModule, JSONLData, TruthfulQA
+from svd_lightning.metrics import paired_gain
 from svd_lightning.models import Backbone
 from svd_lightning.objective import MaskedObjective, ReferenceSnapshot, TokenTable
-from svd_lightning.scoring.collect import new_table, tabulate
+from svd_lightning.report.words import gain_text
+from svd_lightning.scoring import collector
 from svd_lightning.steering import (
     Agreement,
     Divergence,
@@ -72,7 +73,7 @@ def quality(*, task: Task = "demo", epochs: int = 2, seed: int = 0) -> None:
             trainer = _trainer(limits, Path(folder) / name)
             trainer.fit(module, datamodule=data)
             trainer.test(module, datamodule=data, verbose=False)
-            _show(f"{task}, {name}", module.calibration or {}, module.test_record or {})
+            _show(f"{task}, {name}", module.calibration or {}, module.test_results.table or {})
 
 
 def cost(*, examples: int = 400, rounds: int = 5) -> None:
@@ -92,12 +93,12 @@ def cost(*, examples: int = 400, rounds: int = 5) -> None:
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.02)
     snapshot = ReferenceSnapshot()
-    table = _tabulate(module, batches, snapshot)
-    solve = partial(calibrate, table, module.recipe, LineSearch(), alphas=PAPER_ALPHAS)
+    table = _collect(module, batches, snapshot)
+    solve = partial(calibrate, table, module.configured, LineSearch(), alphas=PAPER_ALPHAS)
     steps: dict[str, Callable[[], Any]] = {
         "two bare forwards": lambda: _bare(model, batches),
-        "pass, new snapshot": lambda: _tabulate(module, batches, ReferenceSnapshot()),
-        "pass, snapshot reused": lambda: _tabulate(module, batches, snapshot),
+        "pass, new snapshot": lambda: _collect(module, batches, ReferenceSnapshot()),
+        "pass, snapshot reused": lambda: _collect(module, batches, snapshot),
         "joint fit, guard, α sweep": lambda: solve(others=False),
         "the other recipes too": lambda: solve(others=True),
     }
@@ -134,12 +135,12 @@ def contextual(*, task: Task = "truthfulqa", epochs: int = 2, seed: int = 0) -> 
             trainer = _trainer(limits, Path(folder) / name)
             trainer.callbacks = []  # type: ignore[attr-defined]
             trainer.fit(module, datamodule=data)
-            module.eval().recipe = replace(module.recipe, features=FEATURES)
+            module.eval().configured = replace(module.configured, features=FEATURES)
             tables = [
-                _tabulate(module, list(loader), ReferenceSnapshot())
+                _collect(module, list(loader), ReferenceSnapshot())
                 for loader in (data.calibration_dataloader(), data.test_dataloader())
             ]
-            _show_contextual(f"{task}, {name}", module.recipe, *tables)
+            _show_contextual(f"{task}, {name}", module.configured, *tables)
 
 
 def _show_contextual(title: str, recipe: Steering, here: TokenTable, there: TokenTable) -> None:
@@ -161,11 +162,11 @@ def _show_contextual(title: str, recipe: Steering, here: TokenTable, there: Toke
         for name, ridge in {"constant": 0.0, **PRICES}.items():
             directions = rules if name == "constant" else expand(rules, FEATURES)
             estimator = LineSearch(ridge=ridge)
-            strengths = estimator(MaskedObjective(here, directions, penalty=0.0)).strengths
-            fitted = torch.tensor(strengths, dtype=torch.float64)
-            held_out = cross_fit(here, directions, estimator, penalty=0.0, folds=4)
-            test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(fitted)
-            fit, unseen = (score(tokens, directions, fitted.tolist(), penalty=0.0) for tokens in (here, there))
+            [found] = fit_each([(estimator, MaskedObjective(here, directions, penalty=0.0))])
+            [held_out] = cross_fit(here, [found], penalty=0.0, folds=4)
+            test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(found.point)
+            strengths = found.estimate.strengths
+            fit, unseen = (outcome(tokens, directions, strengths, penalty=0.0) for tokens in (here, there))
             plain = plain or {"held_out": held_out, "test": test}
             table.add_row(
                 " + ".join(map(rule_name, rules)) if name == "constant" else "",
@@ -192,12 +193,12 @@ def _bare(model: Any, batches: list[dict[str, Any]]) -> None:
                 model(**inputs)
 
 
-def _tabulate(module: SteeredLanguageModel, batches: list[dict[str, Any]], snapshot: ReferenceSnapshot) -> Any:
-    table = new_table(module.recipe, alphas=PAPER_ALPHAS)
+def _collect(module: SteeredLanguageModel, batches: list[dict[str, Any]], snapshot: ReferenceSnapshot) -> Any:
+    collecting = collector(module.peft_model, module.configured, snapshot, alphas=PAPER_ALPHAS)
     with torch.no_grad():
         for batch in batches:
-            tabulate(module.peft_model, batch, table, snapshot=snapshot)
-    return table.compute()
+            collecting.add(batch)
+    return collecting.result()
 
 
 def _model(task: Task, *, joint: bool = False) -> SteeredLanguageModel:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from svd_lightning.decoding import steer_model
-from svd_lightning.decoding.plan import Plan
+from svd_lightning.decoding.model import SteeredClass
 from svd_lightning.decoding.two_pass import TwoPassModel
 from svd_lightning.models.switch import adapter_layers
 from svd_lightning.steering import Steering
@@ -52,8 +52,8 @@ def build(size: str, dtype: torch.dtype, device: str) -> PeftModel:
 
 def two_pass_model(model: PeftModel, steering: Steering) -> LlamaForCausalLM:
     """The fallback, forced upon an adapter that does not need it."""
-    plan = Plan(TwoPassModel, {"_adapter_layers": adapter_layers(model)})
-    with patch("svd_lightning.decoding.model.decoding_plan", return_value=plan):
+    forced = SteeredClass(TwoPassModel, {"_adapter_layers": adapter_layers(model)})
+    with patch("svd_lightning.decoding.model.steered_class", return_value=forced):
         return steer_model(model, steering)
 
 

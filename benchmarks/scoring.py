@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from svd_lightning.functional import kl_divergence, label_nll
 from svd_lightning.models.hidden import base_hidden_states, tuned_hidden_states
 from svd_lightning.models.switch import adapter_off
-from svd_lightning.scoring.tokens import score_tokens
+from svd_lightning.scoring.labels import score_tokens
 from svd_lightning.steering import Steering
 
 CHUNKED, FULL = "chunks", "full logits of both models"

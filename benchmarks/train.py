@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from svd_lightning import SteeredLanguageModel
-from svd_lightning.commands.demo.run import BASE_FOLDER
+from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.data.collate import ScoringCollator
 from svd_lightning.data.tokenise import EncodedExample
 from svd_lightning.models import Backbone

@@ -1,5 +1,6 @@
 """What a checkpoint must agree with before its weights are used."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import as_class_path
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.steering import Steering, as_plain, feature_name, rule_name, with_short_paths
 
+_log = logging.getLogger(__name__)
 CALIBRATED = "calibrated.ckpt"
 """Among the checkpoints of a run of `calibrate`: the adapter with the strengths found."""
 
@@ -24,7 +27,7 @@ def hyperparameters(
     gradient_checkpointing: bool,
     generation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The module's arguments as plain data that `load_from_checkpoint` parses back.
+    """Return the module's arguments as plain data that `load_from_checkpoint` parses back.
 
     Plain because checkpoints are read with `weights_only=True`. The optimizer is left out: it serves
     training alone, and a resumed run takes it from its own configuration.
@@ -41,7 +44,7 @@ def hyperparameters(
 
 
 def stored_steering(path: Path) -> dict[str, Any]:
-    """The steering that a checkpoint's module was given, as plain data with today's class paths.
+    """Read the steering that a checkpoint's module was given, as plain data with today's class paths.
 
     `load_from_checkpoint` takes it as `steering`, in place of the stored one, whose class paths may be gone.
     """
@@ -49,7 +52,15 @@ def stored_steering(path: Path) -> dict[str, Any]:
     return with_short_paths(content.get("hyper_parameters", {}).get("steering") or as_plain(Steering()))
 
 
-def check_base(stored: Mapping[str, Any] | None, name: str | None, fingerprint: str | None) -> None:
+def check_weights(
+    checkpoint: Mapping[str, Any], name: str | None, fingerprint: str | None, trained: Mapping[str, torch.Size]
+) -> None:
+    """Refuse a checkpoint of another base or another adapter, see `check_base` and `check_keys`."""
+    check_base(checkpoint.get("base"), name, fingerprint)
+    check_keys(checkpoint["state_dict"], trained)
+
+
+def check_base(stored: Mapping[str, str] | None, name: str | None, fingerprint: str | None) -> None:
     """Refuse a checkpoint whose adapter was trained on another base.
 
     Raises:
@@ -93,7 +104,17 @@ def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) 
         )
 
 
-def check_steering(steering: Steering, calibration: Mapping[str, Any]) -> None:
+def check_step(calibration: CalibrationRecord, global_step: int) -> None:
+    """Warn of strengths that were calibrated for the weights of another step."""
+    if calibration["global_step"] != global_step:
+        _log.warning(
+            "the checkpoint's weights are of step %s, its strengths of step %s: run `svd-lightning calibrate`",
+            global_step,
+            calibration["global_step"],
+        )
+
+
+def check_steering(steering: Steering, calibration: CalibrationRecord) -> None:
     """Refuse strengths that were calibrated for other rules, features or another mask.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command line: LightningCLI's verbs, `calibrate`, the plan, the demo and the report."""
+"""The command line: LightningCLI's verbs with `calibrate`, and the verbs of `commands/`."""
 
 import inspect
 import logging
@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
 from svd_lightning.callbacks import PredictionWriter, RequeueBetweenBatches, SteeringCalibration
-from svd_lightning.commands.demo.run import demo
+from svd_lightning.commands.demo import demo
 from svd_lightning.commands.experimental import learned_vector, sampled_contrast
 from svd_lightning.commands.export import export
 from svd_lightning.commands.inspect.command import inspect as inspect_run
@@ -28,7 +28,7 @@ from svd_lightning.commands.judge.command import judge
 from svd_lightning.commands.lm_eval.command import lm_eval
 from svd_lightning.commands.plan.command import PlanOptions, show_plan
 from svd_lightning.commands.report import report
-from svd_lightning.commands.sweep.arguments import main as sweep
+from svd_lightning.commands.sweep.command import main as sweep
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
@@ -44,17 +44,17 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "sampled-contrast": sampled_contrast,
     "learned-vector": learned_vector,
 }
-"""Verbs that are functions with options of their own; the rest are LightningCLI's and share one configuration."""
+"""Verbs that are functions with options of their own; LightningCLI's verbs share one configuration."""
 
 PASSING: dict[str, Callable[[list[str]], str | None]] = {"sweep": sweep}
-"""Verbs that pass options on to those of LightningCLI; they return what to say where these failed."""
+"""Verbs that run LightningCLI's verbs with the options they are given; they return a message if these failed."""
 
 
 def _about(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").splitlines()[0]
 
 
-_PLAN = "How much memory a run would need, by the options of `fit`, before anything is downloaded."
+_PLAN = "Compute how much memory a run needs from the options of `fit`, before anything is downloaded."
 
 _VERBS = {verb: _about(function) for verb, function in {**COMMANDS, **PASSING}.items()} | {"plan": _PLAN}
 _DESCRIPTION = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its
@@ -72,14 +72,14 @@ _MISSPELT = re.compile(
     r'^Parser key "(?P<key>[^"]+)".*Problem with given class_path \'(?P<kind>[^\']+)\': '
     r"Option '(?P<option>[^']+)' is not accepted"
 )
-"""What jsonargparse says of an option that a class does not have, among all the types that it tried."""
+"""Finds, in what jsonargparse says of all the types that it tried, the option that a class does not have."""
 
 _CHECKPOINT_NAMES = ("best", "last", "hpc", "registry")
-"""What Lightning's ckpt_path takes besides paths."""
+"""Values of Lightning's ckpt_path that are not paths."""
 
 
 class VerbatimDescription(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Help whose description keeps its lines."""
+    """Formats help without joining the lines of the description."""
 
 
 class SteeringParser(LightningArgumentParser):
@@ -93,11 +93,11 @@ class SteeringParser(LightningArgumentParser):
         *,
         skip: set[str | int] | None = None,
     ) -> list[str]:
-        """A verb's own options without a group of the verb's name."""
+        """Add a verb's own options without making a group of the verb's name."""
         return super().add_method_arguments(class_type, method_name, nested_key, as_group=False, skip=skip)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """One line, as for every other bad input; `--help` shows what a usage message would."""
+        """End with one line, as for every other bad input; `--help` shows the usage."""
         if not self.exit_on_error or os.environ.get(_TRACEBACK):
             super().error(message, ex)
         program = getattr(ex, "subcommand_parser", self).prog.replace(" [options]", "")
@@ -111,7 +111,7 @@ class NewRunFolder(SaveConfigCallback):
     """Saves the run's configuration, and refuses a folder that holds another run's."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Lightning's check, as one line."""
+        """Turn Lightning's error into one line."""
         try:
             super().setup(trainer, pl_module, stage)
         except RuntimeError as error:
@@ -128,14 +128,14 @@ class SteeringCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Lightning's verbs and `calibrate`."""
+        """Add `calibrate` to Lightning's verbs."""
         return {
             **LightningCLI.subcommands(),
             "calibrate": {"model", "datamodule"},
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The two callbacks as groups of options, and defaults that no class can state."""
+        """Add the two callbacks as groups of options, and the defaults that no class can state."""
         parser.add_lightning_class_args(SteeringCalibration, "calibration")
         parser.add_lightning_class_args(PredictionWriter, "predict")
         parser.set_defaults(
@@ -146,7 +146,7 @@ class SteeringCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's options replace those given; here a difference is an error."""
+        """Check that the checkpoint exists; Lightning would let its options replace those given."""
         path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
         if path is not None and path not in _CHECKPOINT_NAMES and "://" not in path and not Path(path).exists():
             raise InputError(f"ckpt_path: expected a checkpoint, got {path!r}, and no such file exists")
@@ -154,14 +154,14 @@ class SteeringCLI(LightningCLI):
             raise InputError(f"ckpt_path: cannot read {path!r}: it is cut short, or no checkpoint")
 
     def before_instantiate_classes(self) -> None:
-        """A warm start that is not told its length takes one epoch, as the paper's; Lightning would take 1,000."""
+        """Train for one epoch, as the paper does, if no length is given; Lightning would take 1,000."""
         trainer = self.config.fit.trainer if self.subcommand == "fit" else None
         if trainer and (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
             trainer.max_epochs = 1
             _log.info("trainer.max_epochs is not given: one epoch, a brief warm start")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Lightning names the argument that it cannot use; its error becomes one line."""
+        """Turn Lightning's error about an argument into one line."""
         try:
             return super().instantiate_trainer(**kwargs)
         except InputError:
@@ -185,16 +185,16 @@ def _cli_for(verb: str) -> type[SteeringCLI]:
 
 
 class PlanCLI(SteeringCLI):
-    """The options of `fit`, read for what they would take: neither model nor trainer is made."""
+    """Reads the options of `fit` for the memory they need; makes neither model nor trainer."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Those of `fit`, and the plan's own."""
+        """Add the options of `fit`, and the plan's own."""
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(PlanOptions, as_group=False, instantiate=False)
         parser.add_method_arguments(SteeringTrainer, "fit", skip=set(self.subcommands()["fit"]))
 
     def _set_seed(self) -> None:
-        """Nothing is drawn."""
+        """Leave the seed alone: nothing is drawn."""
 
     def instantiate_classes(self) -> None:
         """Print the plan instead."""
@@ -256,13 +256,13 @@ def _run(arguments: list[str] | None) -> None:
 
 
 def _underscored(argument: str) -> str:
-    """`--push-to-hub` is `--push_to_hub`."""
+    """Write `--push-to-hub` as `--push_to_hub`."""
     name, equals, value = argument.partition("=")
     return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
 
 
 def _quiet_libraries() -> None:
-    """Leave out what tells a user nothing: notes on loaders, defaults and deprecations between libraries."""
+    """Silence what tells a user nothing: notes on loaders, defaults and deprecations between libraries."""
     for message in (
         ".*does not have many workers.*",
         ".*loftq_config.*",

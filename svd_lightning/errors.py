@@ -1,5 +1,25 @@
 """The one exception that means: the user's input is wrong, and the message says how to mend it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class InputError(ValueError):
     """Bad input from a user; the command line prints its message as one line, without a traceback."""
+
+
+@contextmanager
+def explained(kinds: tuple[type[Exception], ...], message: Callable[[str], str]) -> Iterator[None]:
+    """Within it, errors of these kinds become an `InputError` of one line; an `InputError` stays as it is.
+
+    Args:
+        kinds: what a loader raises for files that are missing, broken, or made for something else.
+        message: makes the whole message of the first line of the loader's, which is often long.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except kinds as error:
+        lines = (line.strip() for line in str(error).splitlines())
+        raise InputError(message(next(filter(None, lines), type(error).__name__))) from error

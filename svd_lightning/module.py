@@ -1,7 +1,8 @@
 """The LightningModule: warm start of a PEFT adapter, validation, and steered decoding."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,8 +15,8 @@ from torch import Tensor
 from transformers import SchedulerType, get_scheduler
 
 from svd_lightning.calibration import recall_all
-from svd_lightning.checkpoint import check_base, check_keys, check_resumable, check_steering, hyperparameters
-from svd_lightning.data import CompletionDataModule
+from svd_lightning.checkpoint import check_resumable, check_steering, check_step, check_weights, hyperparameters
+from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding.generation import complete, generation_config, rows_of
 from svd_lightning.errors import InputError
 from svd_lightning.models import (
@@ -28,18 +29,18 @@ from svd_lightning.models import (
     float32_buffers,
     weights_digest,
 )
-from svd_lightning.scoring import HeldOut, Likelihood
+from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
+from svd_lightning.scoring import HeldOut, Likelihood, scalars
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
     any_rank,
     check_strategy,
     is_sharded,
     leave_group_at_exit,
+    loss_weight,
     shard,
-    token_share,
 )
 
-Batch = dict[str, Any]
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +84,7 @@ class SteeredLanguageModel(L.LightningModule):
         if not 0.0 <= warmup_ratio <= 1.0:
             raise InputError(f"model.warmup_ratio: expected a share in [0, 1], got {warmup_ratio}")
         self.backbone = backbone
-        self.recipe = self.steering = steering  # as configured, and as in force once calibrated
+        self.configured = self.steering = steering  # as given, and as in force once calibrated
         self.own_steering: dict[str, Steering] = {}  # of tasks with strengths of their own
         self.optimizer, self.lr_schedule, self.warmup_ratio = optimizer, lr_schedule, warmup_ratio
         self.gradient_checkpointing = gradient_checkpointing
@@ -96,15 +97,14 @@ class SteeredLanguageModel(L.LightningModule):
         self.model: PeftModel | None = None
         self.base_fingerprint: str | None = None
         self.base_digest: str | None = None
-        self.calibration: dict[str, Any] | None = None
-        self.compare = self.recalibrating = False
+        self.calibration: CalibrationRecord | None = None
         self.trained: dict[str, torch.Size] = {}  # names and shapes, as they are before sharding
-        self.predicted: set[int] = set()
         self.likelihood = Likelihood()
         self.held_out: HeldOut | None = None
-        self.test_record: dict[str, Any] | None = None
-        self.test_metrics: dict[str, Any] | None = None
-        self.strict_loading = False  # checkpoints hold the adapter only; `check_keys` is the strict part
+        self.test_results: TestResults | None = None
+        self._predicted: Collection[int] = ()
+        self._compare = self._keep_steering = False
+        self.strict_loading = False  # checkpoints hold the adapter only; `check_weights` is the strict part
         self.save_hyperparameters(
             hyperparameters(
                 asdict(backbone), self.adapter_config, steering, warmup_ratio, gradient_checkpointing, generation
@@ -114,7 +114,7 @@ class SteeredLanguageModel(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse, before weights are loaded, a strategy that cannot work."""
         leave_group_at_exit()
-        check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.recipe.alpha is not None)
+        check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)
 
     def configure_model(self) -> None:
         """Load the base, attach the adapter, shard both where the strategy does; the second time only that."""
@@ -152,6 +152,11 @@ class SteeredLanguageModel(L.LightningModule):
         return self.model
 
     @property
+    def recipe(self) -> Steering:
+        """The steering as given: the old name of `configured`."""
+        return self.configured
+
+    @property
     def task_steering(self) -> TaskSteering:
         """The steering in force, of every task."""
         return TaskSteering(self.steering, self.own_steering)
@@ -171,8 +176,8 @@ class SteeredLanguageModel(L.LightningModule):
         """One step of the warm start: completion-only loss, the mean over the tokens of all processes."""
         loss = self(batch)
         if self.trainer.world_size > 1:
-            share = token_share(self.trainer, batch["labels"])
-            loss = torch.where(share > 0, loss, 0.0) * share  # the mean over no token is NaN
+            weight = loss_weight(self.trainer, batch["labels"])
+            loss = torch.where(weight > 0, loss, 0.0) * weight  # the mean over no token is NaN
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
         return loss
 
@@ -180,12 +185,8 @@ class SteeredLanguageModel(L.LightningModule):
         """The optimizer over the trainable parameters, and the schedule by steps."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_scheduler(
-            self.lr_schedule,
-            optimizer,
-            num_warmup_steps=round(self.warmup_ratio * steps),
-            num_training_steps=steps,
-        )
+        warmup = round(self.warmup_ratio * steps)
+        schedule = get_scheduler(self.lr_schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # -- evaluation ----------------------------------------------------------------------------------------
@@ -196,11 +197,12 @@ class SteeredLanguageModel(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/nll_base`, `val/nll_tuned`, `val/nll_steered`."""
-        self._log("val", self.likelihood.result(self.task_steering))
+        found = self.likelihood.result(self.task_steering)
+        self.log_dict({f"val/{name}": value for name, value in found.items()}, prog_bar=True, sync_dist=True)
 
     def on_test_start(self) -> None:
         """Begin anew, with the strengths of the calibration."""
-        self.held_out = HeldOut(self.recipe, self.task_steering, self.calibration, self.device)
+        self.held_out = HeldOut(self.configured, self.task_steering, self.calibration, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score the batch, with all choices where it holds questions, under everything that is compared."""
@@ -212,51 +214,61 @@ class SteeredLanguageModel(L.LightningModule):
         assert self.held_out is not None
         data = getattr(self.trainer, "datamodule", None)
         tasks = data.tasks("test") if isinstance(data, CompletionDataModule) else {}
-        found, self.held_out = self.held_out.record(tasks), None
-        self.test_record, self.test_metrics = found.table, found.metrics
-        self.log_dict({f"test/{name}": value for name, value in found.scalars().items()}, sync_dist=True)
+        self.test_results, self.held_out = self.held_out.results(tasks), None
+        found = scalars(self.test_results)
+        self.log_dict({f"test/{name}": value for name, value in found.items()}, sync_dist=True)
 
     def calibration_step(self, collect: Callable[[Batch], None], batch: Batch) -> None:
         """Show a batch to what collects it; a step, so that wrappers take part."""
         collect(batch)
 
-    def _log(self, stage: str, found: Mapping[str, Tensor]) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in found.items()}, prog_bar=True, sync_dist=True)
-
     # -- decoding ------------------------------------------------------------------------------------------
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+    def start_predicting(self, done: Collection[int], compare: bool) -> None:
+        """Leave out the rows with these numbers; to compare, decode the others with base and tuned too."""
+        self._predicted, self._compare = done, compare
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictionRecord]:
         """Decode one batch of prompts; one record per row, with base and tuned completions on request."""
-        rows = [row for row, index in enumerate(batch["index"].tolist()) if index not in self.predicted]
-        together = is_sharded(self.trainer)
-        if not (any_rank(self.trainer, bool(rows)) if together else rows):
+        rows = [row for row, index in enumerate(batch["index"].tolist()) if index not in self._predicted]
+        sharded = is_sharded(self.trainer)
+        if not (any_rank(self.trainer, bool(rows)) if sharded else rows):
             return []
         batch = rows_of(batch, rows or [0])  # where the others still decode, this process joins them
         records = complete(
             self.peft_model,
             batch,
-            {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self.compare else {}),
+            {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self._compare else {}),
             config=self.generation,
             tokenizer=self.tokenizer,
-            together=together,
+            synced_gpus=sharded,
         )
         return records if rows else []
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------
 
-    def adopt(self, calibration: Mapping[str, Any]) -> None:
+    def adopt(self, calibration: CalibrationRecord) -> None:
         """Take over a calibration: its strengths steer from now on, unless the user gave some.
 
         Raises:
             InputError: if it was made for other rules.
         """
-        self.calibration = dict(calibration)
-        if self.recipe.calibrated:
+        self.calibration = calibration.copy()
+        if self.configured.calibrated:
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return
-        check_steering(self.recipe, calibration)
-        found = recall_all(self.recipe, calibration)
+        check_steering(self.configured, calibration)
+        found = recall_all(self.configured, calibration)
         self.steering, self.own_steering = found.shared, dict(found.own)
+
+    @contextmanager
+    def keeping_steering(self) -> Iterator[None]:
+        """Within the context a checkpoint gives its weights only: its strengths are about to be replaced."""
+        self._keep_steering = True
+        try:
+            yield
+        finally:
+            self._keep_steering = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the trainable weights, the calibration, and what identifies the base."""
@@ -270,8 +282,7 @@ class SteeredLanguageModel(L.LightningModule):
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse another base or another adapter than this module's, with an InputError."""
-        check_base(checkpoint.get("base"), self.backbone.name_or_path, self.base_fingerprint)
-        check_keys(checkpoint["state_dict"], self.trained)
+        check_weights(checkpoint, self.backbone.name_or_path, self.base_fingerprint, self.trained)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another base or another adapter; restore the calibration.
@@ -283,13 +294,7 @@ class SteeredLanguageModel(L.LightningModule):
         self.check_checkpoint(checkpoint)
         if self._trainer is not None and self._trainer.training:
             check_resumable(checkpoint)
-        calibration = checkpoint.get("calibration")
-        if calibration is None or self.recalibrating:
-            return
-        if calibration["global_step"] != checkpoint["global_step"]:
-            _log.warning(
-                "the checkpoint's weights are of step %s, its strengths of step %s: run `svd-lightning calibrate`",
-                checkpoint["global_step"],
-                calibration["global_step"],
-            )
-        self.adopt(calibration)
+        calibration: CalibrationRecord | None = checkpoint.get("calibration")
+        if calibration is not None and not self._keep_steering:
+            check_step(calibration, checkpoint["global_step"])
+            self.adopt(calibration)

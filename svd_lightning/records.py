@@ -1,9 +1,18 @@
 """Types of everything that a run writes as JSON: plain numbers, strings, lists and dictionaries, nothing else."""
 
+from typing import Any, Literal, NamedTuple
+
 from typing_extensions import NotRequired, TypedDict
 
-Intervals = list[list[float] | None]
-"""[low, high] of each strength, 95 %, two-sided; None for a strength without one."""
+Intervals = list[list[float]]
+"""[low, high] of each strength, 95 %, two-sided."""
+
+
+class ClassPath(TypedDict):
+    """An object as configurations and checkpoints write it: its class, and the arguments that are not defaults."""
+
+    class_path: str
+    init_args: dict[str, Any]
 
 
 class GainRecord(TypedDict):
@@ -142,10 +151,15 @@ class TaskFiguresRecord(FiguresRecord):
     task: str
 
 
-class HeldOutTableRecord(FiguresRecord):
-    """`test.json`: the steering in force on the test tokens, and the candidates as calibration fitted them."""
+class TestFiguresRecord(FiguresRecord):
+    """A test: its figures, and those of each task."""
 
     tasks: list[TaskFiguresRecord]
+
+
+class HeldOutTableRecord(TestFiguresRecord):
+    """`test.json`: the steering in force on the test tokens, and the candidates as calibration fitted them."""
+
     estimator: str | None
     candidates: list[CandidateRecord]
 
@@ -176,46 +190,103 @@ class MetricsRecord(TypedDict):
     metrics: dict[str, dict[str, MetricRecord]]
 
 
-class HeldOutMetricsRecord(MetricsRecord):
-    """`test_metrics.json`."""
+class SummaryRecord(MetricsRecord):
+    """The metrics of all examples, and of those of each task."""
 
-    distributions: dict[str, DistributionRecord]
     tasks: dict[str, MetricsRecord]
 
 
-class PredictionRecord(TypedDict):
+class HeldOutMetricsRecord(SummaryRecord):
+    """`test_metrics.json`."""
+
+    distributions: dict[str, DistributionRecord]
+
+
+class TestResults(NamedTuple):
+    """What a test found, in two files."""
+
+    table: HeldOutTableRecord | None
+    """None without a mask."""
+    metrics: HeldOutMetricsRecord
+
+
+class KnownRecord(TypedDict, total=False):
+    """What the data know of a prompt besides; question and answers where it has choices."""
+
+    task: str
+    question: str
+    correct: list[str]
+    incorrect: list[str]
+
+
+class PredictionRecord(KnownRecord):
     """A line of `predictions.jsonl`; a completion is a list where several sequences were asked for."""
 
     id: str
     prompt: str
-    task: NotRequired[str]
     index: NotRequired[int]
     """The row's place, kept in the parts only."""
     reference: str
     completion: str | list[str]
     base: NotRequired[str | list[str]]
     tuned: NotRequired[str | list[str]]
-    question: NotRequired[str]
-    correct: NotRequired[list[str]]
-    incorrect: NotRequired[list[str]]
 
 
-class ShardRecord(TypedDict):
-    """A file of a reference snapshot: its CRC-32, and the examples whose states follow each other in it."""
-
-    file: str
-    checksum: str
-    examples: list[int]
-    counts: list[int]
-    """Rows of each example."""
+JudgedMeasure = Literal["truthful", "informative", "truthful_informative"]
+"""What a judge says of a written answer."""
+Measure = Literal["exact_match", "rouge_l", "accuracy", "truthful", "informative", "truthful_informative"]
+"""A number of a written answer, in the order of the tables."""
 
 
-class SnapshotRecord(TypedDict):
-    """`index.json` of a reference snapshot."""
+class SystemRecord(TypedDict):
+    """The written answers of base, tuned or steered; measures are shares in [0, 1], null where none applies."""
 
-    format: str
-    key: dict[str, str]
-    """What the states depend on, by name."""
-    shards: list[ShardRecord]
-    checksum: str
-    """CRC-32 of the rest."""
+    answers: int
+    judged: int
+    """How many answers the judge was asked about."""
+    exact_match: float | None
+    rouge_l: float | None
+    accuracy: float | None
+    truthful: float | None
+    informative: float | None
+    truthful_informative: float | None
+    abstained: dict[JudgedMeasure, int]
+
+
+class JudgedPart(TypedDict):
+    """The measures of all answers or of one task's; a gain is null where it has no interval."""
+
+    rows: int
+    systems: dict[str, SystemRecord]
+    gains: dict[str, dict[Measure, GainRecord | None]]
+    """System − tuned, by system."""
+    tasks: NotRequired[dict[str, "JudgedPart"]]
+
+
+class JudgeRecord(TypedDict):
+    """Who judged; the label is null where nobody did."""
+
+    label: str | None
+    about: str
+
+
+class JudgedRecord(JudgedPart):
+    """`predictions.judged.json`."""
+
+    predictions: str
+    judge: JudgeRecord
+
+
+class AnswerRecord(TypedDict):
+    """A line of `predictions.judged.jsonl`; a measure is null where it does not apply or the judge abstained."""
+
+    id: str
+    system: str
+    text: str
+    exact_match: float | None
+    rouge_l: float | None
+    accuracy: float | None
+    truthful: float | None
+    informative: float | None
+    truthful_informative: float | None
+    evidence: tuple[str, str] | None

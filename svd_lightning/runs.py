@@ -9,7 +9,7 @@ from svd_lightning.module import SteeredLanguageModel
 
 
 def find_checkpoint(run: str | Path) -> Path:
-    """The checkpoint meant by a path: the file itself, or the last one that the run in a folder wrote.
+    """Find the checkpoint meant by a path: the file itself, or the last one that the run in a folder wrote.
 
     A run of `fit` ends with `last.ckpt`, one of `calibrate` with `calibrated.ckpt`.
 
@@ -31,7 +31,7 @@ def find_checkpoint(run: str | Path) -> Path:
 
 
 def open_run(run: str | Path) -> SteeredLanguageModel:
-    """The module of a run on the CPU, in evaluation mode, with its adapter and, if calibrated, its strengths.
+    """Load the module of a run on the CPU, in evaluation mode, with its adapter and, if calibrated, its strengths.
 
     Args:
         run: a run folder of fit or calibrate, or a checkpoint.

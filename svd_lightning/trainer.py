@@ -40,10 +40,6 @@ class SteeringTrainer(L.Trainer):
             raise InputError(
                 "trainer.callbacks: calibrate needs a SteeringCalibration callback, got none; add one"
             )
-        steered = as_steered(model)
-        callbacks[0].on_validate = steered.recalibrating = True  # a checkpoint's old strengths do not matter
-        try:
+        with callbacks[0].before_validation(), as_steered(model).keeping_steering():
             metrics = self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
-        finally:
-            callbacks[0].on_validate = steered.recalibrating = False
         return metrics[0] if metrics else {}

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from peft import LoraConfig
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
-from svd_lightning.commands.demo.run import BASE_FOLDER
+from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.commands.demo.task import TASK
 from svd_lightning.data import JSONLData
 from svd_lightning.models import Backbone

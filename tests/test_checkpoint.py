@@ -72,7 +72,7 @@ def test_given_strengths_win_over_the_checkpoint(checkpoint, diaries, tmp_path):
     module = diary_model(steering=Steering(strengths=[0.0], penalty=0.0))
     steered = decoded(quiet_trainer(tmp_path), module, diary_data(diaries), checkpoint)
     assert module.steering.strengths == [0.0]
-    module.compare = True
+    module.start_predicting((), compare=True)
     batches = quiet_trainer(tmp_path).predict(module, datamodule=diary_data(diaries))
     assert steered == [row["tuned"] for batch in batches for row in batch]
 

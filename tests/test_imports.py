@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-LATE = ("datasets", "pandas", "lm_eval", "deepspeed", "bitsandbytes", "ray", "nbformat", "IPython")
+LATE = ("datasets", "pandas", "lm_eval", "openai", "deepspeed", "bitsandbytes", "ray", "nbformat", "IPython")
 """Packages of the extras, and those that take a second and serve some commands only."""
 
 PROGRAM = """

@@ -163,7 +163,7 @@ def test_schedule_goes_by_optimizer_steps(diaries, tmp_path):
 
 def test_decoding_leaves_out_rows_that_are_done_and_compares_on_request(diaries, tmp_path):
     module = loaded(diary_model(steering=Steering(strengths=[0.0], penalty=0.0)))
-    module.predicted, module.compare = {1, 4}, True
+    module.start_predicting({1, 4}, compare=True)
     batches = quiet_trainer(tmp_path).predict(module, datamodule=diary_data(diaries))
     rows = [row for batch in batches for row in batch]
     assert [row["id"] for row in rows] == [f"predict-{index}" for index in (0, 2, 3, 5)]

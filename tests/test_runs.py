@@ -8,7 +8,7 @@ import torch
 
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.objective import MaskedObjective
-from svd_lightning.scoring.collect import new_table, tabulate
+from svd_lightning.scoring import collector
 from svd_lightning.strength import LineSearch
 from tests.chain import Losses, diary_data, diary_model, fit, small_lora
 
@@ -16,11 +16,11 @@ from tests.chain import Losses, diary_data, diary_model, fit, small_lora
 def recalibrated(module, data):
     """Strengths of a plain calibration pass, without snapshot, Trainer or callback."""
     data.tokenizer = module.tokenizer
-    table = new_table(module.steering)
+    collecting = collector(module.eval().peft_model, module.steering)
     with torch.no_grad():
         for batch in data.calibration_dataloader():
-            tabulate(module.eval().peft_model, batch, table)
-    objective = MaskedObjective(table.compute(), module.steering.rules, penalty=module.steering.penalty)
+            collecting.add(batch)
+    objective = MaskedObjective(collecting.result(), module.steering.rules, penalty=module.steering.penalty)
     return LineSearch()(objective).strengths
 
 

@@ -6,13 +6,13 @@ import json
 import pytest
 import torch
 
-from svd_lightning.callbacks.tables import calibration_tables
 from svd_lightning.cli import main
 from svd_lightning.commands.demo.task import BASE, TASK
 from svd_lightning.commands.inspect.subject import open_subject
 from svd_lightning.console import console
 from svd_lightning.decoding.generation import generate, generation_config, rows_of
 from svd_lightning.errors import InputError
+from svd_lightning.report import calibration_tables
 from svd_lightning.runs import open_run
 from tests.chain import diary_data, read_jsonl, write_config, write_jsonl
 

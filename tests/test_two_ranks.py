@@ -65,7 +65,7 @@ def test_test_counts_every_token_once(two, data_folder, fitted, tmp_path):
     )
     assert found["examples"] == 11
     for name in ("tokens", "nll_tuned", "nll_steered"):
-        assert found[name] == pytest.approx(module.test_record[name], rel=1e-5), name
+        assert found[name] == pytest.approx(module.test_results.table[name], rel=1e-5), name
 
 
 def test_predictions_are_complete_in_order_and_without_duplicates(two, data_folder, fitted, tmp_path):

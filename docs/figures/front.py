@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.callbacks import SteeringCalibration
-from svd_lightning.commands.demo.run import diaries, diary_model
+from svd_lightning.commands.demo import diaries, diary_model
 from svd_lightning.commands.demo.task import TASK
 from svd_lightning.commands.demo.truth import nearness
 from svd_lightning.data import JSONLData
 from svd_lightning.objective import MaskedObjective
 from svd_lightning.report.canvas import BLUE, DARK, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
-from svd_lightning.scoring.collect import new_table, tabulate
+from svd_lightning.scoring import collector
 from svd_lightning.steering import KLGradient, Steering, with_built_in
 from svd_lightning.trainer import SteeringTrainer
 
@@ -63,11 +63,11 @@ def front(folder: Path) -> Figure:
 
 @torch.no_grad()
 def _objective(module: SteeredLanguageModel, data: JSONLData) -> MaskedObjective:
-    table = new_table(module.recipe)
+    collecting = collector(module.peft_model, module.configured)
     for batch in data.calibration_dataloader():
-        tabulate(module.peft_model, batch, table)
-    tokens = table.compute().narrow(module.recipe.alpha)
-    return MaskedObjective(tokens, [KLGradient()], penalty=module.recipe.penalty)
+        collecting.add(batch)
+    tokens = collecting.result().narrow(module.configured.alpha)
+    return MaskedObjective(tokens, [KLGradient()], penalty=module.configured.penalty)
 
 
 def _curve(axes: Axes, objective: MaskedObjective, strengths: dict) -> None:

@@ -4,16 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svd_lightning.report.words import (
-    chosen_intervals,
-    gain_text,
-    in_use,
-    intervals_text,
-    mask_text,
-    recipe_name,
-    short,
-    strengths_text,
-)
+from svd_lightning.records import CalibrationRecord
+from svd_lightning.report import ReportTable, Row
+from svd_lightning.report.tables import candidate_table
+from svd_lightning.report.words import intervals_text, mask_text, short, strengths_text
 
 _TEXT = """---
 {metadata}
@@ -51,7 +45,7 @@ Every option of `generate` works. Leave `custom_generate` out for the adapter wi
 """
 
 
-def model_card(content: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> str:
+def model_card(content: Mapping[str, Any], calibration: CalibrationRecord | None) -> str:
     """README.md with the metadata that the hub reads.
 
     Args:
@@ -91,53 +85,26 @@ def _recipe(steering: Mapping[str, Any]) -> str:
         "mask": mask_text(steering["alpha"]),
         "penalty λ outside it": "" if steering["alpha"] is None else short(steering["penalty"]),
     }
-    return _table(("", ""), [[name, value] for name, value in rows.items() if value])
+    return ReportTable("", ("", ""), tuple(Row(row) for row in rows.items() if row[1])).markdown()
 
 
 def _tasks(tasks: Mapping[str, Any]) -> str:
     """The strengths of each task; nothing where all tasks share theirs."""
     if not tasks:
         return ""
-    names = {task: ", ".join(_names(one, "rules")) for task, one in tasks.items()}
-    rows = [
-        [task, names[task], strengths_text(one["strengths"]), intervals_text(one["intervals"])]
+    rows = (
+        (task, ", ".join(_names(one, "rules")), strengths_text(one["strengths"]), intervals_text(one["intervals"]))
         for task, one in tasks.items()
-    ]
+    )
+    table = ReportTable("", ("task", "rules", "strength μ", "95 % interval"), tuple(map(Row, rows)))
     about = "Pass `task=` to `generate`, one name or one per row, for strengths of their own:"
-    return f"\n\n{about}\n\n{_table(('task', 'rules', 'strength μ', '95 % interval'), rows)}"
+    return f"\n\n{about}\n\n{table.markdown()}"
 
 
 def _names(steering: Mapping[str, Any], parts: str) -> list[str]:
     return [part["class_path"].rpartition(".")[2] for part in steering[parts]]
 
 
-def _measured(record: Mapping[str, Any]) -> str:
-    head = ("distribution", "estimator", "strength μ", "NLL as decoded", "accuracy", "gain, 95 % interval")
-    tuned = "tuned" if any(record["used"]["strengths"]) else "**tuned**"
-    rows = [
-        [tuned, "", "0", f"{record['nll_decoded_tuned']:.4f}", f"{record['accuracy_tuned']:.1%}", ""],
-        *(_candidate(candidate, record) for candidate in record["candidates"]),
-    ]
-    about = (
-        f"{record['tokens']} tokens of {record['examples']} labelled examples; NLL in nats per token; gains over "
-        "the tuned model are cross-fitted, with paired bootstrap intervals over examples. What is used is bold."
-    )
+def _measured(record: CalibrationRecord) -> str:
     title = "## What was measured on the calibration split"
-    return "\n\n".join([title, record["message"], _table(head, rows), about])
-
-
-def _candidate(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
-    name = recipe_name(candidate["rules"])
-    return [
-        f"**{name}**" if in_use(candidate, record) else name,
-        candidate["estimator"],
-        f"{strengths_text(candidate['strengths'])} {intervals_text(chosen_intervals(candidate, record))}".strip(),
-        f"{candidate['nll_decoded']:.4f}",
-        f"{candidate['accuracy']:.1%}",
-        gain_text(candidate["gain"]),
-    ]
-
-
-def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    lines = [list(head), ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([title, record["message"], candidate_table(record).markdown(), "What is used is bold."])

@@ -4,7 +4,7 @@ import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -24,6 +24,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.files import replacing_folder, strict, write_text
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import check_adapter
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.report.folder import versions
 from svd_lightning.steering import Steering, TaskSteering, tasks_as_plain, tasks_from_plain
 
@@ -91,7 +92,7 @@ def save_artifact(
             "versions": versions(),
         }
         write_text(new / GENERATE, _portable(content))
-        write_text(new / CARD, model_card(content, calibration))
+        write_text(new / CARD, model_card(content, cast(CalibrationRecord | None, calibration)))
         write_content(new, content)
     return target
 

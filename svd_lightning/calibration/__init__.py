@@ -1,31 +1,21 @@
 """Calibration: from labelled tokens to the strengths that steer, and everything a user should know about them."""
 
 from svd_lightning.calibration.calibrate import calibrate
-from svd_lightning.calibration.candidates import (
-    CONTROL,
-    joint_recipe,
-    recall,
-    recall_all,
-    rescore,
-)
-from svd_lightning.calibration.comparison import Score, base_nll, score, tuned_nll
-from svd_lightning.calibration.cross_fit import paired_gain
-from svd_lightning.calibration.describe import describe, describe_tasks
+from svd_lightning.calibration.candidates import CONTROL, joint_recipe
+from svd_lightning.calibration.describe import Outcome, describe, describe_tasks, outcome
 from svd_lightning.calibration.masks import PAPER_ALPHAS
+from svd_lightning.calibration.recall import recall, recall_all, rescore
 
 __all__ = [
     "CONTROL",
     "PAPER_ALPHAS",
-    "Score",
-    "base_nll",
+    "Outcome",
     "calibrate",
     "describe",
     "describe_tasks",
     "joint_recipe",
-    "paired_gain",
+    "outcome",
     "recall",
     "recall_all",
     "rescore",
-    "score",
-    "tuned_nll",
 ]

@@ -1,31 +1,20 @@
-"""Every recipe that the calibration tokens can tell about: rules, estimators, strengths, what they are worth."""
+"""Which recipes a calibration tries, and what each is worth."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from svd_lightning.calibration.comparison import Score, score
-from svd_lightning.calibration.cross_fit import Gain, cross_fit
-from svd_lightning.objective import CalibrationData
-from svd_lightning.steering import (
-    Steering,
-    SteeringRule,
-    TaskAware,
-    TaskSteering,
-    Temperature,
-    rule_name,
-    with_built_in,
-)
-from svd_lightning.strength.estimator import ClosedForm, Estimate, StrengthEstimator, estimator_name
-from svd_lightning.strength.intervals import Intervals, intervals
-from svd_lightning.strength.line_search import LineSearch
-from svd_lightning.strength.mean import Mean
-from svd_lightning.strength.median import Median
-from svd_lightning.strength.newton import Newton
-from svd_lightning.strength.sequence import Sequence as SequenceEstimator
-from svd_lightning.strength.trimmed_mean import TrimmedMean
+from svd_lightning.calibration.cross_fit import cross_fit, fit_each
+from svd_lightning.calibration.describe import Outcome, outcome
+from svd_lightning.calibration.verdict import used_record
+from svd_lightning.metrics import Gain, paired_gain
+from svd_lightning.objective import CalibrationTokens, TokenStream, objective
+from svd_lightning.records import CandidateRecord, Intervals, UsedRecord
+from svd_lightning.steering import Steering, SteeringRule, TaskAware, Temperature, rule_name, with_built_in
+from svd_lightning.strength import CLOSED_FORMS, Estimate, LineSearch, StrengthEstimator, estimator_name
+from svd_lightning.strength.estimator import ClosedForm
+from svd_lightning.strength.intervals import intervals
 
 RecipeKey = tuple[tuple[str, ...], str]
 """Names of the rules, and of the estimator."""
@@ -44,76 +33,20 @@ class Recipe:
         return tuple(map(rule_name, self.rules)), estimator_name(self.estimator)
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A recipe on the calibration tokens."""
-
-    rules: tuple[str, ...]
-    estimator: str
-    strengths: tuple[float, ...]
-    nll: float
-    nll_decoded: float
-    accuracy: float
-    gain: Gain
-    """Held-out gain over the tuned model (cross-fitted), in nats per token as decoded."""
-    warning: str | None = None
-    intervals: Intervals | None = None
-    """Of the strengths, 95 %; None where they have none, or would take long and the recipe was not chosen."""
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**asdict(self), "rules": list(self.rules), "strengths": list(self.strengths)}
-
-
 CONTROL = Recipe((Temperature(),), LineSearch())
 """Sharpening alone, which every comparison carries."""
 
 
 def joint_recipe(rules: Sequence[SteeringRule]) -> Recipe:
-    """Line search of the given and the built-in rules together, but for TaskAware.
+    """Return the line search of the given and the built-in rules together, but for TaskAware.
 
     For a small step TaskAware and KLGradient agree to first order: without it the fit is well conditioned.
     """
     return Recipe(tuple(rule for rule in with_built_in(rules) if not isinstance(rule, TaskAware)), LineSearch())
 
 
-def recall(recipe: Steering, names: Sequence[str], strengths: Sequence[float]) -> Steering:
-    """What a calibration record means by these rules and strengths; mask and penalty are as configured."""
-    if list(names) == [rule_name(rule) for rule in recipe.directions]:
-        return recipe.with_strengths(strengths)
-    by_name = {rule_name(rule): rule for rule in with_built_in(recipe.rules)}
-    rules = [by_name[name] for name in names]
-    return replace(recipe, rules=rules, strengths=tuple(strengths), features=())
-
-
-def recall_all(recipe: Steering, record: Mapping[str, Any]) -> TaskSteering:
-    """What a calibration record decodes every task with; the tuned model where the guard fell back to it.
-
-    A task that is steered as all examples are has that very steering, by which its rows are known to be alike.
-
-    Args:
-        recipe: the steering as configured.
-        record: as `calibrate` returns it; those from before tasks name none.
-    """
-    shared = record["used"]
-    steering = _in_use(recipe, shared)
-    own = {
-        task["task"]: steering
-        if all(task["used"][part] == shared[part] for part in ("rules", "strengths"))
-        else _in_use(recipe, task["used"])
-        for task in record.get("tasks", [])
-    }
-    return TaskSteering(steering, own)
-
-
-def _in_use(recipe: Steering, used: Mapping[str, Any]) -> Steering:
-    """Strengths of 0 are the tuned model as it is: nothing is added outside the mask either."""
-    found = recall(recipe, used["rules"], used["strengths"])
-    return found if any(used["strengths"]) else found.with_penalty(0.0)
-
-
 def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = True) -> Iterator[Recipe]:
-    """The control and the chosen recipe; its rules with every estimator, the other rules, and all together.
+    """Yield the control and the chosen recipe; its rules with every estimator, the other rules, and all together.
 
     Args:
         steering: the chosen rules.
@@ -129,75 +62,84 @@ def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = 
         return
     for rule in everything:
         if rule in rules and not isinstance(rule, Temperature):
-            closed = (Mean(), Median(), TrimmedMean(), SequenceEstimator(), Newton())
-            wanted += [Recipe((rule,), one) for one in closed]
+            wanted += [Recipe((rule,), one) for one in CLOSED_FORMS]
         wanted.append(Recipe((rule,), LineSearch()))
     wanted += [Recipe(rules, LineSearch()), joint_recipe(rules), Recipe(everything, LineSearch())]
     yield from {recipe.key: recipe for recipe in wanted}.values()
 
 
 @dataclass(frozen=True)
-class Fit:
-    """What a recipe makes of the calibration tokens."""
+class Candidate:
+    """A fitted recipe with its gain."""
 
+    recipe: Recipe
     estimate: Estimate
-    score: Score
+    outcome: Outcome
     held_out: Tensor
     """Cross-fitted log-probability of every label, [N]."""
+    gain: Gain
+    """Held-out gain over the tuned model (cross-fitted), in nats per token as decoded."""
     intervals: Intervals | None
-    """Of the strengths."""
+    """Of the strengths, 95 %; None where they have none, or would take long and the recipe was not chosen."""
 
-    def candidate(self, recipe: Recipe, gain: Gain) -> Candidate:
-        """The same in plain numbers, with the gain over the tuned model."""
-        names, estimator = recipe.key
-        return Candidate(
-            rules=names,
-            estimator=estimator,
-            strengths=self.estimate.strengths,
-            **asdict(self.score),
-            gain=gain,
-            warning=self.estimate.warning,
-            intervals=self.intervals,
-        )
+    def plain(self) -> CandidateRecord:
+        """Return it as JSON has it."""
+        rules, estimator = self.recipe.key
+        return {
+            "rules": list(rules),
+            "estimator": estimator,
+            "strengths": list(self.estimate.strengths),
+            "nll": self.outcome.nll,
+            "nll_decoded": self.outcome.nll_decoded,
+            "accuracy": self.outcome.accuracy,
+            "gain": self.gain.plain(),
+            "warning": self.estimate.warning,
+            "intervals": self.intervals,
+        }
+
+    def used(self) -> UsedRecord:
+        """Return the record's `used` entry if decoding uses this candidate."""
+        return used_record(self.recipe.rules, self.estimate.strengths, self.intervals, self.gain)
 
 
-def fit(data: CalibrationData, recipe: Recipe, *, penalty: float, folds: int, resample: bool = True) -> Fit:
-    """A recipe's strengths and scores on the tokens, and how it does on the folds that it has not seen.
+def fit_all(
+    tokens: CalibrationTokens,
+    wanted: Sequence[Recipe],
+    tuned: Tensor,
+    *,
+    chosen: Recipe,
+    penalty: float,
+    folds: int,
+) -> dict[RecipeKey, Candidate]:
+    """Fit every recipe to the tokens, and find how it does on folds that it has not seen.
 
     Args:
-        data: the calibration tokens.
-        recipe: what to fit.
+        tokens: the calibration tokens.
+        wanted: the recipes.
+        tuned: the labels' log-probabilities under the tuned model, [N].
+        chosen: the one whose strengths get an interval even where that means to draw examples again: of a
+            closed form, which takes longer than all the rest.
         penalty: λ of decoding.
         folds: of the cross-fit.
-        resample: draw examples again where the strength has no other interval: of a closed form, which takes
-            longer than all the rest.
     """
-    objective = data.objective(recipe.rules, penalty=penalty)
-    estimate = recipe.estimator(objective)
-    result = score(data, recipe.rules, estimate.strengths, penalty=penalty)
-    held_out = cross_fit(
-        data, recipe.rules, recipe.estimator, penalty=penalty, folds=folds, whole=estimate.strengths
-    )
-    known = resample or not isinstance(recipe.estimator, ClosedForm)
-    bounds = intervals(recipe.estimator, objective, estimate, data.example) if known else None
-    return Fit(estimate, result, held_out, bounds)
-
-
-def rescore(
-    data: CalibrationData, found: Sequence[dict[str, Any]], rules: Sequence[SteeringRule], *, penalty: float
-) -> list[dict[str, Any]]:
-    """The same candidates with the same strengths, scored on other, held-out tokens.
-
-    Args:
-        data: the other tokens.
-        found: candidates as a calibration record holds them.
-        rules: the rules that they name.
-        penalty: λ of decoding.
-    """
-    by_name = {rule_name(rule): rule for rule in rules}
-    again = []
-    for candidate in found:
-        chosen = [by_name[name] for name in candidate["rules"]]
-        result = score(data, chosen, candidate["strengths"], penalty=penalty)
-        again.append({**candidate, **asdict(result)})
-    return again
+    # a stream answers all recipes in the same passes; for a table, one at a time takes the least memory
+    groups = [wanted] if isinstance(tokens, TokenStream) else [[recipe] for recipe in wanted]
+    found: dict[RecipeKey, Candidate] = {}
+    for group in groups:
+        problems = [objective(tokens, recipe.rules, penalty=penalty) for recipe in group]
+        fits = fit_each([(recipe.estimator, one) for recipe, one in zip(group, problems, strict=True)])
+        achieved = [
+            outcome(tokens, recipe.rules, fit.estimate.strengths, penalty=penalty)
+            for recipe, fit in zip(group, fits, strict=True)
+        ]
+        bounds = [
+            None
+            if isinstance(recipe.estimator, ClosedForm) and recipe.key != chosen.key
+            else intervals(recipe.estimator, fit.objective, fit.estimate, tokens.example)
+            for recipe, fit in zip(group, fits, strict=True)
+        ]
+        held_out = cross_fit(tokens, fits, penalty=penalty, folds=folds)
+        for recipe, fit, result, bound, unseen in zip(group, fits, achieved, bounds, held_out, strict=True):
+            gain = paired_gain(unseen, tuned, tokens.example)
+            found[recipe.key] = Candidate(recipe, fit.estimate, result, unseen, gain, bound)
+    return found

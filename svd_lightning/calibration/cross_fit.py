@@ -1,127 +1,93 @@
-"""Does steering help at all, by how much beyond sharpening, and with what certainty."""
+"""Held-out log-probabilities of the labels, by cross-fitting."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationData
+from svd_lightning.objective import CalibrationTokens, TokenObjective, objective, prefetch
+from svd_lightning.records import Intervals
 from svd_lightning.steering import SteeringRule
-from svd_lightning.strength.estimator import StrengthEstimator
-
-_CHUNK = 2**24
-"""Numbers drawn at once in the bootstrap: 128 MiB."""
+from svd_lightning.strength import Estimate, StrengthEstimator, estimate_all
 
 
-@dataclass(frozen=True)
-class Gain:
-    """A gain in nats per token, positive when better, with its 95 % interval."""
+class Fit(NamedTuple):
+    """What an estimator found on all examples."""
 
-    mean: float
-    low: float
-    high: float
+    estimator: StrengthEstimator
+    objective: TokenObjective
+    estimate: Estimate
+    intervals: Intervals | None = None
+    """Of the strengths."""
 
     @property
-    def sure(self) -> bool:
-        """Whether the interval lies above zero."""
-        return self.low > 0.0
+    def point(self) -> Tensor:
+        """The strengths, float64 [k]."""
+        return torch.tensor(self.estimate.strengths, dtype=torch.float64)
+
+
+def fit_each(wanted: Sequence[tuple[StrengthEstimator, TokenObjective]]) -> list[Fit]:
+    """Fit every estimator to its objective; a stream then knows all that is asked at the strengths found."""
+    found = [Fit(*one, estimate) for one, estimate in zip(wanted, estimate_all(wanted), strict=True)]
+    prefetch([fit.objective for fit in found], [fit.point for fit in found])
+    return found
 
 
 def cross_fit(
-    data: CalibrationData,
-    rules: Sequence[SteeringRule],
-    estimator: StrengthEstimator,
-    *,
-    penalty: float,
-    folds: int,
-    whole: Sequence[float] | None = None,
-    seed: int = 0,
-) -> Tensor:
-    """Held-out log-probability of every label: strengths from the other folds, float64 [N].
+    tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float, folds: int, seed: int = 0
+) -> list[Tensor]:
+    """Return each fit's held-out log-probability of every label: strengths from the other folds, float64 [N].
 
     Folds are cut by example, so that no example helps to steer itself. With λ = −∞ tokens whose label lies
     outside the mask have log-probability −∞ whatever the strength.
 
     Args:
-        data: the calibration tokens.
-        rules: the directions.
-        estimator: fits the strengths of each fold.
+        tokens: the calibration tokens.
+        fits: on all of them; the searches of the folds begin there.
         penalty: λ of decoding.
         folds: how many.
-        whole: the estimator's strengths on all examples, where they are known: the folds begin there.
         seed: of the cut.
 
     Raises:
         InputError: for fewer examples than folds.
     """
-    numbers, fold = example_folds(data.example, folds, seed=seed)
-    objective = data.objective(rules, penalty=penalty)
-    begin = torch.tensor(estimator(objective).strengths if whole is None else whole, dtype=torch.float64)
-
-    def held_out(number: int) -> Tensor:
-        fitted = estimator(objective.only(numbers[fold != number], start=begin))
-        return objective.label_log_probs(torch.tensor(fitted.strengths, dtype=torch.float64))
-
-    possible = possible_labels(data, penalty)
-    found = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
-    for number, here in enumerate(data.map(held_out, range(folds))):
-        mine = torch.isin(data.example, numbers[fold == number])
-        found[mine & possible] = here[mine[possible]]
+    numbers, fold = example_folds(tokens.example, folds, seed=seed)
+    seen = [numbers[fold != number] for number in range(folds)]
+    fitted = iter(
+        fit_each([(fit.estimator, fit.objective.counting(each, start=fit.point)) for fit in fits for each in seen])
+    )
+    possible = possible_labels(tokens, penalty)
+    found = []
+    for _ in fits:
+        log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
+        for each, fit in zip(seen, fitted, strict=False):
+            mine = ~torch.isin(tokens.example, each)
+            log_probs[mine & possible] = fit.objective.label_log_probs(fit.point)[mine[possible]]
+        found.append(log_probs)
     return found
 
 
 def label_log_probs(
-    data: CalibrationData, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
+    tokens: CalibrationTokens, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
 ) -> Tensor:
-    """Steered log-probability of each token's label, float64 [N]; −∞ where λ = −∞ forbids it."""
-    possible = possible_labels(data, penalty)
-    found = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
+    """Return the steered log-probability of each token's label, float64 [N]; −∞ where λ = −∞ forbids it."""
+    possible = possible_labels(tokens, penalty)
+    found = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
     if possible.any():
-        found[possible] = data.objective(rules, penalty=penalty).label_log_probs(strengths)
+        found[possible] = objective(tokens, rules, penalty=penalty).label_log_probs(strengths)
     return found
 
 
-def possible_labels(data: CalibrationData, penalty: float) -> Tensor:
-    """Tokens whose label can be generated, bool [N]: those that the objective tells about."""
-    return data.covered if penalty == -math.inf else torch.ones_like(data.covered)
-
-
-def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: int = 1000, seed: int = 0) -> Gain:
-    """Mean of better − worse per token, with a paired bootstrap interval over examples.
-
-    Args:
-        better, worse: log-probabilities of the same labels, float64 [N]; −∞ in both leaves a token out.
-        example: the example of each token, int64 [N]; tokens of one example are drawn together.
-        resamples: bootstrap draws.
-        seed: of the draws.
-
-    >>> worse = torch.tensor([-1.5, -1.5, -1.25, -1.25, -1.5, -1.5], dtype=torch.float64)
-    >>> paired_gain(worse + 0.5, worse, torch.tensor([0, 0, 1, 1, 2, 2]))
-    Gain(mean=0.5, low=0.5, high=0.5)
-    """
-    possible = better.isfinite() & worse.isfinite()
-    _, number = example[possible].unique(return_inverse=True)
-    examples = int(number.max()) + 1 if number.numel() else 0
-    if examples < 2:
-        return Gain(0.0, -math.inf, math.inf)
-    gain = torch.zeros(examples, dtype=torch.float64).index_add_(0, number, (better - worse)[possible])
-    tokens = torch.bincount(number, minlength=examples).double()
-    generator = torch.Generator().manual_seed(seed)
-    means, left = [], resamples
-    while left:
-        now = min(left, max(1, _CHUNK // examples))
-        drawn = torch.randint(examples, (now, examples), generator=generator)
-        means.append(gain[drawn].sum(dim=1) / tokens[drawn].sum(dim=1))
-        left -= now
-    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Gain((gain.sum() / tokens.sum()).item(), low, high)
+def possible_labels(tokens: CalibrationTokens, penalty: float) -> Tensor:
+    """Return the tokens whose label can be generated, bool [N]: those that the objective is about."""
+    return tokens.covered if penalty == -math.inf else torch.ones_like(tokens.covered)
 
 
 def example_folds(example: Tensor, folds: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """The numbers of the examples, [E], and the fold of each, [E]."""
+    """Return the numbers of the examples, [E], and the fold of each, [E]."""
     numbers = example.unique()
     if len(numbers) < folds:
         raise InputError(

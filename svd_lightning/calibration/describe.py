@@ -1,46 +1,86 @@
-"""What a calibrated steering does on labelled tokens, of one task or of several."""
+"""What steering does on labelled tokens, of one task or of several: the figures of a record."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from svd_lightning.calibration.comparison import base_nll, score, tuned_nll
-from svd_lightning.calibration.tasks import by_task
-from svd_lightning.objective import CalibrationData, TokenTable
-from svd_lightning.steering import Steering, TaskSteering, feature_name, rule_name
+from svd_lightning.calibration.cross_fit import label_log_probs
+from svd_lightning.objective import CalibrationTokens, TokenTable, objective
+from svd_lightning.records import FiguresRecord, TestFiguresRecord
+from svd_lightning.steering import Steering, SteeringRule, TaskSteering, feature_name, rule_name
 
 
-def describe(data: CalibrationData, steering: Steering) -> dict[str, Any]:
-    """What a calibrated steering does on labelled tokens, in plain numbers and strings."""
+@dataclass(frozen=True)
+class Outcome:
+    """What strengths achieve on tokens."""
+
+    nll: float
+    """Mean NLL of all tokens in nats; the mask only silences the steering (λ = 0)."""
+    nll_decoded: float
+    """Mean NLL in nats under the distribution that decoding uses; with λ = −∞ of the covered tokens."""
+    accuracy: float
+    """Share of tokens whose label ranks first among the confident ones: what greedy decoding with λ = −∞ picks."""
+
+
+def outcome(
+    tokens: CalibrationTokens, rules: Sequence[SteeringRule], strengths: Sequence[float], *, penalty: float
+) -> Outcome:
+    """Return what these strengths achieve; strengths of 0 give the tuned model.
+
+    Teacher forcing with λ = −∞ would make every label outside the mask impossible: `nll` takes λ = 0 instead,
+    `nll_decoded` leaves those tokens out.
+    """
+    mu = torch.tensor(strengths, dtype=torch.float64)
+    nll = objective(tokens, rules, penalty=0.0).evaluate(mu).nll
+    decoded = objective(tokens, rules, penalty=penalty).evaluate(mu).nll if tokens.coverage else math.nan
+    return Outcome(nll, decoded, tokens.ranked_first(rules, mu).double().mean().item())
+
+
+def figures(tokens: CalibrationTokens, steering: Steering, tuned: Tensor, steered: Outcome) -> FiguresRecord:
+    """Return the figures of a calibrated steering.
+
+    Args:
+        tokens: labelled.
+        steering: with its strengths.
+        tuned: the labels' log-probabilities under the tuned model as decoded, [N]; −∞ where it forbids one.
+        steered: what the strengths achieve.
+    """
     assert steering.strengths is not None
-    directions = steering.directions
-    tuned = score(data, directions, [0.0] * len(directions), penalty=steering.penalty)
-    steered = score(data, directions, steering.strengths, penalty=steering.penalty)
+    rules = steering.directions
+    zeros = torch.zeros(len(rules), dtype=torch.float64)
     return {
-        "rules": [rule_name(rule) for rule in directions],
+        "rules": [rule_name(rule) for rule in rules],
         "features": [feature_name(feature) for feature in steering.features],
         "alpha": steering.alpha,
         "penalty": steering.penalty,
         "strengths": list(steering.strengths),
-        "tokens": data.num_tokens,
-        "examples": data.num_examples,
-        "coverage": data.coverage,
-        "mask_size": data.mask_size,
-        "kl_to_reference": data.kl.double().mean().item(),
-        "nll_base": base_nll(data),
-        "nll_tuned": tuned_nll(data),
+        "tokens": tokens.num_tokens,
+        "examples": tokens.num_examples,
+        "coverage": tokens.coverage,
+        "mask_size": tokens.mask_size,
+        "kl_to_reference": tokens.kl.double().mean().item(),
+        "nll_base": -tokens.label_log_q.double().mean().item(),
+        "nll_tuned": -tokens.label_log_p.double().mean().item(),
         "nll_steered": steered.nll,
-        "nll_decoded_tuned": tuned.nll_decoded,
+        "nll_decoded_tuned": -tuned[tuned.isfinite()].mean().item(),
         "nll_decoded_steered": steered.nll_decoded,
-        "accuracy_tuned": tuned.accuracy,
+        "accuracy_tuned": tokens.ranked_first(rules, zeros).double().mean().item(),
         "accuracy_steered": steered.accuracy,
     }
 
 
-def describe_tasks(table: TokenTable, steering: TaskSteering, tasks: Mapping[int, str]) -> dict[str, Any]:
-    """The same with every example steered as its task is; `tasks` holds a record of each.
+def describe(tokens: CalibrationTokens, steering: Steering) -> FiguresRecord:
+    """Return the figures of a calibrated steering on other tokens."""
+    rules, penalty = steering.directions, steering.penalty
+    tuned = label_log_probs(tokens, rules, torch.zeros(len(rules), dtype=torch.float64), penalty=penalty)
+    return figures(tokens, steering, tuned, outcome(tokens, rules, steering.strengths or (), penalty=penalty))
+
+
+def describe_tasks(table: TokenTable, steering: TaskSteering, tasks: Mapping[int, str]) -> TestFiguresRecord:
+    """Return the figures with every example steered as its task is, and those of each task.
 
     Args:
         table: the tokens.
@@ -53,20 +93,30 @@ def describe_tasks(table: TokenTable, steering: TaskSteering, tasks: Mapping[int
     }
     record = describe(table, steering.shared)
     if steering.own:
-        tokens = {task: part["tokens"] for task, part in parts.items()}
-        decoded = {task: tokens[task] * _share_decoded(part) for task, part in parts.items()}
-        record["nll_steered"] = _mean(parts, "nll_steered", tokens)
-        record["accuracy_steered"] = _mean(parts, "accuracy_steered", tokens)
-        record["nll_decoded_steered"] = _mean(parts, "nll_decoded_steered", decoded)
-    return {**record, "tasks": [{"task": task, **part} for task, part in parts.items() if task is not None]}
+        rows = list(parts.values())
+        tokens = [float(row["tokens"]) for row in rows]
+        decoded = [row["tokens"] * (row["coverage"] if row["penalty"] == -math.inf else 1.0) for row in rows]
+        record["nll_steered"] = _mean([row["nll_steered"] for row in rows], tokens)
+        record["accuracy_steered"] = _mean([row["accuracy_steered"] for row in rows], tokens)
+        record["nll_decoded_steered"] = _mean([row["nll_decoded_steered"] for row in rows], decoded)
+    return {**record, "tasks": [{"task": task, **row} for task, row in parts.items() if task is not None]}
 
 
-def _share_decoded(part: Mapping[str, Any]) -> float:
-    """The share of the tokens that `nll_decoded` is the mean of."""
-    return part["coverage"] if part["penalty"] == -math.inf else 1.0
+def by_task(example: Tensor, tasks: Mapping[int, str]) -> dict[str | None, Tensor]:
+    """Return the int64 numbers of each task's examples; those of no task come last, under None.
+
+    Args:
+        example: of each token, [N].
+        tasks: of each example that has one.
+    """
+    found: dict[str | None, list[int]] = {}
+    for number in example.unique().tolist():
+        found.setdefault(tasks.get(number), []).append(number)
+    names = sorted(found, key=lambda task: (task is None, task))
+    return {name: torch.tensor(found[name]) for name in names}
 
 
-def _mean(parts: Mapping[Any, Mapping[str, Any]], name: str, weights: Mapping[Any, float]) -> float:
-    """The mean of a figure over all tokens, from those of the parts."""
-    total = sum(weights.values())
-    return sum(weights[task] * part[name] for task, part in parts.items() if weights[task]) / (total or math.nan)
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """Return the mean over all tokens of a figure of each part; a part without weight may have none."""
+    total = sum(weights)
+    return sum(w * value for w, value in zip(weights, values, strict=True) if w) / (total or math.nan)

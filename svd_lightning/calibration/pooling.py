@@ -7,141 +7,109 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.candidates import Recipe
-from svd_lightning.calibration.cross_fit import example_folds, possible_labels
-from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective import CalibrationData, Evaluation, TokenObjective
-from svd_lightning.strength.estimator import Estimate, StrengthEstimator
-from svd_lightning.strength.intervals import Intervals, sandwich
-from svd_lightning.strength.line_search import LineSearch
+from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each, possible_labels
+from svd_lightning.objective import CalibrationTokens, Objective, Priced, TokenObjective, prefetch
+from svd_lightning.records import Intervals
+from svd_lightning.strength import Estimate, LineSearch, StrengthEstimator, estimate_all
+from svd_lightning.strength.intervals import sandwich
 
 PRIORS = (math.inf, 1000.0, 100.0, 10.0, 1.0)
 """How many examples the pooled strengths may weigh: from all (tasks do not differ) to next to nothing."""
-
-
-class Centred:
-    """K_t(μ) + ½ · m/E_t · (μ − c)ᵀ H (μ − c): a task's objective with the pool as m examples more.
-
-    K_t is the mean NLL of the task's tokens, E_t its number of examples, c the pooled strengths and H the pooled
-    curvature there. Without examples of the task the minimum is c, with ever more of them it tends to the task's
-    own; to second order (K_t as curved as the pool) it lies at
-
-        (E_t μ̂_t + m c) / (E_t + m),
-
-    which is Bühlmann's credibility formula, and the posterior mode where tasks scatter about c with covariance
-    (m H)⁻¹ and H is the curvature of an example. Convex, and H makes m a number of examples whatever the lengths
-    of the directions. Weights on features are held by c like all the others.
-
-    Args:
-        objective: K_t, with the task's examples.
-        centre: c, float64 [k].
-        curvature: H, [k, k].
-        prior: m.
-        start: where the search begins, float64 [k].
-
-    Source: derived here; Bühlmann, "Experience rating and credibility", ASTIN Bulletin 4 (1967), for the weight.
-    """
-
-    def __init__(
-        self, objective: TokenObjective, centre: Tensor, curvature: Tensor, *, prior: float, start: Tensor
-    ) -> None:
-        self._objective, self._centre, self.start = objective, centre, start
-        self._price = prior / len(objective.examples) * curvature
-
-    @property
-    def num_directions(self) -> int:
-        """How many strengths there are."""
-        return self._objective.num_directions
-
-    @property
-    def contextual(self) -> Tensor:
-        """None pays twice, bool [k]."""
-        return torch.zeros(self.num_directions, dtype=torch.bool)
-
-    def evaluate(self, strengths: Tensor) -> Evaluation:
-        """Value, gradient and Hessian, the pool included."""
-        found, away = self._objective.evaluate(strengths), strengths - self._centre
-        pull = self._price @ away
-        return Evaluation(
-            found.nll + 0.5 * (away @ pull).item(), found.gradient + pull, found.hessian + self._price
-        )
-
-    def divergence(self, strengths: Tensor) -> float:
-        """As of the objective."""
-        return self._objective.divergence(strengths)
-
-    def terms(self) -> StrengthTerms:
-        """As of the objective."""
-        return self._objective.terms()
 
 
 class Pool:
     """The strengths of all tasks together, and what they make of one task's.
 
     Args:
-        objective: of the examples of all tasks.
-        estimator: found the strengths, and finds those of a task.
-        strengths: c, float64 [k].
+        pooled: the strengths c, and the objective of the examples of all tasks on which they were found.
     """
 
-    def __init__(self, objective: TokenObjective, estimator: StrengthEstimator, strengths: Tensor) -> None:
-        self._objective, self._estimator, self.strengths = objective, estimator, strengths
-        self._curvature = objective.evaluate(strengths).hessian
-        self._known = objective.examples
+    def __init__(self, pooled: Fit) -> None:
+        self.estimator, self.objective, self.strengths = pooled.estimator, pooled.objective, pooled.point
+        self._curvature = pooled.objective.evaluate(self.strengths).hessian
+        self._known = pooled.objective.examples
 
     def known(self, examples: Tensor) -> Tensor:
-        """Those of the examples (int64 numbers) that say anything."""
+        """Return those of the examples (int64 numbers) that count in the objective."""
         return examples[torch.isin(examples, self._known)]
 
-    def fit(
-        self,
-        examples: Tensor,
-        *,
-        prior: float,
-        start: Tensor | None = None,
-        among: TokenObjective | None = None,
-    ) -> Estimate:
-        """The strengths of the task with these examples; exactly the pooled ones where it has none.
+    def problem(self, own: TokenObjective, *, prior: float, start: Tensor) -> Objective:
+        """Return what the estimator is given for the strengths of a task.
 
-        A line search minimises `Centred`. The closed forms minimise nothing: what they find on the task's
-        examples is averaged with the pooled strengths, with the weights to which `Centred` comes close.
+        A line search minimises K_t(μ) + ½ · m/E_t · (μ − c)ᵀ H (μ − c): the task's objective with the pool as m
+        examples more. K_t is the mean NLL of the task's tokens, E_t its number of examples, c the pooled strengths
+        and H the pooled curvature there. Without examples of the task the minimum is c, with ever more of them it
+        tends to the task's own; to second order (K_t as curved as the pool) it lies at
 
-        Args:
-            examples: numbers of the task's examples, int64.
-            prior: m, in examples; infinite for the pooled strengths.
-            start: where a search begins, float64 [k].
-            among: a part of the objective that has these examples, and so costs less than all of it.
+            (E_t μ̂_t + m c) / (E_t + m),
+
+        which is Bühlmann's credibility formula, and the posterior mode where tasks scatter about c with covariance
+        (m H)⁻¹ and H is the curvature of an example. H makes m a number of examples whatever the lengths of the
+        directions. Weights on features are held by c like all the others.
+
+        Source: derived here; weight: Bühlmann, "Experience rating and credibility", ASTIN Bulletin 4 (1967).
         """
-        examples = self.known(examples)
-        if math.isinf(prior) or not len(examples):
-            return Estimate(tuple(self.strengths.tolist()))
-        own = (among or self._objective).only(examples, start=self.strengths)
-        if isinstance(self._estimator, LineSearch):
-            start = self.strengths if start is None else start
-            return self._estimator(Centred(own, self.strengths, self._curvature, prior=prior, start=start))
-        found = self._estimator(own)
-        share = credibility(len(examples), prior)
-        mixed = torch.lerp(self.strengths, torch.tensor(found.strengths, dtype=torch.float64), share)
-        return Estimate(tuple(mixed.tolist()), found.skipped, found.warning)
+        if not isinstance(self.estimator, LineSearch):
+            return own
+        price = prior / len(own.examples) * self._curvature
+        return Priced(own, price, centre=self.strengths, start=start)
 
-    def intervals(
-        self, examples: Tensor, found: Estimate, among: TokenObjective | None = None
-    ) -> Intervals | None:
-        """Of a task's own minimum (`sandwich`), the pool taken as known; None for any other strengths.
+    def mixed(self, found: Estimate, *, examples: int, prior: float) -> Estimate:
+        """Return what an estimate of a task's strengths becomes.
 
-        Args:
-            examples: numbers of the task's examples, int64.
-            found: what `fit` made of them.
-            among: as of `fit`.
+        The closed forms minimise nothing: what they find on the task's examples is averaged with the pooled
+        strengths by the formula of `problem`.
         """
-        if found.curvature is None:
-            return None
-        own = (among or self._objective).only(self.known(examples), start=self.strengths)
-        return sandwich(own, found, found.curvature)
+        if isinstance(self.estimator, LineSearch):
+            return found
+        own = torch.tensor(found.strengths, dtype=torch.float64)
+        strengths = torch.lerp(self.strengths, own, credibility(examples, prior))
+        return Estimate(tuple(strengths.tolist()), found.skipped, found.warning)
+
+
+class Member:
+    """A task within a pool.
+
+    Args:
+        pool: of all tasks.
+        examples: numbers of the task's examples, int64.
+        among: a part of the pool's objective that has these examples, and so costs less than all of it.
+    """
+
+    def __init__(self, pool: Pool, examples: Tensor, *, among: TokenObjective | None = None) -> None:
+        self.pool, self.examples = pool, pool.known(examples)
+        self.own = (among or pool.objective).counting(self.examples, start=pool.strengths)
+
+    def intervals(self, found: Estimate) -> Intervals | None:
+        """Return the intervals at the task's own minimum (`sandwich`), the pool taken as known; else None."""
+        return None if found.curvature is None else sandwich(self.own, found, found.curvature)
+
+
+def fit_members(
+    members: Sequence[Member], *, prior: float, starts: Sequence[Tensor] | None = None
+) -> list[Estimate]:
+    """Return the strengths of each task; exactly the pooled ones where it has no examples.
+
+    Args:
+        members: the tasks.
+        prior: m, in examples; infinite for the pooled strengths.
+        starts: where the searches begin, float64 [k]; None for the pooled strengths.
+    """
+    found = [Estimate(tuple(one.pool.strengths.tolist())) for one in members]
+    alone = [n for n, one in enumerate(members) if len(one.examples) and not math.isinf(prior)]
+    wanted: list[tuple[StrengthEstimator, Objective]] = []
+    for n in alone:
+        pool = members[n].pool
+        start = pool.strengths if starts is None else starts[n]
+        wanted.append((pool.estimator, pool.problem(members[n].own, prior=prior, start=start)))
+    for n, estimate in zip(alone, estimate_all(wanted), strict=True):
+        one = members[n]
+        found[n] = one.pool.mixed(estimate, examples=len(one.examples), prior=prior)
+    return found
 
 
 def credibility(examples: int, prior: float) -> float:
-    """E / (E + m), the weight of a task's own examples.
+    """Return E / (E + m), the weight of a task's own examples.
 
     >>> credibility(30, 10.0)
     0.75
@@ -164,70 +132,94 @@ class TaskFit:
 
 
 def fit_tasks(
-    data: CalibrationData,
-    recipe: Recipe,
-    tasks: Mapping[str, Tensor],
-    *,
-    pooled: Sequence[float],
-    intervals: Intervals | None = None,
-    penalty: float,
-    folds: int,
-) -> TaskFit:
-    """Strengths of every task, the weight m of the pool being the one with the best held-out NLL.
+    tokens: CalibrationTokens, fits: Sequence[Fit], tasks: Mapping[str, Tensor], *, penalty: float, folds: int
+) -> list[TaskFit]:
+    """Fit the strengths of every task, the weight m of the pool being the one with the best held-out NLL.
 
     The m of each fold's held-out tokens is chosen by the other folds' held-out tokens, the m in use by all.
 
     Args:
-        data: the calibration tokens.
-        recipe: rules and estimator.
+        tokens: the calibration tokens.
+        fits: what estimators found on all examples: the pools.
         tasks: int64 numbers of each task's examples.
-        pooled: the estimator's strengths on all examples.
-        intervals: of these.
         penalty: λ of decoding.
         folds: of the cross-fit; examples are never split.
     """
-    objective = data.objective(recipe.rules, penalty=penalty)
-    whole = Pool(objective, recipe.estimator, torch.tensor(pooled, dtype=torch.float64))
-    numbers, fold = example_folds(data.example, folds)
-    possible = possible_labels(data, penalty)
-    example = data.example[possible]
-    parts = {task: objective.part(mine) for task, mine in tasks.items() if len(whole.known(mine))}
+    prefetch([fit.objective for fit in fits], [fit.point for fit in fits])
+    pools = [Pool(fit) for fit in fits]
+    parts = [_parts(pool, tasks) for pool in pools]
+    possible = possible_labels(tokens, penalty)
+    numbers, fold = example_folds(tokens.example, folds)
+    seen = [numbers[fold != number] for number in range(folds)]
+    by_fold = _held_out(pools, parts, tasks, seen, tokens.example[possible])  # [R, F, P, N']
+    return [
+        _task_fit(fit, pool, part, tasks, held_out, possible)
+        for fit, pool, part, held_out in zip(fits, pools, parts, by_fold, strict=True)
+    ]
 
-    def held_out(number: int) -> Tensor:
-        """Log-probability of the fold's labels for each m, [P, N']; 0 elsewhere."""
-        seen = numbers[fold != number]
-        among = objective.only(seen, start=whole.strengths)
-        pool = Pool(among, recipe.estimator, torch.tensor(recipe.estimator(among).strengths, dtype=torch.float64))
-        found = objective.label_log_probs(pool.strengths).expand(len(PRIORS), -1).clone()
-        own = data.map(
-            lambda task: _by_prior(parts[task], pool, tasks[task][torch.isin(tasks[task], seen)]), parts
-        )
-        for task, log_probs in zip(parts, own, strict=True):
-            found[:, torch.isin(example, tasks[task])] = log_probs
-        return found.masked_fill(torch.isin(example, seen), 0.0)
 
-    by_fold = torch.stack(data.map(held_out, range(folds)))  # [F, P, N']
-    nll = -by_fold.sum(dim=-1)
+def _parts(pool: Pool, tasks: Mapping[str, Tensor]) -> dict[str, TokenObjective]:
+    """Return the objective of each task that has examples which count."""
+    return {task: pool.objective.restricted(mine) for task, mine in tasks.items() if len(pool.known(mine))}
+
+
+def _held_out(
+    pools: Sequence[Pool],
+    parts: Sequence[Mapping[str, TokenObjective]],
+    tasks: Mapping[str, Tensor],
+    seen: Sequence[Tensor],
+    example: Tensor,
+) -> Tensor:
+    """Return the log-probability of each fold's labels for each m, [R, F, P, N']; 0 elsewhere.
+
+    Args:
+        pools: R of them, on all examples.
+        parts: the objective of each task, for each pool.
+        tasks: numbers of each task's examples.
+        seen: the examples that each fold may see.
+        example: of each token, [N'].
+    """
+    wanted = [
+        (pool.estimator, pool.objective.counting(each, start=pool.strengths)) for pool in pools for each in seen
+    ]
+    inner = [Pool(fit) for fit in fit_each(wanted)]
+    found = torch.stack([one.objective.label_log_probs(one.strengths).expand(len(PRIORS), -1) for one in inner])
+    members, places = [], []
+    for row, one in enumerate(inner):
+        for task, part in parts[row // len(seen)].items():
+            mine = tasks[task]
+            members.append(Member(one, mine[torch.isin(mine, seen[row % len(seen)])], among=part))
+            places.append((row, torch.isin(example, mine), part))
+    strengths = [one.pool.strengths for one in members]
+    for column, prior in enumerate(PRIORS):
+        estimates = fit_members(members, prior=prior, starts=strengths)
+        strengths = [torch.tensor(one.strengths, dtype=torch.float64) for one in estimates]
+        prefetch([part for *_, part in places], strengths)
+        for (row, mine, part), at in zip(places, strengths, strict=True):
+            found[row, column, mine] = part.label_log_probs(at)
+    for row in range(len(inner)):
+        found[row].masked_fill_(torch.isin(example, seen[row % len(seen)]), 0.0)
+    return found.view(len(pools), len(seen), *found.shape[1:])
+
+
+def _task_fit(
+    fit: Fit,
+    pool: Pool,
+    parts: Mapping[str, TokenObjective],
+    tasks: Mapping[str, Tensor],
+    held_out: Tensor,
+    possible: Tensor,
+) -> TaskFit:
+    """Choose m by the held-out log-probabilities [F, P, N'], and fit the tasks with it."""
+    nll = -held_out.sum(dim=-1)
     chosen = [int((nll.sum(dim=0) - own).argmin()) for own in nll]
-    cross = torch.full((data.num_tokens,), -math.inf, dtype=torch.float64)
-    cross[possible] = torch.stack([found[place] for found, place in zip(by_fold, chosen, strict=True)]).sum(dim=0)
+    cross = torch.full((len(possible),), -math.inf, dtype=torch.float64)
+    cross[possible] = torch.stack([found[place] for found, place in zip(held_out, chosen, strict=True)]).sum(dim=0)
     prior = PRIORS[int(nll.sum(dim=0).argmin())]
-    own = data.map(lambda task: whole.fit(tasks[task], prior=prior, among=parts.get(task)), tasks)
-    estimates = dict(zip(tasks, own, strict=True))
-    by_name = {
-        task: intervals
-        if found.strengths == tuple(pooled)
-        else whole.intervals(tasks[task], found, parts.get(task))
-        for task, found in estimates.items()
-    }
-    return TaskFit(prior, estimates, by_name, cross)
-
-
-def _by_prior(part: TokenObjective, pool: Pool, examples: Tensor) -> Tensor:
-    """Log-probability of a task's labels, at its strengths for each m by these of its examples, [P, N']."""
-    rows, strengths = [], pool.strengths
-    for prior in PRIORS:
-        found = pool.fit(examples, prior=prior, start=strengths, among=part)
-        strengths = torch.tensor(found.strengths, dtype=torch.float64)
-        rows.append(part.label_log_probs(strengths))
-    return torch.stack(rows)
+    members = [Member(pool, mine, among=parts.get(task)) for task, mine in tasks.items()]
+    estimates = fit_members(members, prior=prior)
+    bounds = [
+        fit.intervals if found.strengths == fit.estimate.strengths else member.intervals(found)
+        for member, found in zip(members, estimates, strict=True)
+    ]
+    return TaskFit(prior, dict(zip(tasks, estimates, strict=True)), dict(zip(tasks, bounds, strict=True)), cross)

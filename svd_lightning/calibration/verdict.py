@@ -1,23 +1,31 @@
 """What the guard makes of the gains: the recipe that will be used, and why."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import Literal
 
-from svd_lightning.calibration.cross_fit import Gain
-from svd_lightning.steering import Steering, rule_name
-from svd_lightning.strength.intervals import Intervals
+from svd_lightning.metrics import Gain
+from svd_lightning.records import Intervals, UsedRecord
+from svd_lightning.steering import SteeringRule, rule_name
+
+Verdict = Literal["steer", "control", "tuned"]
+"""What to use: the steering, sharpening alone, or the tuned model as it is."""
 
 
-def judge(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: bool) -> str:
-    """`steer`, `control` or `tuned`: the furthest step whose held-out gain is sure."""
+def decide(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: bool) -> Verdict:
+    """Return the furthest of `tuned`, `control` and `steer` whose held-out gain is sure.
+
+    Args:
+        over_tuned, over_control: of the steering.
+        control: of the control over the tuned model.
+        is_control: whether the steering is the control itself.
+    """
     if over_tuned.sure and (over_control.sure or is_control):
         return "steer"
     return "control" if control.sure else "tuned"
 
 
-def explain(verdict: str, *, guard: bool) -> str:
-    """The verdict in words."""
+def explain(verdict: Verdict, *, guard: bool) -> str:
+    """Return the verdict in words."""
     told = {
         "steer": "steering helps: the held-out gain over the tuned model and over sharpening is above zero",
         "control": "steering does not help here beyond sharpening: its gain over the control may be zero",
@@ -29,19 +37,23 @@ def explain(verdict: str, *, guard: bool) -> str:
     return told + (done if guard else "; guard is off, so the strengths found are used all the same" * bool(done))
 
 
-def in_use(
-    rules: Sequence[str], strengths: Sequence[float], intervals: Intervals | None, gain: Gain
-) -> dict[str, Any]:
-    """The recipe in use, in plain numbers and strings."""
+def used_record(
+    rules: Sequence[SteeringRule],
+    strengths: Sequence[float] | None = None,
+    intervals: Intervals | None = None,
+    gain: Gain = Gain(0.0, 0.0, 0.0),  # noqa: B008  is frozen
+) -> UsedRecord:
+    """Return the record's `used` entry: rules, strengths, intervals and gain.
+
+    Args:
+        rules: the directions.
+        strengths: μ, one per rule; None for the tuned model as it is, strengths of 0.
+        intervals: of the strengths.
+        gain: over the tuned model.
+    """
     return {
-        "rules": list(rules),
-        "strengths": list(strengths),
+        "rules": [rule_name(rule) for rule in rules],
+        "strengths": [0.0] * len(rules) if strengths is None else list(strengths),
         "intervals": intervals,
-        "gain": asdict(gain),
+        "gain": gain.plain(),
     }
-
-
-def tuned_in_use(steering: Steering) -> dict[str, Any]:
-    """The tuned model as it is: strengths of 0, which are set and have no interval."""
-    names = [rule_name(rule) for rule in steering.directions]
-    return in_use(names, [0.0] * len(names), None, Gain(0.0, 0.0, 0.0))

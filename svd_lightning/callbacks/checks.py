@@ -1,5 +1,6 @@
 """What the callbacks refuse before any expensive work starts."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,11 @@ from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import MaskedObjective
-from svd_lightning.scoring.collect import new_table
+from svd_lightning.scoring.collect import token_collector
 from svd_lightning.steering import KLGradient, Steering
 from svd_lightning.strength import StrengthEstimator
+
+_log = logging.getLogger(__name__)
 
 
 def check_calibration_split(data: CompletionDataModule) -> None:
@@ -55,7 +58,7 @@ def check_validation(trainer: L.Trainer) -> None:
 
 
 def check_options(folds: int, alphas: Sequence[float]) -> None:
-    """Refuse folds and masks that cannot be.
+    """Refuse too few folds, and masks out of range.
 
     Raises:
         InputError: for fewer than 2 folds, or an α outside (0, 1].
@@ -102,15 +105,27 @@ def check_estimator(estimator: StrengthEstimator, steering: Steering) -> None:
     """
     alpha = 0.1 if steering.alpha is None else steering.alpha
     steering = replace(steering, rules=[KLGradient() for _ in steering.rules], strengths=None, alpha=alpha)
-    table = new_table(steering)
-    table.sync_on_compute = False
+    tokens = token_collector(steering)
+    tokens.sync_on_compute = False
     logits = torch.tensor([[1.0, 0.9, 0.8], [1.0, 0.7, 0.9]])
-    table.update(logits, logits.flip(0), torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([0, 0]))
-    estimator(MaskedObjective(table.compute(), steering.directions, penalty=steering.penalty))
+    tokens.update(logits, logits.flip(0), torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([0, 0]))
+    estimator(MaskedObjective(tokens.compute(), steering.directions, penalty=steering.penalty))
+
+
+def hint_at_more_data(data: CompletionDataModule, module: SteeredLanguageModel) -> None:
+    """Say that training examples lie idle: only the user knows what an adapter trained elsewhere has seen."""
+    here, idle = (len(data.split_ids(split)) for split in ("calibration", "train"))
+    if module.adapter_folder is not None and idle > here:
+        _log.warning(
+            "calibrating on %s examples, while %s of the training split lie idle: where the adapter has not seen "
+            "them, --data.calibration 0.9 calibrates on more",
+            here,
+            idle,
+        )
 
 
 def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:
-    """The trainer's data, known to be prompts and completions."""
+    """Return the trainer's data, known to be prompts and completions."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(data, CompletionDataModule):
         raise InputError(
@@ -121,14 +136,14 @@ def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:
 
 
 def as_steered(pl_module: L.LightningModule) -> SteeredLanguageModel:
-    """The module, known to be one that can be steered."""
+    """Return the module, known to be one that can be steered."""
     if not isinstance(pl_module, SteeredLanguageModel):
         raise InputError(f"model: expected a SteeredLanguageModel, got {type(pl_module).__name__}")
     return pl_module
 
 
 def run_folder(trainer: L.Trainer) -> Path | None:
-    """Where this run keeps its files, or None. Call it on every rank: the name is broadcast.
+    """Return where this run keeps its files, or None. Call it on every rank: the name is broadcast.
 
     Without a logger and a `default_root_dir` Lightning names the working directory, whose files are not this
     run's to replace.

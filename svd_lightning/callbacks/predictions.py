@@ -14,6 +14,7 @@ from svd_lightning.data import Example
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.records import KnownRecord, PredictionRecord
 from svd_lightning.steering import rule_name
 from svd_lightning.strategies import trained_sum
 
@@ -50,16 +51,15 @@ class PredictionWriter(BasePredictionWriter):
                 f"predict.output: expected a new file, got {str(self.path)!r}, which exists; choose another name"
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        module.compare = self.compare
-        self._start_part(trainer, module)
-        module.predicted = {record["index"] for record in self._records()}
+        self._start_part(trainer, _settings(trainer, module, compare=self.compare))
+        module.start_predicting({record["index"] for record in self._records()}, self.compare)
         trainer.strategy.barrier("predictions found")
 
     def write_on_batch_end(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        prediction: list[dict[str, Any]],
+        prediction: list[PredictionRecord],
         batch_indices: Sequence[int] | None,
         batch: Any,
         batch_idx: int,
@@ -85,9 +85,8 @@ class PredictionWriter(BasePredictionWriter):
         for part in self._parts():
             part.unlink()
 
-    def _start_part(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
+    def _start_part(self, trainer: L.Trainer, settings: str) -> None:
         """Refuse the parts of a run with other settings; begin this process's own, or end its broken line."""
-        settings = _settings(trainer, module)
         own = self._part(trainer.global_rank)
         for part in self._parts():
             if _lines(part)[0] not in (None, settings):
@@ -114,7 +113,7 @@ class PredictionWriter(BasePredictionWriter):
         assert self.path is not None
         return sorted(self.path.parent.glob(f"{self.path.name}.part*"))
 
-    def _records(self) -> Iterator[dict[str, Any]]:
+    def _records(self) -> Iterator[PredictionRecord]:
         """What the parts hold; the last line of a killed process may be cut short and is left out."""
         for part in self._parts():
             for line in _lines(part)[1:]:
@@ -124,9 +123,9 @@ class PredictionWriter(BasePredictionWriter):
                     continue
 
 
-def _known(example: Example) -> dict[str, Any]:
+def _known(example: Example) -> KnownRecord:
     """task, question, correct and incorrect, as far as the example has them."""
-    known: dict[str, Any] = {} if example.task is None else {"task": example.task}
+    known: KnownRecord = {} if example.task is None else {"task": example.task}
     question = example.question
     if question is None:
         return known
@@ -134,7 +133,8 @@ def _known(example: Example) -> dict[str, Any]:
         known["question"] = question.asked
     texts = [(index in question.correct, choice.strip()) for index, choice in enumerate(question.choices)]
     known["correct"] = [text for right, text in texts if right]
-    return known | {"incorrect": [text for right, text in texts if not right]}
+    known["incorrect"] = [text for right, text in texts if not right]
+    return known
 
 
 def _lines(part: Path) -> list[str | None]:
@@ -146,7 +146,7 @@ def _lines(part: Path) -> list[str | None]:
     return [first, *rest] if rest else [None]
 
 
-def _settings(trainer: L.Trainer, module: SteeredLanguageModel) -> str:
+def _settings(trainer: L.Trainer, module: SteeredLanguageModel, *, compare: bool) -> str:
     """A digest of all that decides what is written: weights, steering, options and prompts."""
     weights = trained_sum(trainer, module.peft_model)
     parts = (
@@ -158,7 +158,7 @@ def _settings(trainer: L.Trainer, module: SteeredLanguageModel) -> str:
         module.steering.penalty,
         [(task, one.strengths, *map(rule_name, one.directions)) for task, one in module.own_steering.items()],
         module.generation.to_json_string(),
-        module.compare,
+        compare,
         as_completion_data(trainer).digest("predict"),
         as_completion_data(trainer).tasks("predict"),
     )

@@ -1,4 +1,4 @@
-"""Where the reference snapshot of a run is kept and found again, and what it must have been made from."""
+"""Where a run keeps the snapshot of its base and finds it again, and what it must have been made from."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ _log = logging.getLogger(__name__)
 _FOLDER = "snapshot"
 
 
-class Reference:
-    """The reference snapshot of this process's share of the calibration split: found, or made anew.
+class SnapshotFolder:
+    """Finds the snapshot of the base for this process's share of the calibration split, or has it made anew.
 
     A folder given by the user is looked into alone, and what does not match there is refused. Without one it
     is `snapshot` in the run folder, or in that of the checkpoint the run starts from: a cache, made again with
@@ -39,7 +39,7 @@ class Reference:
         self._snapshot = ReferenceSnapshot()
 
     def open(self, trainer: L.Trainer, module: SteeredLanguageModel) -> ReferenceSnapshot:
-        """The snapshot for what is about to be calibrated; empty where there is none yet. Call it on every rank.
+        """Return the snapshot for what is to be calibrated, empty where there is none. Call it on every rank.
 
         Raises:
             InputError: if the folder given holds one of something else, or a damaged one.
@@ -85,7 +85,7 @@ class Reference:
 
 
 def snapshot_key(trainer: L.Trainer, module: SteeredLanguageModel) -> dict[str, str]:
-    """What the hidden states depend on, by name: base, data, number format, and this process's share."""
+    """Return what the hidden states depend on, by name: base, data, number format, and this process's share."""
     data = as_completion_data(trainer)
     return {
         "base": str(module.base_fingerprint),
@@ -100,7 +100,7 @@ def snapshot_key(trainer: L.Trainer, module: SteeredLanguageModel) -> dict[str, 
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 over vocabulary, special tokens and chat template."""
+    """Compute the SHA-256 over vocabulary, special tokens and chat template."""
     parts = [
         sorted(tokenizer.get_vocab().items()),
         {name: str(token) for name, token in tokenizer.special_tokens_map.items()},

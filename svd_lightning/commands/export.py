@@ -40,7 +40,7 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
         module.peft_model,
         module.task_steering,
         module.tokenizer,
-        calibration=None if module.recipe.calibrated else module.calibration,
+        calibration=None if module.configured.calibrated else module.calibration,
         generation=module.generation,
         revision=module.backbone.revision,
     )

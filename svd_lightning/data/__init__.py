@@ -1,31 +1,26 @@
 """Datasets: examples, splits, token ids, batches."""
 
-from svd_lightning.data.arc import ARC
-from svd_lightning.data.boolq import BoolQ
-from svd_lightning.data.choices import ChoiceDataModule
-from svd_lightning.data.collate import PredictionBatch, PredictionCollator, ScoringBatch, ScoringCollator
-from svd_lightning.data.commonsense import CommonsenseTask
-from svd_lightning.data.commonsense_json import CommonsenseJSON
+from svd_lightning.data.choices import ChoiceDataModule, RecordedChoices
+from svd_lightning.data.collate import Batch, PredictionBatch, PredictionCollator, ScoringBatch, ScoringCollator
+from svd_lightning.data.commonsense.ready_made import CommonsenseJSON
+from svd_lightning.data.commonsense.sets import ARC, PIQA, SIQA, BoolQ, HellaSwag, OpenBookQA, WinoGrande
+from svd_lightning.data.commonsense.task import CommonsenseTask
 from svd_lightning.data.datamodule import CompletionDataModule
 from svd_lightning.data.examples import ChoiceQuestion, Example, Message
-from svd_lightning.data.hellaswag import HellaSwag
-from svd_lightning.data.jsonl import JSONLData
-from svd_lightning.data.jsonl_choices import JSONLChoices
+from svd_lightning.data.jsonl import JSONLChoices, JSONLData
 from svd_lightning.data.mixture import Mixture
-from svd_lightning.data.openbookqa import OpenBookQA
-from svd_lightning.data.piqa import PIQA
-from svd_lightning.data.recorded import RecordedChoices
+from svd_lightning.data.questions import QuestionBatch
 from svd_lightning.data.sampler import LengthGroupedSampler
-from svd_lightning.data.siqa import SIQA
+from svd_lightning.data.source_rows import SourceRow, read_rows
 from svd_lightning.data.splits import SplitSizes, cut, make_splits
 from svd_lightning.data.tokenise import EncodedExample, encode
 from svd_lightning.data.truthfulqa import TruthfulQA, TruthfulQuestion
-from svd_lightning.data.winogrande import WinoGrande
 
 __all__ = [
     "ARC",
     "PIQA",
     "SIQA",
+    "Batch",
     "BoolQ",
     "ChoiceDataModule",
     "ChoiceQuestion",
@@ -43,9 +38,11 @@ __all__ = [
     "OpenBookQA",
     "PredictionBatch",
     "PredictionCollator",
+    "QuestionBatch",
     "RecordedChoices",
     "ScoringBatch",
     "ScoringCollator",
+    "SourceRow",
     "SplitSizes",
     "TruthfulQA",
     "TruthfulQuestion",
@@ -53,4 +50,5 @@ __all__ = [
     "cut",
     "encode",
     "make_splits",
+    "read_rows",
 ]

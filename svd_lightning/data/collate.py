@@ -1,8 +1,8 @@
-"""Rows as padded batches: to the right for scoring, to the left for generation."""
+"""Padded batches of rows: padded on the right for scoring, on the left for generation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from svd_lightning.data.tokenise import EncodedExample
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""
+
+Batch = Mapping[str, Any]
+"""A batch of any kind, its fields by name: tensors [B, ...], and lists of B strings."""
 
 
 class ScoringBatch(TypedDict):
@@ -27,7 +30,7 @@ class ScoringBatch(TypedDict):
 
 
 class PredictionBatch(TypedDict):
-    """A batch of prompts for generation; padded on the left, so that every row goes on at its end."""
+    """A batch of prompts for generation; padded on the left, so that every row continues at its end."""
 
     input_ids: Tensor
     attention_mask: Tensor
@@ -40,10 +43,10 @@ class PredictionBatch(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringCollator:
-    """Prompt and completion side by side; labels (not shifted) are the completion's ids, −100 elsewhere."""
+    """Makes a `ScoringBatch`: prompt, then completion; labels are the completion's ids, not shifted, else −100."""
 
     pad_token_id: int
-    """Fills the right; the attention mask tells it from the same token in the text."""
+    """Pads on the right; the attention mask tells padding from the same token in the text."""
     multiple_of: int = 1
     """The padded length is rounded up to a multiple of this."""
 
@@ -63,10 +66,10 @@ class ScoringCollator:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionCollator:
-    """Prompts alone, with their texts and the reference completions beside them."""
+    """Makes a `PredictionBatch`: ids of the prompts alone, and the texts of prompts and reference completions."""
 
     pad_token_id: int
-    """Fills the left; the attention mask tells it from the same token in the text."""
+    """Pads on the left; the attention mask tells padding from the same token in the text."""
     multiple_of: int = 1
     """The padded length is rounded up to a multiple of this."""
 
@@ -85,7 +88,7 @@ class PredictionCollator:
 
 
 def _padded(rows: Sequence[Tensor], value: int, *, side: Literal["left", "right"], multiple_of: int) -> Tensor:
-    """Rows [T_b] as one tensor [B, T]."""
+    """Pad rows [T_b] to one tensor [B, T]."""
     batch_BT = pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side=side)
     extra = -batch_BT.shape[1] % multiple_of
     return pad(batch_BT, (extra, 0) if side == "left" else (0, extra), value=value)

@@ -1,4 +1,4 @@
-"""From examples to batches, the same way for every dataset."""
+"""From examples to batches, in the same way for every dataset."""
 
 import hashlib
 import os
@@ -14,23 +14,23 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
-from svd_lightning.data.collate import PredictionCollator, ScoringCollator
+from svd_lightning.data.collate import Batch, PredictionCollator, ScoringCollator
 from svd_lightning.data.examples import ChoiceQuestion, Example
 from svd_lightning.data.questions import EncodedQuestion, QuestionCollator, encode_questions
-from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, evened
+from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, padded_to_ranks
 from svd_lightning.data.splits import SplitSizes, make_splits
 from svd_lightning.data.tokenise import EncodedExample, encode
 from svd_lightning.errors import InputError
 
-Collator: TypeAlias = Callable[[Sequence[RowT]], Mapping[str, Any]]
+Collator: TypeAlias = Callable[[Sequence[RowT]], Batch]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class CompletionDataModule(LightningDataModule, ABC):
     """Prompts and completions, split, tokenised and batched. A dataset is a subclass with `load`.
 
-    The tokenizer and the context length are the model's; outside a Trainer set `tokenizer` (and, if you like,
-    `context_length`) before the first loader is asked for.
+    The tokenizer and the context length are the model's. Without a Trainer, set `tokenizer` (and optionally
+    `context_length`) before you ask for a loader.
 
     Raises:
         InputError: in the constructor for options that make no sense, in `setup` (before any weights are
@@ -41,9 +41,9 @@ class CompletionDataModule(LightningDataModule, ABC):
     """Examples per training batch and device."""
     eval_batch_size: int | None = None
     """Examples (in test: questions with all their choices) per batch in validation, calibration, test and
-    prediction; null takes `batch_size`. With 1 the prompt of a question is computed once for all its choices."""
+    prediction; null takes `batch_size`. With 1 the model reads a question's prompt once for all its choices."""
     max_length: int = 512
-    """Tokens of prompt and completion together; a longer completion is cut at its end."""
+    """The most tokens of prompt and completion together; a longer completion is cut at its end."""
     calibration: int | float | None = 0.1
     """Calibration split, never trained on: a count, or a fraction of what is left for training."""
     validation: int | float | None = 0.1
@@ -53,11 +53,11 @@ class CompletionDataModule(LightningDataModule, ABC):
     seed: int = 0
     """Decides which examples go into which split (the order of training follows `seed_everything`)."""
     length_grouped: bool = True
-    """Put examples of similar length into one training batch: less padding, still shuffled."""
+    """Put examples of similar length into one training batch: it needs less padding, and is still shuffled."""
     skip_overlong: bool = False
     """Drop examples whose prompt leaves no room for a completion, with a warning, instead of refusing them."""
     limit: int | None = None
-    """Use so many examples of each split at most: for quick runs."""
+    """The most examples of each split, for quick runs; null for all."""
     num_workers: int = 0
     """Processes that collate batches."""
     pad_to_multiple_of: int = 1
@@ -86,7 +86,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         return {}
 
     def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
-        """All splits by name, before any tokenizer has seen them; `sizes` replace the module's own."""
+        """All splits by name, not yet tokenised; `sizes` replace the module's own."""
         given = self.load_given_splits()
         return make_splits(self.load(), given, sizes=sizes or self.sizes, seed=self.seed, limit=self.limit)
 
@@ -110,12 +110,11 @@ class CompletionDataModule(LightningDataModule, ABC):
         self._built_for = (tokenizer, context_length)
 
     def train_dataloader(self) -> DataLoader[EncodedExample]:
-        """Shuffled by epoch, each rank its share, made even by rows without a label (see `evened`)."""
-        rows, (replicas, rank) = self._split("train"), self._share()
-        even = evened(rows, replicas)
-        seed = int(
-            os.environ.get("PL_GLOBAL_SEED", self.seed)
-        )  # seed_everything's, as in Lightning's own samplers
+        """This rank's share, shuffled anew in each epoch; see `padded_to_ranks`."""
+        rows, (replicas, rank) = self._split("train"), self._ranks()
+        even = padded_to_ranks(rows, replicas)
+        # The seed of seed_everything, as in Lightning's own samplers.
+        seed = int(os.environ.get("PL_GLOBAL_SEED", self.seed))
         sampler: DistributedSampler[Any]
         if self.length_grouped:
             sampler = LengthGroupedSampler(
@@ -126,21 +125,23 @@ class CompletionDataModule(LightningDataModule, ABC):
         return self._loader(even, self._scoring_collator(), batch_size=self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[EncodedExample] | list[DataLoader[EncodedExample]]:
-        """In order; nothing where there is no validation split, and Lightning then skips validation."""
+        """This rank's share, in order; an empty list for no validation split, which Lightning then skips."""
         if not self.split_ids("validation"):
             return []
         return self._share_loader(self._split("validation"), self._scoring_collator())
 
     def test_dataloader(self) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
-        """In order; where there are questions with all their choices, so many questions in a batch."""
+        """This rank's share, in order; of questions with all their choices, where there are any."""
         if not self.questions("test"):
             return self._share_loader(self._split("test"), self._scoring_collator())
         return self._share_loader(self._all_choices("test"), QuestionCollator(rows=self._scoring_collator()))
 
     def predict_dataloader(self) -> DataLoader[EncodedExample]:
-        """Prompts in order, padded on the left; each rank as many, the first ones once more where they do not
-        divide evenly: the writer keeps each row once."""
-        replicas, rank = self._share()
+        """This rank's prompts in order, padded on the left.
+
+        If they do not divide evenly over the ranks, the first ones are repeated; the writer keeps each row once.
+        """
+        replicas, rank = self._ranks()
         rows = self._split("predict")
         sampler: DistributedSampler[Any] = DistributedSampler(
             rows,  # type: ignore[arg-type]
@@ -152,13 +153,8 @@ class CompletionDataModule(LightningDataModule, ABC):
         return self._loader(rows, collator, sampler=sampler if replicas > 1 else None)
 
     def calibration_dataloader(self) -> DataLoader[EncodedExample]:
-        """In order; under a distributed Trainer this rank's share, of equal size on all (see `EvenShare`)."""
+        """This rank's share, in order; see `EvenShare`."""
         return self._share_loader(self._split("calibration"), self._scoring_collator())
-
-    @property
-    def calibration_set(self) -> list[EncodedExample]:
-        """The rows of the calibration split; empty where there is none."""
-        return self._all_rows()["calibration"]
 
     def split_ids(self, split: str) -> list[str]:
         """Ids of the examples of a split: train, calibration, validation, test or predict."""
@@ -170,7 +166,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         return list(dict.fromkeys(question for question in found if question is not None))
 
     def tasks(self, split: str) -> dict[int, str]:
-        """The task of each row of a split that has one, by the row's number; on every rank for all rows."""
+        """The task of each row of a split that has one, by the row's number; on every rank, of all rows."""
         return {row.index: row.task for row in self._all_rows()[split] if row.task is not None}
 
     def rows(self, split: str) -> list[EncodedExample]:
@@ -183,7 +179,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         return [example for example in self._splits[split] if example.id in kept]
 
     def digest(self, split: str) -> str:
-        """SHA-256 over the token ids of a split, row by row: changes whenever what the model reads does."""
+        """SHA-256 over the token ids of a split, row by row; it changes when what the model reads changes."""
         digest = hashlib.sha256()
         for row in self._all_rows()[split]:
             for ids in (row.prompt_ids, row.completion_ids):
@@ -192,7 +188,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         return digest.hexdigest()
 
     def _model_side(self) -> tuple[PreTrainedTokenizerBase, int | None]:
-        """Tokenizer and context length: those set here, else those of the module that is being run."""
+        """Tokenizer and context length: those set here, otherwise those of the module that the Trainer runs."""
         module = self.trainer.lightning_module if self.trainer is not None else None
         tokenizer = self.tokenizer if self.tokenizer is not None else getattr(module, "tokenizer", None)
         if tokenizer is None:
@@ -234,13 +230,13 @@ class CompletionDataModule(LightningDataModule, ABC):
             )
         return rows
 
-    def _share(self) -> tuple[int, int]:
-        """How many ranks share the data, and which of them this is."""
+    def _ranks(self) -> tuple[int, int]:
+        """How many ranks there are, and which one this is."""
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (1, 0) if kwargs is None else (kwargs["num_replicas"], kwargs["rank"])
 
     def _all_choices(self, split: str) -> list[EncodedQuestion]:
-        """The rows of a split with all choices of their questions; empty where there are no questions."""
+        """The questions of a split with all their choices; empty where there are no questions."""
         rows = self._all_rows()[split]
         if split not in self._questions:
             asked = {each.id: each.question for each in self._splits[split] if each.question is not None}
@@ -255,8 +251,8 @@ class CompletionDataModule(LightningDataModule, ABC):
         return self._questions[split]
 
     def _share_loader(self, rows: Sequence[RowT], collator: Collator[RowT]) -> DataLoader[RowT]:
-        """This rank's share, of equal size on all; with a sampler that Lightning does not share out again."""
-        replicas, rank = self._share()
+        """This rank's share in order, with a sampler that Lightning does not divide over the ranks again."""
+        replicas, rank = self._ranks()
         share = EvenShare(rows, num_replicas=replicas, rank=rank)
         whole: DistributedSampler[Any] = DistributedSampler(share, num_replicas=1, rank=0, shuffle=False)
         return self._loader(share, collator, sampler=whole if replicas > 1 else None)

@@ -1,4 +1,4 @@
-"""What a dataset is made of before any tokenizer has seen it."""
+"""What a dataset is made of before it is tokenised."""
 
 from dataclasses import dataclass, field
 
@@ -10,9 +10,9 @@ class Message:
     """One turn of a conversation."""
 
     role: str
-    """Who speaks: `system`, `user`, `assistant`, or what else the chat template knows."""
+    """Who speaks: `system`, `user`, `assistant`, or another role that the chat template knows."""
     content: str
-    """What is said."""
+    """The text of the turn."""
 
 
 @dataclass(frozen=True)
@@ -24,23 +24,23 @@ class Example:
     """
 
     id: str
-    """Unique within the dataset: splits, predictions and overlap checks go by it."""
+    """Unique within the dataset: splits, predictions and checks for overlap use it."""
     prompt: str
-    """What the model reads. For a conversation: its text without the template, to be read by people only."""
+    """What the model reads. For a conversation: its text without the template, which only people read."""
     completion: str
-    """What the model should write; empty only where nothing but prompts is wanted."""
+    """What the model should write; empty only where prompts alone are wanted."""
     group: str | None = None
-    """Examples of one group (the answers to one question) never come apart into two splits."""
+    """Examples of one group (the answers to one question, say) are always in the same split."""
     messages: tuple[Message, ...] | None = None
     """The conversation before the completion; the tokenizer's chat template turns it into the prompt."""
     task: str | None = None
-    """The task that it belongs to, where a dataset mixes several."""
+    """The task of the example, where a dataset mixes several."""
     question: "ChoiceQuestion | None" = field(default=None, repr=False, compare=False)
-    """The question with choices that it was made of, if there is one."""
+    """The question with choices that the example was made of, if there is one."""
 
     @property
     def family(self) -> str:
-        """What the splits keep together: the group, or the example alone."""
+        """What the splits keep together: the group, or the example alone if it has none."""
         return self.id if self.group is None else self.group
 
 
@@ -52,11 +52,11 @@ class ChoiceQuestion:
     ' 4'
 
     Raises:
-        InputError: without choices, without a right one, or for an index that is none of theirs.
+        InputError: without choices, without a right one, or for an index beyond them.
     """
 
     id: str
-    """Unique within the dataset; also the group of an `Example` made of it."""
+    """Unique within the dataset; also the id of an `Example` made of the question."""
     prompt: str
     """What the model reads."""
     choices: tuple[str, ...]
@@ -64,13 +64,13 @@ class ChoiceQuestion:
     correct: tuple[int, ...]
     """Indices of the right choices."""
     best: int
-    """Index of the one that is trained on."""
+    """Index of the choice that is trained on."""
     task: str | None = None
-    """The task that it belongs to, where a dataset mixes several."""
+    """The task of the question, where a dataset mixes several."""
     messages: tuple[Message, ...] | None = None
     """The conversation before the choices; the tokenizer's chat template turns it into the prompt."""
     asked: str | None = None
-    """The question by itself, where the prompt says more: what a judge of the answer reads."""
+    """The question alone, for a judge of the answer, where the prompt says more."""
 
     def __post_init__(self) -> None:
         if not self.choices:
@@ -91,7 +91,7 @@ class ChoiceQuestion:
         return self.as_examples()[self.best]
 
     def as_examples(self) -> tuple[Example, ...]:
-        """The prompt with each of the choices, all of one id: the rows that are scored."""
+        """The prompt with each of its choices, all of one id: what is scored."""
         return tuple(
             Example(self.id, self.prompt, choice, messages=self.messages, task=self.task, question=self)
             for choice in self.choices

@@ -1,12 +1,14 @@
-"""Your own data: prompts and completions, or conversations, in files or on the hub."""
+"""Your own data, in files or on the hub: prompts and completions, conversations, questions with choices."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from svd_lightning.data.choices import RecordedChoices
 from svd_lightning.data.datamodule import CompletionDataModule
-from svd_lightning.data.examples import Example, Message
-from svd_lightning.data.records import Record, read_records, source_name
+from svd_lightning.data.examples import ChoiceQuestion, Example, Message
+from svd_lightning.data.source_rows import SourceRow, read_rows, source_name
 from svd_lightning.errors import InputError
 
 
@@ -14,34 +16,34 @@ from svd_lightning.errors import InputError
 class JSONLData(CompletionDataModule):
     """JSONL, JSON, CSV, TSV or Parquet files, dataset folders and hub datasets of prompts and completions.
 
-    A row holds `prompt` and `completion`, or `messages`: a list of {role, content}, the assistant's last. A
-    split with a path of its own is taken whole; the others are cut from `path`.
+    A row holds `prompt` and `completion`, or `messages`: a list of {role, content} that ends with the assistant's.
+    A split with a path of its own is taken whole; the others are cut from `path`.
     """
 
     path: str | Path = field(kw_only=False)
     """Training data: a .jsonl, .json, .csv, .tsv or .parquet file, a dataset folder, or a hub name."""
     calibration_path: str | Path | None = None
-    """Calibration data of its own, instead of a share of the training data."""
+    """Calibration data of its own, instead of a part of the training data."""
     validation_path: str | Path | None = None
     """Validation data of its own."""
     test_path: str | Path | None = None
     """Test data of its own."""
     predict_path: str | Path | None = None
-    """Prompts to complete (completions may be missing); otherwise those of the test split."""
+    """Prompts to complete (completions may be missing); null takes those of the test split."""
     prompt_column: str = "prompt"
     """The column with the prompts."""
     completion_column: str = "completion"
     """The column with the completions."""
     messages_column: str = "messages"
-    """The column with conversations; where a row has it, it replaces prompt and completion."""
+    """The column with conversations; in a row that has it, it replaces prompt and completion."""
     id_column: str = "id"
-    """The column with the ids; rows without are called after file and line."""
+    """The column with the ids; rows without one are named after file and line."""
     task_column: str | None = "task"
-    """The column with the task's name, where a row has one: each task is steered as far as suits it."""
+    """The column with the task's name, where a row has one; each task has strengths of its own. Null for none."""
     subset: str | None = None
     """Configuration of a folder or hub dataset."""
     split: str = "train"
-    """The split of a folder or hub dataset to train on (the other paths read validation and test)."""
+    """The split of a folder or hub dataset to train on; the other paths read the splits validation and test."""
 
     def load(self) -> list[Example]:
         """The examples of `path`."""
@@ -61,41 +63,115 @@ class JSONLData(CompletionDataModule):
         return given
 
     def _read(self, source: str | Path, *, split: str, prompts_only: bool = False) -> list[Example]:
-        records = read_records(source, subset=self.subset, split=split)
+        rows = read_rows(source, subset=self.subset, split=split)
         paths = (self.path, self.calibration_path, self.validation_path, self.test_path, self.predict_path)
         stem = source_name(source, split=split, among=paths)
-        return [self._example(record, stem, prompts_only=prompts_only) for record in records]
+        return [self._example(row, stem, prompts_only=prompts_only) for row in rows]
 
-    def _example(self, record: Record, stem: str, *, prompts_only: bool) -> Example:
-        given_id = record.values.get(self.id_column)
-        name = f"{stem}-{record.number}" if given_id is None else str(given_id)
-        if record.values.get(self.messages_column) is not None:
-            messages = read_messages(record, self.messages_column)
+    def _example(self, row: SourceRow, stem: str, *, prompts_only: bool) -> Example:
+        given_id = row.values.get(self.id_column)
+        name = f"{stem}-{row.number}" if given_id is None else str(given_id)
+        if row.values.get(self.messages_column) is not None:
+            messages = read_messages(row, self.messages_column)
             answered = messages[-1].role == "assistant"
             completion = messages[-1].content if answered else ""
             before = messages[:-1] if answered else messages
             prompt = "\n".join(message.content for message in before)
         else:
             before = None
-            prompt = record.text(self.prompt_column, option="prompt_column")
-            wanted = not prompts_only or record.values.get(self.completion_column) is not None
-            completion = record.text(self.completion_column, option="completion_column") if wanted else ""
+            prompt = row.text(self.prompt_column, option="prompt_column")
+            wanted = not prompts_only or row.values.get(self.completion_column) is not None
+            completion = row.text(self.completion_column, option="completion_column") if wanted else ""
         if not completion and not prompts_only:
-            raise InputError(f"{record.where}: expected a completion, got an empty one; write it, or drop the row")
-        task = record.text_if_any(self.task_column, option="task_column")
+            raise InputError(f"{row.where}: expected a completion, got an empty one; write it, or drop the row")
+        task = row.text_if_any(self.task_column, option="task_column")
         return Example(name, prompt, completion, messages=before, task=task)
 
 
-def read_messages(record: Record, column: str) -> tuple[Message, ...]:
+@dataclass(kw_only=True, eq=False, repr=False)
+class JSONLChoices(RecordedChoices):
+    """JSONL, JSON, CSV, TSV or Parquet files, dataset folders and hub datasets of questions with choices.
+
+    A row holds `prompt` (or `messages`, a list of {role, content} before the answer), `choices` (a list of
+    completions, each as it follows the prompt, with its leading space), `correct` (indices of the right ones,
+    from 0) and optionally `best` (the one to train on; without it the first right one). In tables, lists are
+    written as JSON.
+    """
+
+    prompt_column: str = "prompt"
+    """The column with the prompts."""
+    messages_column: str = "messages"
+    """The column with conversations; in a row that has it, it replaces the prompt."""
+    choices_column: str = "choices"
+    """The column with the choices."""
+    correct_column: str = "correct"
+    """The column with the indices of the right choices."""
+    best_column: str = "best"
+    """The column with the index of the choice to train on; the column may be missing."""
+    task_column: str | None = "task"
+    """The column with the task's name, where a row has one; null for none."""
+
+    def question(self, row: SourceRow, name: str) -> ChoiceQuestion:
+        """The question in a row."""
+        choices = _parsed(row, self.choices_column, option="choices_column")
+        if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+            raise InputError(
+                f"{row.where}: expected a list of texts in {self.choices_column!r}, got {choices!r:.80}"
+            )
+        correct = _indices(row, self.correct_column, option="correct_column")
+        messages = None
+        if row.values.get(self.messages_column) is not None:
+            messages = read_messages(row, self.messages_column)
+            if messages[-1].role == "assistant":
+                raise InputError(f"{row.where}: expected messages before the answer, got the assistant's last")
+            prompt = "\n".join(message.content for message in messages)
+        else:
+            prompt = row.text(self.prompt_column, option="prompt_column")
+        task = row.text_if_any(self.task_column, option="task_column")
+        best = self._best(row, correct)
+        return ChoiceQuestion(
+            name, prompt, tuple(choices), correct=correct, best=best, task=task, messages=messages
+        )
+
+    def _best(self, row: SourceRow, correct: tuple[int, ...]) -> int:
+        if row.values.get(self.best_column) in (None, ""):
+            return correct[0] if correct else 0  # the question itself refuses to have no right choice
+        best = _indices(row, self.best_column, option="best_column")
+        if len(best) != 1:
+            raise InputError(f"{row.where}: expected one index in {self.best_column!r}, got {list(best)}")
+        return best[0]
+
+
+def _parsed(row: SourceRow, column: str, *, option: str) -> Any:
+    """The value in a column; text is read as JSON."""
+    value = row.value(column, option=option)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{row.where}: expected JSON in {column!r}, got {value!r:.80}: {error.msg}") from error
+
+
+def _indices(row: SourceRow, column: str, *, option: str) -> tuple[int, ...]:
+    """The indices in a column that holds one, or a list of them."""
+    value = _parsed(row, column, option=option)
+    indices = value if isinstance(value, list) else [value]
+    if any(isinstance(index, bool) or not isinstance(index, int) for index in indices):
+        raise InputError(f"{row.where}: expected whole numbers from 0 in {column!r}, got {value!r:.80}")
+    return tuple(indices)
+
+
+def read_messages(row: SourceRow, column: str) -> tuple[Message, ...]:
     """The turns of a conversation in a column."""
-    turns: Any = record.value(column)
+    turns: Any = row.value(column)
     if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
         raise InputError(
-            f"{record.where}: expected in {column!r} a list of {{role: text, content: text}}, got {turns!r:.80}"
+            f"{row.where}: expected in {column!r} a list of {{role: text, content: text}}, got {turns!r:.80}"
         )
     messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
     if len(messages) == 1 and messages[0].role == "assistant":
-        raise InputError(f"{record.where}: expected a message before the assistant's, got only that one")
+        raise InputError(f"{row.where}: expected a message before the assistant's, got only that one")
     return messages
 
 

@@ -11,17 +11,17 @@ from svd_lightning.errors import InputError
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Mixture(CompletionDataModule):
-    """Several datasets as one, every example and question with its dataset's name as `task`.
+    """Several datasets as one; the `task` of every example and question is its dataset's name.
 
     Each part is split by itself, by its own sizes, seed and limit, so that every task is in every split and
     keeps its test set. Training examples are shuffled together; the other splits hold one task after the
-    other. Lengths and batches are the mixture's; those of the parts have no effect.
+    other. The mixture sets `max_length` and the batch sizes; those of its parts have no effect.
     """
 
     parts: dict[str, CompletionDataModule] = field(kw_only=False)
     """The datasets by the names of their tasks."""
     weights: dict[str, float] | None = None
-    """How many times a task's training examples are taken: 0.5 a random half, 2 all of them twice; otherwise 1."""
+    """How many times a task's training examples are taken (0.5: a random half; 2: all of them twice); else 1."""
     calibration: int | float | None = None
     """Calibration split of every task, instead of its own size; null leaves each its own."""
     validation: int | float | None = None
@@ -29,7 +29,7 @@ class Mixture(CompletionDataModule):
     test: int | float | None = None
     """Test split of every task, instead of its own size; null leaves each its own."""
     seed: int = 0
-    """Decides the order of the training examples, and which ones weights and `limit` leave out."""
+    """Decides the order of the training examples, and which ones `weights` and `limit` leave out."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,11 +42,11 @@ class Mixture(CompletionDataModule):
                 raise InputError(f"data.weights: expected positive numbers, got {weight} for {task!r}")
 
     def load(self) -> list[Example]:
-        """What the parts train on, before any split is cut."""
+        """The training examples of the parts, before any split is cut."""
         return [_of_task(example, task) for task, part in self.parts.items() for example in part.load()]
 
     def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
-        """The splits of the parts, put together."""
+        """The splits of the parts, joined by name."""
         splits: dict[str, list[Example]] = {}
         for task, part in self.parts.items():
             for name, examples in part.load_splits(_overridden(sizes or self.sizes, part.sizes)).items():
@@ -58,13 +58,13 @@ class Mixture(CompletionDataModule):
 
 
 def _overridden(sizes: SplitSizes, own: SplitSizes) -> SplitSizes:
-    """Those of `sizes` that are not null, the part's own otherwise."""
+    """The sizes that are not null, and the part's own for the others."""
     given = {name: size for name, size in sizes.in_order().items() if size is not None}
     return replace(own, **given)
 
 
 def _repeated(examples: list[Example], weight: float, *, seed: int) -> list[Example]:
-    """`weight` times the examples; copies have ids of their own and stay in the family."""
+    """The examples `weight` times; copies have ids of their own, and the family of the original."""
     whole = int(weight)
     rest = limited(examples, round((weight - whole) * len(examples)), seed=seed)
     return [
@@ -75,7 +75,7 @@ def _repeated(examples: list[Example], weight: float, *, seed: int) -> list[Exam
 
 
 def _of_task(example: Example, task: str) -> Example:
-    """The same example under the task's name, its question too; a finer task stays below it."""
+    """The same example under the task's name, and its question too; a task of its own comes after a slash."""
     name = task if example.task is None else f"{task}/{example.task}"
     question = example.question
     return replace(

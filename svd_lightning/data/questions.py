@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from sys import maxsize
-from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from svd_lightning.data.collate import ScoringCollator
+from svd_lightning.data.collate import ScoringBatch, ScoringCollator
 from svd_lightning.data.examples import ChoiceQuestion
 from svd_lightning.data.tokenise import EncodedExample, encode
 from svd_lightning.errors import InputError
@@ -18,12 +18,12 @@ from svd_lightning.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class EncodedQuestion:
-    """A prompt with all its choices; an example without any is a question with its completion alone."""
+    """A prompt with all its choices; an example without choices is a question with one choice, its completion."""
 
     index: int
-    """Number within the split of the row that was made of it (of the first, where there are several)."""
+    """Number within the split of the row made of this question; of the first one, where there are several."""
     choices: tuple[EncodedExample, ...]
-    """One row per choice; prompt ids are the same in all of them, and EOS ends each."""
+    """One row per choice; all have the same prompt ids, and end with EOS."""
     correct: tuple[int, ...] = (0,)
     """Indices of the right choices."""
     best: int = 0
@@ -33,7 +33,7 @@ class EncodedQuestion:
         return max(map(len, self.choices))
 
     def emptied(self) -> "EncodedQuestion":
-        """The same prompt with nothing to score."""
+        """A question of the same prompt in which nothing is scored."""
         return EncodedQuestion(-1, (self.choices[0].emptied(),))
 
 
@@ -46,9 +46,9 @@ def encode_questions(
     max_length: int,
     skip_overlong: bool = False,
 ) -> list[EncodedQuestion]:
-    """The questions behind the rows of a split, each once, in their order; other rows stay by themselves.
+    """Tokenise the questions behind the rows of a split, each once, in their order; other rows stay as they are.
 
-    Choices are never cut, since that would change their scores.
+    Choices are never cut, because that would change their scores.
 
     Args:
         rows: the rows of the split.
@@ -82,20 +82,31 @@ def encode_questions(
     return found
 
 
+class QuestionBatch(ScoringBatch):
+    """A batch for a test, one row [T] for each choice of each question; `index` is the question's."""
+
+    option: Tensor
+    """Number of the row among its question's choices, int64 [R]."""
+    correct: Tensor
+    """Whether the choice is right, bool [R]."""
+    best: Tensor
+    """Whether it is the best one, bool [R]."""
+    asked: Tensor
+    """Whether the row's question has several choices, bool [R]."""
+    end: Tensor
+    """Column of the EOS, which is not part of a choice's score, int64 [R]."""
+    alone: bool
+    """Whether all rows are of one question."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuestionCollator:
-    """All choices of some questions as one batch [R, T], as for scoring, with what tells them apart.
-
-    Beside the fields of a `ScoringBatch` there are, for each row, `option` (int64, its number among the
-    question's choices), `correct`, `best` and `asked` (bool; there is a choice at all) and `end` (int64, the
-    column of the EOS, which is not part of a choice's score); `alone` says that all rows are of one question.
-    `index` is the question's.
-    """
+    """Makes a `QuestionBatch` of some questions with all their choices."""
 
     rows: ScoringCollator
-    """Puts prompt and choice side by side."""
+    """Makes the rows of prompt and choice."""
 
-    def __call__(self, questions: Sequence[EncodedQuestion]) -> dict[str, Any]:
+    def __call__(self, questions: Sequence[EncodedQuestion]) -> QuestionBatch:
         options = [(question, number) for question in questions for number in range(len(question.choices))]
         choices = [question.choices[number] for question, number in options]
         return {

@@ -1,4 +1,4 @@
-"""Which rows come when: length-grouped shuffling for training, even shares for calibration."""
+"""Which rows a process gets, and when: shuffled by length for training, shares of equal size in order."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -10,10 +10,10 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class Row(Protocol):
-    """What a share is made of."""
+    """A row that can be repeated without being scored again."""
 
     def emptied(self: "RowT") -> "RowT":
-        """A copy that adds nothing to any sum over labels, its index −1."""
+        """A copy without labels, of index −1."""
         ...
 
 
@@ -23,15 +23,15 @@ RowT = TypeVar("RowT", bound=Row)
 class LengthGroupedSampler(DistributedSampler[int]):
     """Shuffles rows so that a batch holds rows of similar length, on every rank at once.
 
-    Rows are shuffled, cut into windows, sorted by length within a window, and the batches shuffled again, but
-    for two: the one with the longest row comes first, so that running out of memory shows at once, and the one
-    that is not full comes last. The order is a function of seed and epoch alone.
+    Rows are shuffled and cut into windows, and sorted by length within a window; then the batches are shuffled,
+    except two: the one with the longest row comes first, so that running out of memory shows at once, and the one
+    that is not full comes last. The order depends on seed and epoch alone.
 
     It is a `DistributedSampler` because Lightning wraps every other sampler of a distributed fit in one that
     shuffles row by row, which undoes the grouping (and transformers' `LengthGroupedSampler` takes no epoch).
 
-    Where N rows do not divide evenly over the ranks, the indices from N on stand at the end of the last batch: for
-    rows without a label (see `evened`), so that batches are those of one process and no row counts twice.
+    If N rows do not divide evenly over the ranks, indices from N on fill the end of the last batch; they are for
+    rows without labels (see `padded_to_ranks`). So batches are those of one process, and no row counts twice.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LengthGroupedSampler(DistributedSampler[int]):
         batches = self._grouped(order[:full]).view(-1, self.global_batch)
         if len(batches):
             batches = self._longest_first(batches[torch.randperm(len(batches), generator=generator)])
-        beyond = torch.arange(len(order), self.total_size)  # ranks need equal shares
+        beyond = torch.arange(len(order), self.total_size)  # ranks need shares of one size
         mine = torch.cat([batches.flatten(), order[full:], beyond])[self.rank :: self.num_replicas]
         return iter(mine.tolist())
 
@@ -69,16 +69,16 @@ class LengthGroupedSampler(DistributedSampler[int]):
         return torch.cat([batches[longest : longest + 1], batches[:longest], batches[longest + 1 :]])
 
 
-def evened(rows: Sequence[RowT], num_replicas: int) -> list[RowT]:
-    """The rows, and copies of the first one that have nothing to score, until they divide over the ranks."""
+def padded_to_ranks(rows: Sequence[RowT], num_replicas: int) -> list[RowT]:
+    """Append rows without labels until every process gets the same number."""
     return [*rows, *[rows[0].emptied()] * (-len(rows) % num_replicas)]
 
 
 class EvenShare(Dataset[RowT]):
-    """One rank's share of the rows, of the same size on every rank, and no row counted twice.
+    """One rank's share of the rows, in order; shares are of one size, and no row counts twice.
 
-    Sharded models need every rank to run the same number of batches. Where the rows do not divide evenly, the
-    last shares are filled with a copy of the first row that has nothing to score, its index −1.
+    Sharded models need every rank to run the same number of batches. If the rows do not divide evenly, the last
+    shares end with a copy of the first row without labels, of index −1.
     """
 
     def __init__(self, rows: Sequence[RowT], *, num_replicas: int = 1, rank: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Train, calibration, validation, test, predict: seeded, disjoint, and by group."""
+"""The splits train, calibration, validation, test, predict: seeded and disjoint; a group stays together."""
 
 import hashlib
 import math
@@ -17,7 +17,7 @@ Size = int | float | None
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSizes:
-    """How much to cut from the training data; each is taken from what the ones before it left."""
+    """How much to cut from the training data: test, validation, calibration, each from what is left."""
 
     test: Size = None
     validation: Size = None
@@ -34,7 +34,7 @@ class SplitSizes:
                 )
 
     def in_order(self) -> dict[str, Size]:
-        """Calibration last: the sizes after it leave the test split as it is."""
+        """The sizes in the order of cutting: a change of one leaves the splits before it as they are."""
         return {"test": self.test, "validation": self.validation, "calibration": self.calibration}
 
 
@@ -48,8 +48,8 @@ def make_splits(
 ) -> dict[str, list[Example]]:
     """All splits by name: those `given`, and the others cut from `train`.
 
-    Without one of its own, `predict` is the test split, one example per group. `limit` keeps so many examples
-    of each split at most, always within the same split as without it.
+    If `predict` is not given, it is the test split, one example per group. `limit` is the most examples of each
+    split; an example is in the same split as without a limit.
 
     Raises:
         InputError: for an id that occurs twice in a dataset or in two splits, or a size that leaves nothing.
@@ -73,8 +73,8 @@ def cut(
 ) -> tuple[list[Example], list[Example]]:
     """What stays and what is cut off, both in their old order; a count counts groups, a fraction rounds up.
 
-    Groups are drawn by a hash of seed, split and group: neither the order of the data nor a few more rows
-    move an example from one side to the other.
+    Groups are drawn by a hash of seed, split and group: neither another order of the data nor a few more rows
+    move an example from one part to the other.
 
     >>> rows = [Example(str(i), "p", "c") for i in range(5)]
     >>> [[row.id for row in part] for part in cut(rows, 2, name="test", seed=1)]
@@ -133,7 +133,7 @@ def _one_per_group(examples: Sequence[Example]) -> list[Example]:
 
 
 def limited(examples: list[Example], limit: int | None, *, seed: int) -> list[Example]:
-    """So many of the examples at most, drawn like the splits, in their old order."""
+    """At most `limit` of the examples, drawn like the splits, in their old order."""
     if limit is None or limit >= len(examples):
         return examples
     chosen = set(_drawn({example.id for example in examples}, seed=seed, name="limit")[:limit])
@@ -141,5 +141,5 @@ def limited(examples: list[Example], limit: int | None, *, seed: int) -> list[Ex
 
 
 def _drawn(names: set[str], *, seed: int, name: str) -> list[str]:
-    """Names in an order that only seed and purpose decide."""
+    """Names in an order that depends on seed and purpose alone."""
     return sorted(names, key=lambda each: hashlib.sha256(f"{seed}\0{name}\0{each}".encode()).digest())

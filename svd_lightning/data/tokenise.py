@@ -1,4 +1,4 @@
-"""Examples as token ids: the same ids for training, scoring and the start of generation."""
+"""Examples as token ids: the same for training, scoring and the start of generation; chat templates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,8 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from svd_lightning.data.chat import check_chat_template, render
-from svd_lightning.data.examples import Example
+from svd_lightning.data.examples import Example, Message
 from svd_lightning.errors import InputError
 
 
@@ -36,21 +35,21 @@ class EncodedExample:
         return len(self.prompt_ids) + len(self.completion_ids)
 
     def emptied(self) -> "EncodedExample":
-        """The same tokens with nothing to score."""
+        """A row of the same tokens in which nothing is scored."""
         ids = torch.cat([self.prompt_ids, self.completion_ids])
         return replace(self, index=-1, completion="", prompt_ids=ids, completion_ids=ids[:0])
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """The rows of a split and what it took to make them fit."""
+    """The rows of a split, and how many examples did not fit."""
 
     rows: list[EncodedExample]
     """In the order of the dataset."""
     cut: int
     """How many completions lost their end to `max_length`."""
     dropped: int
-    """How many examples were left out, having no room for a completion."""
+    """How many examples were left out, because their prompt leaves no room for a completion."""
 
 
 def encode(
@@ -61,7 +60,7 @@ def encode(
     max_length: int,
     skip_overlong: bool = False,
 ) -> EncodedSplit:
-    """Token ids of a split: prompt with the tokenizer's own BOS rule, completion, EOS.
+    """Tokenise a split: the prompt with BOS as the tokenizer sets it, the completion, EOS.
 
     A completion longer than what `max_length` leaves is cut at its end (and then has no EOS).
 
@@ -106,7 +105,7 @@ def _texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, s
 def _token_ids(
     examples: Sequence[Example], texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[list[int], list[int]]]:
-    """Ids of prompts and completions; a rendered conversation already holds its special tokens."""
+    """Ids of prompts and completions; a rendered conversation has its special tokens already."""
     ids: list[tuple[list[int], list[int]]] = [([], [])] * len(examples)
     for special in (True, False):
         chosen = [i for i, example in enumerate(examples) if (example.messages is None) is special]
@@ -119,10 +118,10 @@ def _token_ids(
 
 
 def _continuation(prompt: list[int], joint: list[int], alone: list[int]) -> list[int]:
-    """What prompt and completion tokenised together add to the prompt's own ids.
+    """The completion's ids: what prompt and completion tokenised together add to the prompt's ids.
 
-    Where the two texts merge across the border (then the prompt's ids are not a prefix) the completion is
-    tokenised alone. Byte-level tokenizers give the same either way; SentencePiece would put a stray `▁` there.
+    Where a token would span both texts (then the prompt's ids are not a prefix) the completion is tokenised
+    alone. Byte-level tokenizers give the same either way; SentencePiece would put a stray `▁` there.
     """
     return joint[len(prompt) :] if joint[: len(prompt)] == prompt else alone
 
@@ -135,7 +134,7 @@ def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: 
 
 
 def _tidy(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """One BOS where the text brought its own, no EOS that only the tokenizer added."""
+    """Drop the second BOS where the text brought its own, and an EOS that only the tokenizer added."""
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is not None and ids[:2] == [bos, bos]:
         ids = ids[1:]
@@ -162,3 +161,50 @@ def _report_overlong(
             "raise `max_length` (up to the model's context), or set `skip_overlong: true` to drop them"
         )
     rank_zero_warn(f"data.skip_overlong: dropped, since {found}")
+
+
+def render(messages: tuple[Message, ...], completion: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """Render the text before the assistant's answer, and the text that the answer adds, end of turn included.
+
+    Raises:
+        InputError: for a template that fails on these messages, or that changes the earlier turns when the answer
+            is added: generation would then start from another prompt than training.
+    """
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    prompt = _apply(turns, tokenizer, add_generation_prompt=True)
+    if not completion:
+        return prompt, ""
+    whole = _apply([*turns, {"role": "assistant", "content": completion}], tokenizer, add_generation_prompt=False)
+    if not whole.startswith(prompt):
+        raise InputError(
+            "messages: expected a chat template whose text of the whole conversation begins with the text that "
+            f"generation starts from (…{prompt[-40:]!r}), got …{whole[-60:]!r}; give `prompt` and `completion` "
+            "instead, or a tokenizer with another template"
+        )
+    return prompt, _until_end_of_turn(whole[len(prompt) :], tokenizer.eos_token)
+
+
+def check_chat_template(example: Example, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a conversation if the tokenizer has no chat template."""
+    if example.messages is not None and not tokenizer.chat_template:
+        raise InputError(
+            f"messages: example {example.id!r} is a conversation, but the tokenizer "
+            f"{tokenizer.name_or_path or type(tokenizer).__name__!r} has no chat template; use an "
+            "instruction-tuned model's tokenizer, or give `prompt` and `completion`"
+        )
+
+
+def _apply(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool) -> str:
+    # Templates are programs of their authors, and raise what they like.
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except Exception as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise InputError(f"messages: the chat template refuses the roles ({roles}): {error}") from error
+
+
+def _until_end_of_turn(text: str, eos_token: str | None) -> str:
+    """Cut what the template writes after the last EOS, where decoding stops."""
+    if not eos_token or eos_token not in text:
+        return text
+    return text[: text.rindex(eos_token) + len(eos_token)]

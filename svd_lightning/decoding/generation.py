@@ -2,28 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, cast
 
 from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from svd_lightning.data import Batch
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
+from svd_lightning.records import PredictionRecord
 from svd_lightning.steering import SteeringFunction
-
-Distribution = Literal["base", "tuned", "steered"]
-"""Whose logits are decoded or evaluated."""
-
-UNSTEERED: dict[str, SteeringFunction] = {
-    "base": lambda tuned_logits, base_logits: base_logits,
-    "tuned": lambda tuned_logits, base_logits: tuned_logits,
-}
-"""What steered completions are compared with."""
 
 
 def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
-    """The options as transformers' own configuration.
+    """Return the options as transformers' own configuration.
 
     Raises:
         InputError: for an option that transformers does not know, or values that it refuses.
@@ -48,12 +41,12 @@ def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
 
 def generate(
     peft_model: PeftModel,
-    batch: Mapping[str, Any],
+    batch: Batch,
     steering: SteeringFunction,
     *,
     config: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
-    together: bool = False,
+    synced_gpus: bool = False,
 ) -> list[list[str]]:
     """Complete a batch of prompts.
 
@@ -63,7 +56,7 @@ def generate(
         steering: maps (tuned logits, base logits) to the logits to decode from.
         config: transformers' decoding options.
         tokenizer: turns ids into text, and finds stop strings.
-        together: several processes share the model: decode until the last of them has finished.
+        synced_gpus: several processes share the model, and each decodes until the last of them has finished.
 
     Returns:
         For each of the B rows its completions without the prompt, `num_return_sequences` of them.
@@ -77,7 +70,7 @@ def generate(
         attention_mask=batch["attention_mask"],
         generation_config=config,
         tokenizer=tokenizer,
-        synced_gpus=together,
+        synced_gpus=synced_gpus,
     )
     texts = tokenizer.batch_decode(sequences[:, prompts.shape[1] :], skip_special_tokens=True)
     per_row = len(texts) // len(prompts)
@@ -86,36 +79,37 @@ def generate(
 
 def complete(
     peft_model: PeftModel,
-    batch: Mapping[str, Any],
+    batch: Batch,
     wanted: Mapping[str, SteeringFunction],
     *,
     config: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
-    together: bool = False,
-) -> list[dict[str, Any]]:
+    synced_gpus: bool = False,
+) -> list[PredictionRecord]:
     """Complete a batch in several ways: one record per row, with the completions under their names.
 
     Args:
-        peft_model, batch, config, tokenizer, together: as in `generate`; the batch holds index, id, prompt and
+        peft_model, batch, config, tokenizer, synced_gpus: as in `generate`; the batch holds index, id, prompt and
             completion too.
-        wanted: the steering of each completion.
+        wanted: the steering of each completion, by its name in the record.
     """
     texts = {
-        name: generate(peft_model, batch, steering, config=config, tokenizer=tokenizer, together=together)
+        name: generate(peft_model, batch, steering, config=config, tokenizer=tokenizer, synced_gpus=synced_gpus)
         for name, steering in wanted.items()
     }
     tasks = batch.get("task", [None] * len(batch["id"]))
-    return [
+    records = [
         {name: batch[name][row] for name in ("id", "prompt")}
         | ({} if tasks[row] is None else {"task": tasks[row]})
         | {"index": int(batch["index"][row]), "reference": batch["completion"][row]}
         | {name: found[row][0] if len(found[row]) == 1 else found[row] for name, found in texts.items()}
         for row in range(len(batch["id"]))
     ]
+    return cast(list[PredictionRecord], records)
 
 
-def rows_of(batch: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
-    """Some rows of a batch, of its tensors and lists alike."""
+def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Take some rows of a batch, of its tensors and lists alike."""
     return {
         name: field[list(rows)] if isinstance(field, Tensor) else [field[row] for row in rows]
         for name, field in batch.items()

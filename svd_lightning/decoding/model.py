@@ -1,17 +1,34 @@
-"""From a PEFT model to a steered one, over the same weights."""
+"""From a PEFT model to a steered one over the same weights, and which class its adapter allows."""
 
 import copy
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+import logging
+from typing import Any, NamedTuple
 
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
 from transformers import PreTrainedModel
 
-from svd_lightning.decoding.plan import decoding_plan
+from svd_lightning.decoding.one_pass import OnePassModel
+from svd_lightning.decoding.paired_layers import PairedForward, paired_forward
 from svd_lightning.decoding.steered import SteeredModel
-from svd_lightning.models.switch import AdaptedModel, active_adapters, base_of, check_adapter, shallow_copy
+from svd_lightning.decoding.two_pass import TwoPassModel
+from svd_lightning.decoding.virtual_tokens import PROMPT_MODELS
+from svd_lightning.errors import InputError
+from svd_lightning.models.switch import (
+    AdaptedModel,
+    active_adapters,
+    active_config,
+    adapter_layers,
+    base_of,
+    check_adapter,
+    shallow_copy,
+)
 from svd_lightning.steering import SteeringFunction
+
+logger = logging.getLogger(__name__)
 
 _OWN_STATE = (
     "generate",
@@ -24,7 +41,7 @@ _OWN_STATE = (
 
 
 def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
-    """A causal LM whose logits are steering(tuned logits, base logits), with the full `generate()` API.
+    """Return a causal LM whose logits are steering(tuned logits, base logits), with the full `generate()` API.
 
     It shares every weight and hook of the PEFT model, adds no parameter, follows later changes of the weights
     and touches the PEFT model only inside its own forward, so any number of steered models can exist beside it.
@@ -49,12 +66,12 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     """
     check_adapter(peft_model)
     base_model = base_of(peft_model)
-    plan = decoding_plan(peft_model)
-    model = shallow_copy(base_model, _steered_class(type(base_model), plan.model_class))  # type: ignore[arg-type]
+    mixin, attributes = steered_class(peft_model)
+    model = shallow_copy(base_model, _mixed_class(type(base_model), mixin))  # type: ignore[arg-type]
     for name in _OWN_STATE:
         model.__dict__.pop(name, None)
     model.__dict__.update(
-        plan.attributes,
+        attributes,
         generation_config=copy.deepcopy(base_model.generation_config),
         _peft_model=peft_model,
         _base_model=base_model,
@@ -64,23 +81,74 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     return model
 
 
+class SteeredClass(NamedTuple):
+    """What decodes a PEFT model."""
+
+    model_class: type[SteeredModel]
+    """A mixin before the class of the base model."""
+    attributes: dict[str, Any]
+    """What its instances need to know."""
+
+
+def steered_class(peft_model: AdaptedModel) -> SteeredClass:
+    """Choose one pass where every adapter layer has a paired forward, else two.
+
+    Raises:
+        InputError: for prompt learning of an unknown kind, and for adapters that act on marked tokens only.
+    """
+    config = active_config(peft_model)
+    if getattr(config, "alora_invocation_tokens", None):
+        raise InputError(
+            "peft_config.alora_invocation_tokens: an activated LoRA is switched on by tokens of the prompt, which "
+            "steered decoding does not follow; train the adapter without them"
+        )
+    forwards, unpaired = _paired_forwards(peft_model)
+    if config.is_prompt_learning:
+        model_class: type[SteeredModel] | None = PROMPT_MODELS.get(type(config))
+        if model_class is None or unpaired:
+            raise InputError(
+                f"peft_config: expected prompt tuning, p-tuning or prefix tuning, got {type(config).__name__}; "
+                "use one of those, or another adapter family"
+            )
+        virtual_tokens = config.num_virtual_tokens
+        return SteeredClass(model_class, {"_paired_forwards": forwards, "_virtual_tokens": virtual_tokens})
+    if unpaired:
+        _report_two_passes(unpaired)
+        return SteeredClass(TwoPassModel, {"_adapter_layers": adapter_layers(peft_model)})
+    return SteeredClass(OnePassModel, {"_paired_forwards": forwards, "_virtual_tokens": 0})
+
+
+def _paired_forwards(peft_model: AdaptedModel) -> tuple[list[tuple[nn.Module, PairedForward]], str]:
+    """Paired forwards of all adapter layers, and the first layer that has none ("" if all have)."""
+    forwards = []
+    for name, layer in peft_model.named_modules():
+        if not isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            continue
+        forward = paired_forward(layer)
+        # Tokens reach an expert by routing: its rows no longer fall into halves.
+        if forward is None or ".experts." in name:
+            return [], f"{type(layer).__module__}.{type(layer).__name__}"
+        forwards.append((layer, forward))
+    return forwards, ""
+
+
 @functools.cache
-def _steered_class(model_class: type[PreTrainedModel], mixin: type[SteeredModel]) -> type:
-    """The model's class with the mixin before it; pipelines know classes by their names, so it keeps the name."""
-    attributes = {
-        "forward": _named_forward(model_class),
-        "__module__": model_class.__module__,
-        "__qualname__": f"Steered{model_class.__qualname__}",
-    }
-    return type(model_class.__name__, (mixin, model_class), attributes)
+def _report_two_passes(layer: str) -> None:
+    logger.info("Steered decoding takes two passes per token: %s has no forward on paired rows", layer)
 
 
-def _named_forward(model_class: type[PreTrainedModel]) -> Callable[..., Any]:
-    """A forward with the class's own signature, which generate() inspects (for logits_to_keep among others)."""
+@functools.cache
+def _mixed_class(model_class: type[PreTrainedModel], mixin: type[SteeredModel]) -> type:
+    """The model's class with the mixin before it, under its own name, by which pipelines know classes.
+
+    Its forward has the class's own signature, which generate() inspects (for logits_to_keep among others).
+    """
     names = list(inspect.signature(model_class.forward).parameters)[1:]
 
     @functools.wraps(model_class.forward)
     def forward(self: SteeredModel, *args: Any, **kwargs: Any) -> Any:
         return self._steered_forward({**dict(zip(names, args, strict=False)), **kwargs})
 
-    return forward
+    name, module = f"Steered{model_class.__qualname__}", model_class.__module__
+    attributes = {"forward": forward, "__module__": module, "__qualname__": name}
+    return type(model_class.__name__, (mixin, model_class), attributes)

@@ -8,7 +8,7 @@ from transformers import Cache
 from transformers.modeling_outputs import ModelOutput
 
 from svd_lightning.decoding.paired_layers import PairedForward, installed
-from svd_lightning.decoding.steered import SteeredModel, model_inputs
+from svd_lightning.decoding.steered import Inputs, SteeredModel, model_inputs
 from svd_lightning.errors import InputError
 
 PAIRED = "rows_paired"
@@ -23,7 +23,7 @@ class OnePassModel(SteeredModel):
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
+    ) -> Inputs:
         """The class's own preparation on paired rows; generate() looks for `inputs_embeds` by name."""
         paired = self._pair({"input_ids": input_ids, "inputs_embeds": inputs_embeds, **kwargs})
         return {**super().prepare_inputs_for_generation(**paired), PAIRED: True}  # type: ignore[misc]
@@ -49,7 +49,7 @@ class OnePassModel(SteeredModel):
         past_key_values.reorder_cache(torch.cat([beam_idx, beam_idx + beam_idx.shape[0]]))
         return past_key_values
 
-    def _both_logits(self, inputs: dict[str, Any]) -> tuple[ModelOutput, Tensor, Tensor]:
+    def _both_logits(self, inputs: Inputs) -> tuple[ModelOutput, Tensor, Tensor]:
         if not torch.compiler.is_compiling():
             with installed(self._paired_forwards):
                 return self._one_pass(inputs)
@@ -60,7 +60,7 @@ class OnePassModel(SteeredModel):
             )
         return self._one_pass(inputs)
 
-    def _one_pass(self, inputs: dict[str, Any]) -> tuple[ModelOutput, Tensor, Tensor]:
+    def _one_pass(self, inputs: Inputs) -> tuple[ModelOutput, Tensor, Tensor]:
         if not inputs.pop(PAIRED, False):
             self._check_adapter()
             inputs = self._pair(inputs)
@@ -73,7 +73,7 @@ class OnePassModel(SteeredModel):
         tuned_logits, base_logits = outputs.logits.chunk(2)
         return outputs, tuned_logits, base_logits
 
-    def _pair(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _pair(self, inputs: Inputs) -> Inputs:
         """Every tensor [B, ...] of the inputs as [2B, ...]."""
         rows = model_inputs(inputs).shape[0]
         check_cache_rows(inputs.get("past_key_values"), 2 * rows)
@@ -81,7 +81,7 @@ class OnePassModel(SteeredModel):
 
 
 def pair_rows(value: Any, rows: int) -> Any:
-    """Repeat every tensor [B, ...] of a nested dictionary along its rows: [2B, ...]; the rest is left alone."""
+    """Repeat every tensor [B, ...] of a nested dictionary along its rows: [2B, ...]; leave the rest alone."""
     if isinstance(value, dict):
         return {name: pair_rows(entry, rows) for name, entry in value.items()}
     if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == rows:

@@ -17,7 +17,7 @@ PairedForward = Callable[..., Tensor]
 
 
 def paired_forward(layer: nn.Module) -> PairedForward | None:
-    """The forward of an adapter layer on paired rows, bound to the layer; None if there is none for it."""
+    """Return the forward of an adapter layer on paired rows, bound to the layer; None if there is none for it."""
     supports, forward = _PAIRED.get(type(layer), (None, None))
     if supports is None or forward is None or not supports(layer):
         return None
@@ -34,9 +34,8 @@ def installed(forwards: list[tuple[nn.Module, PairedForward]]) -> Iterator[None]
         yield
     finally:
         for (layer, _), previous in zip(forwards, before, strict=True):
-            if previous is None:
-                layer.__dict__.pop("forward", None)
-            else:
+            layer.__dict__.pop("forward", None)
+            if previous is not None:
                 layer.__dict__["forward"] = previous
 
 
@@ -73,20 +72,12 @@ def _saved_module(self: ModulesToSaveWrapper, x: Tensor, *args: object, **kwargs
     if name not in self.modules_to_save:
         return self.original_module(x, *args, **kwargs)
     tuned, base = x.chunk(2)
-    return torch.cat(
-        [
-            self.modules_to_save[name](tuned, *args, **kwargs),
-            self.original_module(base, *args, **kwargs),
-        ]
-    )
+    halves = self.modules_to_save[name](tuned, *args, **kwargs), self.original_module(base, *args, **kwargs)
+    return torch.cat(halves)
 
 
 def _is_plain_lora(layer: LoraLinear) -> bool:
     return not any(name in layer.lora_variant for name in layer.active_adapters)
-
-
-def _is_plain_ia3(layer: IA3Linear) -> bool:
-    return True
 
 
 def _is_leaf(layer: ModulesToSaveWrapper) -> bool:
@@ -96,7 +87,7 @@ def _is_leaf(layer: ModulesToSaveWrapper) -> bool:
 
 _PAIRED: dict[type, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
     LoraLinear: (_is_plain_lora, _lora_linear),
-    IA3Linear: (_is_plain_ia3, _ia3_linear),
+    IA3Linear: (lambda layer: True, _ia3_linear),
     ModulesToSaveWrapper: (_is_leaf, _saved_module),
 }
 """Exact layer type → (does it fit this instance, its paired forward); subclasses may compute otherwise."""

@@ -1,6 +1,5 @@
 """What every steered model is: the class of a causal LM with steered logits, over shared weights."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,9 @@ from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits
 from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter
 from svd_lightning.steering import SteeringFunction
+
+Inputs = dict[str, Any]
+"""Arguments of a model's forward, by name."""
 
 
 class SteeredModel:
@@ -41,20 +43,18 @@ class SteeredModel:
                 f"got {active!r}; call steer_model again"
             )
 
-    def _steered_forward(self, inputs: dict[str, Any]) -> Any:
+    def _steered_forward(self, inputs: Inputs) -> Any:
         """The class's `forward` with every argument by name: both passes, then one set of steered logits."""
         labels, return_dict = inputs.pop("labels", None), inputs.pop("return_dict", None)
         outputs, tuned_logits, base_logits = self._both_logits(inputs)
         outputs.logits = self._steering(tuned_logits, base_logits)
         check_logits("steered logits", outputs.logits)
         if labels is not None:
-            vocabulary = self._base_model.config.get_text_config().vocab_size
-            outputs.loss = self._base_model.loss_function(
-                logits=outputs.logits, labels=labels, vocab_size=vocabulary
-            )
+            base, size = self._base_model, self._base_model.config.get_text_config().vocab_size
+            outputs.loss = base.loss_function(logits=outputs.logits, labels=labels, vocab_size=size)
         return outputs.to_tuple() if return_dict is False else outputs
 
-    def _both_logits(self, inputs: dict[str, Any]) -> tuple[ModelOutput, Tensor, Tensor]:
+    def _both_logits(self, inputs: Inputs) -> tuple[ModelOutput, Tensor, Tensor]:
         """Outputs of the tuned model, its logits and the base model's, [B, K, V] each."""
         raise NotImplementedError
 
@@ -70,8 +70,8 @@ class SteeredModel:
         return call
 
 
-def model_inputs(inputs: Mapping[str, Any]) -> Tensor:
-    """The tokens of a forward: inputs_embeds [B, T, H], or else input_ids [B, T]."""
+def model_inputs(inputs: Inputs) -> Tensor:
+    """Return the tokens of a forward: inputs_embeds [B, T, H], or else input_ids [B, T]."""
     for name in ("inputs_embeds", "input_ids"):
         if isinstance(value := inputs.get(name), torch.Tensor):
             return value

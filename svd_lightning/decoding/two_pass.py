@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import ModelOutput
 
-from svd_lightning.decoding.steered import SteeredModel
+from svd_lightning.decoding.steered import Inputs, SteeredModel
 from svd_lightning.errors import InputError
 from svd_lightning.models.switch import layers_off
 
@@ -46,7 +46,7 @@ class TwoPassModel(SteeredModel):
         past_key_values.reorder_cache(beam_idx)
         return past_key_values
 
-    def _both_logits(self, inputs: dict[str, Any]) -> tuple[ModelOutput, Tensor, Tensor]:
+    def _both_logits(self, inputs: Inputs) -> tuple[ModelOutput, Tensor, Tensor]:
         cache = inputs.pop("past_key_values", None)
         pair = None if cache is None else pair_cache(cache)
         outputs = self._base_model.forward(**inputs, past_key_values=pair and pair.tuned, return_dict=True)
@@ -58,7 +58,7 @@ class TwoPassModel(SteeredModel):
 
 
 def pair_cache(cache: Cache) -> PairCache:
-    """A pair of caches from an empty one; a pair is returned as it is.
+    """Make a pair of caches from an empty one; a pair is returned as it is.
 
     Raises:
         InputError: for a filled cache of another kind, which holds states of one distribution only.

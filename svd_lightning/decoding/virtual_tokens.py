@@ -4,11 +4,12 @@ import inspect
 from typing import Any
 
 import torch
+from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from svd_lightning.decoding.one_pass import PAIRED, OnePassModel
-from svd_lightning.decoding.steered import model_inputs
+from svd_lightning.decoding.steered import Inputs, model_inputs
 from svd_lightning.errors import InputError
 
 
@@ -24,7 +25,7 @@ class PromptModel(OnePassModel):
         inputs_embeds: Tensor | None = None,
         is_first_iteration: bool | None = False,
         **kwargs: Any,
-    ) -> dict[str, Any]:
+    ) -> Inputs:
         """The class's own preparation on paired rows with virtual columns."""
         if past_key_values is None:
             raise InputError("use_cache: prompt learning decodes with a cache only, got use_cache=False")
@@ -54,14 +55,14 @@ class PromptModel(OnePassModel):
             )
         super()._prepare_cache_for_generation(generation_config, model_kwargs, mode, batch_size, max_cache_length)
 
-    def _one_pass(self, inputs: dict[str, Any]) -> Any:
+    def _one_pass(self, inputs: Inputs) -> Any:
         if PAIRED in inputs:
             return super()._one_pass(inputs)
         columns = model_inputs(inputs).shape[1]
         outputs, tuned, base = super()._one_pass(inputs)
         return outputs, tuned[:, -columns:], base[:, -columns:]
 
-    def _pair(self, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _pair(self, inputs: Inputs) -> Inputs:
         if inputs.get("past_key_values") is None:
             text_config = self._base_model.config.get_text_config(decoder=True)
             inputs = {**inputs, "past_key_values": DynamicCache(config=text_config)}
@@ -86,7 +87,7 @@ class PromptModel(OnePassModel):
         """Mask with the virtual columns: [B, L] → [2B, n + L]."""
         raise NotImplementedError
 
-    def _first_columns(self, inputs: dict[str, Any], mask: Tensor) -> dict[str, Any]:
+    def _first_columns(self, inputs: Inputs, mask: Tensor) -> Inputs:
         """What an empty cache needs besides mask and positions."""
         raise NotImplementedError
 
@@ -103,7 +104,7 @@ class EmbeddingPromptModel(PromptModel):
             [insert_columns(mask, columns, cache.virtual_start) for columns in (virtual, 0 * virtual)]
         )
 
-    def _first_columns(self, inputs: dict[str, Any], mask: Tensor) -> dict[str, Any]:
+    def _first_columns(self, inputs: Inputs, mask: Tensor) -> Inputs:
         window = sliding_window(self._base_model)
         if window is not None and not mask.any(dim=1).all():
             raise InputError(
@@ -116,7 +117,7 @@ class EmbeddingPromptModel(PromptModel):
         start = inputs["past_key_values"].virtual_start
         virtual = self._peft_model.get_prompt(batch_size=embeds.shape[0]).to(embeds)
         halves = [insert_columns(embeds, columns, start) for columns in (virtual, 0 * virtual)]
-        changed: dict[str, Any] = {"inputs_embeds": torch.cat(halves)}
+        changed: Inputs = {"inputs_embeds": torch.cat(halves)}
         if isinstance(keep := inputs.get("logits_to_keep"), Tensor):
             changed["logits_to_keep"] = keep + self._virtual_tokens
         return changed
@@ -137,7 +138,7 @@ class PrefixModel(PromptModel):
         virtual = mask.new_ones(mask.shape[0], self._virtual_tokens)
         return torch.cat([torch.cat([columns, mask], dim=1) for columns in (virtual, 0 * virtual)])
 
-    def _first_columns(self, inputs: dict[str, Any], mask: Tensor) -> dict[str, Any]:
+    def _first_columns(self, inputs: Inputs, mask: Tensor) -> Inputs:
         cache = inputs["past_key_values"]
         prefix = self._peft_model.get_prompt(batch_size=mask.shape[0])
         for index, layer in enumerate(prefix.layers):
@@ -151,8 +152,16 @@ class PrefixModel(PromptModel):
         return {}
 
 
+PROMPT_MODELS: dict[type, type[PromptModel]] = {
+    PromptTuningConfig: EmbeddingPromptModel,
+    PromptEncoderConfig: EmbeddingPromptModel,
+    PrefixTuningConfig: PrefixModel,
+}
+"""Exact config type → steered model; a subclass may feed its virtual tokens otherwise."""
+
+
 def first_real_column(mask: Tensor) -> Tensor:
-    """Column of each row's first 1, or the number of columns where there is none: [B, L] → [B, 1].
+    """Find the column of each row's first 1, or the number of columns where there is none: [B, L] → [B, 1].
 
     >>> first_real_column(torch.tensor([[0, 1, 1], [0, 0, 0]])).tolist()
     [[1], [3]]
@@ -161,7 +170,7 @@ def first_real_column(mask: Tensor) -> Tensor:
 
 
 def insert_columns(rows: Tensor, new: Tensor, start: Tensor) -> Tensor:
-    """Each row with the new columns before its column `start`.
+    """Insert the new columns before each row's column `start`.
 
     Args:
         rows: [B, L, ...].
@@ -183,7 +192,7 @@ def insert_columns(rows: Tensor, new: Tensor, start: Tensor) -> Tensor:
 
 
 def sliding_window(model: PreTrainedModel) -> int | None:
-    """Columns that the model's sliding attention sees; None without such layers."""
+    """Return how many columns the model's sliding attention sees; None without such layers."""
     return getattr(model.config.get_text_config(decoder=True), "sliding_window", None)
 
 

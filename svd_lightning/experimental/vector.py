@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, explained
 from svd_lightning.files import replacing
 
 _FORMAT = "svd_lightning logit vector 1"
@@ -91,14 +91,15 @@ class ConstantVector:
 
 
 def _read(path: Path) -> tuple[Tensor, str, dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            if about.get("format") != _FORMAT:
-                raise InputError(f"{path}: expected a logit vector, got another file; make it again")
-            values = file.get_tensor("vector")
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: cannot read it as a logit vector: {str(error).splitlines()[0]}") from error
+    unreadable = (SafetensorError, OSError)
+    with (
+        explained(unreadable, lambda reason: f"{path}: cannot read it as a logit vector: {reason}"),
+        safe_open(path, framework="pt") as file,
+    ):
+        about = file.metadata() or {}
+        if about.get("format") != _FORMAT:
+            raise InputError(f"{path}: expected a logit vector, got another file; make it again")
+        values = file.get_tensor("vector")
     return values, about["vocabulary"], json.loads(about["about"])
 
 

@@ -1,14 +1,22 @@
-"""What is tracked: torchmetrics that reduce over processes, each sample counted once."""
+"""What is tracked: torchmetrics that reduce over processes and count each sample once."""
 
-from svd_lightning.metrics.average import Average
-from svd_lightning.metrics.completions import Completions, CompletionScores
-from svd_lightning.metrics.exact_match import ExactMatch, exact_match
-from svd_lightning.metrics.extraction import ExtractionAccuracy, extract_option, option_label
-from svd_lightning.metrics.judged import JudgedRate, both
-from svd_lightning.metrics.mean_nll import MeanNLL
+from svd_lightning.metrics.gain import Gain, paired_gain
+from svd_lightning.metrics.keyed_rows import GatheredRows
+from svd_lightning.metrics.likelihood import Completions, CompletionScores, MeanNLL
 from svd_lightning.metrics.multiple_choice import ChoiceScores, MultipleChoice
 from svd_lightning.metrics.options import OPTION_METRICS, OptionMetric, Options, accuracy, mc1, mc2, mc3
-from svd_lightning.metrics.rouge_l import RougeL, rouge_l
+from svd_lightning.metrics.written import (
+    Average,
+    ExactMatch,
+    ExtractionAccuracy,
+    JudgedRate,
+    RougeL,
+    both,
+    exact_match,
+    extract_option,
+    option_label,
+    rouge_l,
+)
 
 __all__ = [
     "OPTION_METRICS",
@@ -18,6 +26,8 @@ __all__ = [
     "Completions",
     "ExactMatch",
     "ExtractionAccuracy",
+    "Gain",
+    "GatheredRows",
     "JudgedRate",
     "MeanNLL",
     "MultipleChoice",
@@ -32,5 +42,6 @@ __all__ = [
     "mc2",
     "mc3",
     "option_label",
+    "paired_gain",
     "rouge_l",
 ]

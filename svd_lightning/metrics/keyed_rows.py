@@ -1,5 +1,6 @@
 """Rows of numbers gathered over batches and processes, each key once."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,42 @@ from torchmetrics.utilities import dim_zero_cat
 from svd_lightning.errors import InputError
 
 
-class KeyedRows(Metric):
+class GatheredRows(Metric):
+    """Keeps tensors of rows over batches and processes; a process without rows takes part like the others.
+
+    Subclasses append to the states, lists of tensors that are attributes of their names.
+
+    Args:
+        states: a tensor with no rows for each state: it tells the state's dtype and the shape of a row.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+
+    def __init__(self, states: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._no_rows = dict(states)
+        for name in states:
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Reduce over processes; one without rows gives empty tensors of the right dtype and shape."""
+        self._fill()
+        super().sync(*args, **kwargs)
+
+    def _fill(self) -> None:
+        # torchmetrics would send a flat float tensor for any empty list, and the gather would fail or hang
+        for name, no_rows in self._no_rows.items():
+            if isinstance(state := getattr(self, name), list) and not state:
+                state.append(no_rows.to(self.device))
+
+    def _joined(self) -> dict[str, Tensor]:
+        """Every state as one tensor on the CPU."""
+        self._fill()
+        return {name: dim_zero_cat(getattr(self, name)).cpu() for name in self._no_rows}
+
+
+class KeyedRows(GatheredRows):
     """Gathers rows under whole-number keys; the first of a key counts, so that repeated samples change nothing.
 
     Subclasses say what the columns are and what `compute` makes of `gathered`.
@@ -20,16 +56,12 @@ class KeyedRows(Metric):
         columns: numbers of a row.
     """
 
-    full_state_update = False
-    is_differentiable = False
     keys: list[Tensor]
     values: list[Tensor]
 
     def __init__(self, keys: int, columns: int) -> None:
-        super().__init__()
-        self._widths = {"keys": keys, "values": columns}
-        self.add_state("keys", default=[], dist_reduce_fx="cat")
-        self.add_state("values", default=[], dist_reduce_fx="cat")
+        states = {"keys": (keys, torch.int64), "values": (columns, torch.float64)}
+        super().__init__({name: torch.zeros(0, width, dtype=dtype) for name, (width, dtype) in states.items()})
 
     def _add(self, keys: Tensor, values: Tensor) -> None:
         """Add n rows: keys int64 [n, k], values float64 [n, c].
@@ -45,20 +77,9 @@ class KeyedRows(Metric):
         self.keys.append(keys)
         self.values.append(values)
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Reduce over processes; one without rows takes part with empty states of the right type and shape."""
-        self._fill()
-        super().sync(*args, **kwargs)
-
-    def _fill(self) -> None:
-        for name, dtype in (("keys", torch.int64), ("values", torch.float64)):
-            if isinstance(state := getattr(self, name), list) and not state:
-                state.append(torch.zeros(0, self._widths[name], dtype=dtype, device=self.device))
-
     def gathered(self) -> tuple[Tensor, Tensor]:
         """Keys int64 [R, k] in order, each once, and their rows float64 [R, c]; on the CPU."""
-        self._fill()
-        keys, values = (dim_zero_cat(getattr(self, name)).cpu() for name in ("keys", "values"))
+        keys, values = self._joined().values()
         found, place = keys.unique(dim=0, return_inverse=True)
         first = torch.full((len(found),), len(keys)).scatter_reduce(0, place, torch.arange(len(keys)), "amin")
         return found, values[first]

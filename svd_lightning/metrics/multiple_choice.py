@@ -1,4 +1,4 @@
-"""Scores of choices under several distributions, over batches and processes, and the metrics they give."""
+"""Choices and their scores under several distributions, gathered over batches and processes."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,10 +1,9 @@
 """Base models, tokenizers and adapters."""
 
 from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, read_adapter_config
-from svd_lightning.models.backbone import Backbone, context_length
-from svd_lightning.models.buffers import float32_buffers
+from svd_lightning.models.backbone import Backbone, context_length, float32_buffers
+from svd_lightning.models.hidden import decoder_layers
 from svd_lightning.models.identity import fingerprint, weights_digest
-from svd_lightning.models.layers import decoder_layers
 
 __all__ = [
     "Backbone",

@@ -1,4 +1,4 @@
-"""Attaching a PEFT adapter to a base, and recognising the adapters that cannot be steered."""
+"""Reading a PEFT adapter's configuration, and attaching the adapter to a base."""
 
 import json
 from enum import Enum
@@ -8,12 +8,14 @@ from typing import Any
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from svd_lightning.errors import InputError
-from svd_lightning.models.backbone import UNREADABLE, existing, first_line
+from svd_lightning.errors import InputError, explained
+from svd_lightning.models.backbone import UNREADABLE, existing
+from svd_lightning.models.switch import check_biases
+from svd_lightning.records import ClassPath
 
 
 def read_adapter_config(folder: str) -> PeftConfig:
-    """The configuration of an adapter folder or hub adapter, made by any trainer.
+    """Read the configuration of an adapter folder or hub adapter, made by any trainer.
 
     Raises:
         InputError: if it is not an adapter folder, or its `adapter_config.json` cannot be read.
@@ -25,17 +27,16 @@ def read_adapter_config(folder: str) -> PeftConfig:
             f"adapter: expected a PEFT adapter folder, got {folder!r}, which has no adapter_config.json; "
             "give the folder that save_pretrained wrote"
         )
-    try:
+    unreadable = (OSError, ValueError, KeyError, TypeError)
+    with explained(unreadable, lambda reason: f"adapter: cannot read the adapter {folder!r}: {reason}"):
         config = PeftConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"adapter: cannot read the adapter {folder!r}: {first_line(error)}") from error
     if config.peft_type is None:
         raise InputError(f"adapter: cannot read the adapter {folder!r}: its configuration names no peft_type")
     return config
 
 
 def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
-    """The configuration itself, or that of a folder.
+    """The given configuration, or that of the given folder.
 
     Raises:
         InputError: if there is none, or as `read_adapter_config`.
@@ -49,53 +50,38 @@ def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
 
 
 def attach_new(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
-    """A fresh adapter of the given configuration on the base.
+    """Attach a new adapter of the given configuration to the base.
 
     Raises:
         InputError: for an adapter that trains biases, whose base cannot be recovered by switching it off,
             or one that does not fit the base (target modules that do not exist, say).
     """
-    check_steerable(config)
+    check_biases(config, argument="adapter")
     config.task_type = "CAUSAL_LM"
-    try:
+    unfit = (ValueError, TypeError)
+    with explained(unfit, lambda reason: f"adapter: cannot attach {type(config).__name__}: {reason}"):
         return get_peft_model(base, config)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"adapter: cannot attach {type(config).__name__}: {first_line(error)}") from error
 
 
 def attach_trained(base: PreTrainedModel, folder: str, *, base_name: str, trainable: bool) -> PeftModel:
-    """The adapter of a folder (or of the hub) on its base.
+    """Attach the adapter of a folder or of the hub to its base.
 
     Raises:
-        InputError: if the adapter was made for another base, or does not fit this one.
+        InputError: if the adapter trains biases, was made for another base, or does not fit this one.
     """
     config = read_adapter_config(folder)
-    check_steerable(config)
+    check_biases(config, argument="adapter")
     check_base_name(config, base_name)
-    try:
-        return PeftModel.from_pretrained(base, existing(folder, "adapter"), is_trainable=trainable)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"adapter: {folder!r} does not fit the base {base_name!r}: {reason}") from error
-    except UNREADABLE as error:
-        raise InputError(f"adapter: cannot load the weights of {folder!r}: {first_line(error)}") from error
-
-
-def check_steerable(config: PeftConfig) -> None:
-    """Refuse adapters whose base distribution cannot be recovered.
-
-    Raises:
-        InputError: for trained biases.
-    """
-    if getattr(config, "bias", "none") != "none":
-        raise InputError(
-            f"adapter.bias: expected 'none', got {config.bias!r}; switching such an adapter off does not restore "
-            "the base, so there is no reference distribution"
-        )
+    with explained(UNREADABLE, lambda reason: f"adapter: cannot load the weights of {folder!r}: {reason}"):
+        try:
+            return PeftModel.from_pretrained(base, existing(folder, "adapter"), is_trainable=trainable)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()  # the last line tells the shapes
+            raise InputError(f"adapter: {folder!r} does not fit the base {base_name!r}: {reason}") from error
 
 
 def check_base_name(config: PeftConfig, base_name: str) -> None:
-    """Refuse an adapter that names another base; folders count as the same when their last parts agree.
+    """Refuse an adapter that names another base; folders whose last parts agree count as the same.
 
     Raises:
         InputError: if the names differ.
@@ -108,8 +94,8 @@ def check_base_name(config: PeftConfig, base_name: str) -> None:
         )
 
 
-def as_class_path(config: PeftConfig) -> dict[str, Any]:
-    """The configuration as plain data that jsonargparse reads back: class_path and non-default init_args."""
+def as_class_path(config: PeftConfig) -> ClassPath:
+    """The configuration as plain data that jsonargparse reads back; arguments of default value are left out."""
     default = type(config)()
     different = {
         name: _plain(value)

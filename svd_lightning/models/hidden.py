@@ -1,4 +1,4 @@
-"""The LM head's input under adapter on and off, and the head itself, without [B, T, V] logits."""
+"""Hidden states of the tuned and the base model, their heads, and the decoder layers; no [B, T, V] logits."""
 
 import inspect
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Head = Callable[[Tensor], Tensor]
 def tuned_hidden_states(
     peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared_columns: int = 0
 ) -> Tensor:
-    """Final hidden states of the tuned model, columns of virtual tokens dropped.
+    """Final hidden states of the tuned model, without the columns of virtual tokens.
 
     Args:
         peft_model: any PEFT model around a causal LM of transformers, in evaluation mode.
@@ -42,7 +42,7 @@ def tuned_hidden_states(
 def base_hidden_states(
     peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared_columns: int = 0
 ) -> Tensor:
-    """Final hidden states of the base model, adapter and virtual tokens out; else as `tuned_hidden_states`."""
+    """Final hidden states of the base model, adapter and virtual tokens left out; as `tuned_hidden_states`."""
     with adapter_off(peft_model) as base_model:
         return _hidden_states(base_model, base_model, input_ids, attention_mask, shared_columns)
 
@@ -62,6 +62,18 @@ def base_head(peft_model: PeftModel) -> Head:
     return head
 
 
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The repeated layers of a causal LM's decoder: the longest list of modules in it.
+
+    Raises:
+        InputError: for a decoder without such a list.
+    """
+    lists = [list(part) for part in model.get_decoder().modules() if isinstance(part, nn.ModuleList)]
+    if not lists:
+        raise InputError(f"model: expected a decoder made of layers, got {type(model).__name__}")
+    return max(lists, key=len)
+
+
 def right_padded(attention_mask: Tensor) -> Tensor:
     """Column order that moves each row's tokens to the front: [B, T] → int64 [B, T].
 
@@ -78,9 +90,9 @@ def _hidden_states(
     attention_mask: Tensor,
     shared_columns: int,
 ) -> Tensor:
-    """What the decoder hands to the head when `caller` is called: [B, T] → [B, T, H].
+    """What the decoder gives to the head when `caller` is called: [B, T] → [B, T, H].
 
-    Rows go in padded on the right, where position ids need no correction: PEFT drops the ones it is given.
+    Rows are padded on the right first: there position ids need no correction, and PEFT drops given ones.
     """
     order = right_padded(attention_mask)
     ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
@@ -95,7 +107,7 @@ def _hidden_states(
 def _after_shared_columns(
     caller: PeftModel | PreTrainedModel, model: PreTrainedModel, ids: Tensor, mask: Tensor, shared: int
 ) -> Tensor:
-    """One row of shared columns through `caller` (which adds virtual tokens), the rest on its repeated cache."""
+    """Run one row of shared columns through `caller` (which adds virtual tokens), and the rest on its cache."""
     rows = ids.shape[0]
     first, cache = _call(
         caller, model, input_ids=ids[:1, :shared], attention_mask=mask[:1, :shared], use_cache=True
@@ -154,7 +166,7 @@ def _with_submodule(module: nn.Module, path: list[str], replacement: nn.Module) 
 
 
 class _GivenStates(nn.Module):
-    """Stands for a decoder whose final hidden states are known."""
+    """Stands in for a decoder whose final hidden states are known."""
 
     def __init__(self, states: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Digests by which a base is known again."""
+"""Digests that tell one base or adapter from another."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from svd_lightning.models.switch import AdaptedModel, active_adapters
 
 _SAMPLED = 64
-"""How many values of a weight tensor its digest covers, about."""
+"""About how many values of a weight tensor its digest covers."""
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A digest that two bases share exactly when they are the same model, whatever dtype they were loaded in.
+    """A digest that two bases share if they are the same model, whatever dtype they were loaded in.
 
     It covers the shape-giving entries of the configuration and the input embeddings in bfloat16.
     """
@@ -31,9 +31,9 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def adapter_digest(model: AdaptedModel) -> str | None:
-    """A digest of the active adapter's weights in bfloat16, however they were loaded.
+    """A digest of the active adapter's weights in bfloat16, whatever dtype they were loaded in.
 
-    None for weights in float16: rounded that way, bfloat16 no longer tells them apart from others.
+    None for weights in float16: rounded to bfloat16 they could be those of another adapter.
     """
     name = active_adapters(model)[0]
     state = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
@@ -51,8 +51,8 @@ def adapter_digest(model: AdaptedModel) -> str | None:
 def weights_digest(model: nn.Module) -> str:
     """A digest of a sample of every weight tensor as it was loaded, in its dtype and quantisation.
 
-    `fingerprint` cannot tell apart bases that share their embeddings, one of them with an adapter merged into
-    it, say; this can. Of sharded weights it covers this process's part.
+    It tells apart bases that share their embeddings, which `fingerprint` cannot: one with an adapter merged into
+    it, for example. Of sharded weights it covers this process's part.
     """
     digest = hashlib.sha256()
     for parameter in model.parameters():

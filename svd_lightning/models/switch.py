@@ -1,4 +1,4 @@
-"""The adapter of a model: which one is active, whether it can be left out, and how to leave it out."""
+"""The adapter of a model: which one is active, whether it can be switched off, and how to do so."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def base_of(model: AdaptedModel) -> PreTrainedModel:
 
 
 def active_adapters(model: AdaptedModel) -> list[str]:
-    """Names of the adapters in use; none for a model without any."""
+    """Names of the adapters in use; an empty list for a model without one."""
     if isinstance(model, PeftModel):
         return list(model.active_adapters)
     layers: list[Any] = adapter_layers(model)
@@ -45,7 +45,7 @@ def active_config(model: AdaptedModel) -> PeftConfig:
 
 
 def check_adapter(peft_model: AdaptedModel) -> None:
-    """Refuse models whose base distribution cannot be had by leaving the adapter out.
+    """Raise InputError unless switching the adapter off gives the base model.
 
     Raises:
         InputError: in training mode; for none or several active adapters; for trained biases; for merged or
@@ -65,7 +65,8 @@ def check_adapter(peft_model: AdaptedModel) -> None:
             f"peft_model: expected one active adapter, got {active}; select one with .set_adapter(name)"
         )
     config = active_config(peft_model)
-    _check_config(config)
+    check_biases(config, argument="peft_config")
+    _check_init(config)
     if any(getattr(layer, "merged", False) for layer in layers):
         raise InputError(
             "peft_model: expected an adapter beside the base weights, got a merged one; call .unmerge_adapter()"
@@ -81,12 +82,20 @@ def check_adapter(peft_model: AdaptedModel) -> None:
         )
 
 
-def _check_config(config: Any) -> None:
-    if getattr(config, "bias", "none") != "none":
+def check_biases(config: PeftConfig, *, argument: str) -> None:
+    """Refuse an adapter that trains the base's own biases.
+
+    Raises:
+        InputError: names the argument that the configuration came by.
+    """
+    if (bias := getattr(config, "bias", "none")) != "none":
         raise InputError(
-            f"peft_config.bias: expected 'none', got {config.bias!r}: the base model's biases were trained, so "
-            "switching the adapter off does not restore the base; train an adapter with bias='none'"
+            f"{argument}.bias: expected 'none', got {bias!r}: it trains the base model's biases, so switching the "
+            "adapter off does not restore the base; train an adapter with bias='none'"
         )
+
+
+def _check_init(config: PeftConfig) -> None:
     init = getattr(config, "init_lora_weights", None)
     if isinstance(init, str) and init.lower().startswith(_REWRITES_BASE):
         raise InputError(
@@ -98,7 +107,7 @@ def _check_config(config: Any) -> None:
 
 @contextmanager
 def adapter_off(peft_model: PeftModel) -> Iterator[PreTrainedModel]:
-    """Within the context the yielded causal LM is the base model; the former state returns afterwards.
+    """Within it the yielded causal LM is the base model; afterwards the adapter is as it was.
 
     Flips the flag that every adapter layer reads: unlike `PeftModel.disable_adapter` it costs no scan for
     the adapter's status and leaves `requires_grad` alone, which sharded parameters do not like to change.
@@ -113,7 +122,7 @@ def adapter_off(peft_model: PeftModel) -> Iterator[PreTrainedModel]:
 
 @contextmanager
 def layers_off(layers: list[nn.Module]) -> Iterator[None]:
-    """Within the context the given adapter layers pass their input to the base layer."""
+    """Within it the given adapter layers do what the base's layers do."""
     before = [layer._disable_adapters for layer in layers]
     try:
         for layer in layers:
@@ -126,7 +135,7 @@ def layers_off(layers: list[nn.Module]) -> Iterator[None]:
 
 
 def shallow_copy(module: ModuleT, cls: type[ModuleT] | None = None) -> ModuleT:
-    """A module with the same children, parameters and hooks, whose attributes can be replaced one by one.
+    """Copy a module, but not its children, parameters and hooks; attributes of the copy can be replaced.
 
     `copy.copy` would share the dictionary of children, and it constructs anew under FSDP2.
     """

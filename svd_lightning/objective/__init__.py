@@ -1,22 +1,47 @@
 """What is minimised: calibration tokens, the objective K(μ) on them, and the snapshot of the base."""
 
-from svd_lightning.objective.collect import CalibrationTable
-from svd_lightning.objective.interface import CalibrationData
-from svd_lightning.objective.masked import Evaluation, MaskedObjective, Objective, Shares, TokenObjective
+from collections.abc import Sequence
+
+from svd_lightning.objective.collect import TokenCollector
+from svd_lightning.objective.interface import Evaluation, ExampleSlopes, Objective, Priced, TokenObjective
+from svd_lightning.objective.masked import MaskedObjective
 from svd_lightning.objective.snapshot import ReferenceSnapshot
-from svd_lightning.objective.stream import StreamedObjective, TokenStream
+from svd_lightning.objective.stream import StreamedObjective, TokenStream, prefetch
 from svd_lightning.objective.tokens import TokenTable
+from svd_lightning.steering import SteeringRule
 
 __all__ = [
-    "CalibrationData",
-    "CalibrationTable",
+    "CalibrationTokens",
     "Evaluation",
+    "ExampleSlopes",
     "MaskedObjective",
     "Objective",
+    "Priced",
     "ReferenceSnapshot",
-    "Shares",
     "StreamedObjective",
+    "TokenCollector",
     "TokenObjective",
     "TokenStream",
     "TokenTable",
+    "objective",
+    "prefetch",
 ]
+
+CalibrationTokens = TokenTable | TokenStream
+"""N labelled tokens under both models: a table for steering with a mask, a stream for steering without."""
+
+
+def objective(tokens: CalibrationTokens, rules: Sequence[SteeringRule], *, penalty: float = 0.0) -> TokenObjective:
+    """Return K(μ) on calibration tokens along these directions.
+
+    Args:
+        tokens: a table or a stream.
+        rules: the directions d_k.
+        penalty: λ ≤ 0, for what lies outside a table's mask; a stream has no outside.
+
+    Raises:
+        InputError: if λ = −∞ and no label lies inside the mask.
+    """
+    if isinstance(tokens, TokenStream):
+        return StreamedObjective(tokens, rules)
+    return MaskedObjective(tokens, rules, penalty=penalty)

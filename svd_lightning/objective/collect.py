@@ -1,24 +1,22 @@
-"""One streaming pass over the calibration split, kept as a torchmetrics Metric."""
+"""Collects the calibration table over batches and processes, as a torchmetrics Metric."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import at_label, confidence_mask, kl_from_log_probs, log_probabilities
+from svd_lightning.metrics import GatheredRows
+from svd_lightning.objective.order import in_order
 from svd_lightning.objective.tokens import ENTRY_FIELDS, TOKEN_FIELDS, TokenTable
 from svd_lightning.steering import Feature, KLGradient, SteeringRule, feature_name, rule_name
 
-_STATES = ENTRY_FIELDS + TOKEN_FIELDS
-_DTYPES = dict.fromkeys(("size", "slot", "example", "position"), torch.int64)
+_WHOLE_NUMBERS = ("size", "slot", "example", "position")
 
 
-class CalibrationTable(Metric):
-    """Accumulates the `TokenTable` of a calibration split, over batches and over processes.
+class TokenCollector(GatheredRows):
+    """Collects the `TokenTable` of a calibration split, over batches and over processes.
 
     `compute` returns the tokens ordered by (example, position), each once: a sampler that pads the last
     batch with repeated examples changes nothing.
@@ -32,9 +30,6 @@ class CalibrationTable(Metric):
     Source: README, "The method".
     """
 
-    full_state_update = False
-    is_differentiable = False
-
     def __init__(
         self,
         rules: Sequence[SteeringRule],
@@ -43,13 +38,12 @@ class CalibrationTable(Metric):
         alpha: float = 0.1,
         tasks: Mapping[int, str] | None = None,
     ) -> None:
-        super().__init__()
-        self.rules, self.features, self.alpha, self.tasks = tuple(rules), tuple(features), alpha, dict(tasks or {})
-        self.columns = (*map(rule_name, rules), *map(feature_name, features))
-        if clash := set(self.columns[: len(rules)]) & set(self.columns[len(rules) :]):
+        columns = (*map(rule_name, rules), *map(feature_name, features))
+        if clash := set(columns[: len(rules)]) & set(columns[len(rules) :]):
             raise InputError(f"features: expected other names than the rules', got {', '.join(clash)}; rename it")
-        for name in _STATES:
-            self.add_state(name, default=[], dist_reduce_fx="cat")
+        super().__init__(_no_rows(len(columns)))
+        self.rules, self.features, self.alpha, self.tasks = tuple(rules), tuple(features), alpha, dict(tasks or {})
+        self.columns = columns
 
     def update(
         self, tuned_logits: Tensor, base_logits: Tensor, labels: Tensor, example: Tensor, position: Tensor
@@ -84,7 +78,10 @@ class CalibrationTable(Metric):
             getattr(self, name).append(value.detach())
 
     def _centres(self, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
-        """KL(p‖q) [N] and what each rule and feature takes of the vocabulary [N, R]; most rules need the KL."""
+        """Return KL(p‖q), [N], and the centre of each rule and the value of each feature, [N, R].
+
+        Most rules need the KL, which is computed once.
+        """
         kl = kl_from_log_probs(log_p, log_q)
         found = []
         for rule in self.rules:
@@ -94,33 +91,32 @@ class CalibrationTable(Metric):
         columns = torch.stack(found, dim=-1) if found else log_p.new_zeros(len(log_p), 0)
         return kl, columns
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Reduce over processes; one without tokens takes part with empty states of the right type and shape."""
-        self._fill()
-        super().sync(*args, **kwargs)
-
-    def _fill(self) -> None:
-        # torchmetrics would send a flat float tensor for any empty list, and the gather would fail or hang
-        for name in _STATES:
-            if isinstance(state := getattr(self, name), list) and not state:
-                shape = (0, len(self.columns)) if name == "centres" else (0,)
-                state.append(torch.zeros(shape, dtype=_DTYPES.get(name, torch.float32), device=self.device))
-
     def compute(self) -> TokenTable:
-        """The table on the CPU, ordered and without repetitions.
+        """Return the table on the CPU, in order and without repetitions.
 
         Raises:
             InputError: if nothing was added.
         """
-        self._fill()
-        tensors = {name: dim_zero_cat(getattr(self, name)).cpu() for name in _STATES}
+        tensors = self._joined()
         if not tensors["size"].numel():
             raise InputError("calibration split: expected at least one completion token, got none")
-        return TokenTable(_ordered(tensors), alpha=self.alpha, rule_names=self.columns, tasks=self.tasks)
+        table = TokenTable(tensors, alpha=self.alpha, rule_names=self.columns, tasks=self.tasks)
+        return table.select(in_order(table.example, table.position))
+
+
+def _no_rows(columns: int) -> dict[str, Tensor]:
+    """The state of every field before the first token."""
+    return {
+        name: torch.zeros(
+            (0, columns) if name == "centres" else 0,
+            dtype=torch.int64 if name in _WHOLE_NUMBERS else torch.float32,
+        )
+        for name in ENTRY_FIELDS + TOKEN_FIELDS
+    }
 
 
 def _check(name: str, label_log_probs: Tensor) -> None:
-    """A NaN or +∞ anywhere in a row of logits makes the whole row of log-probabilities NaN."""
+    """Refuse logits that are not finite: a NaN or +∞ in a row makes all its log-probabilities NaN."""
     if label_log_probs.isnan().any():
         raise InputError(
             f"{name} logits: expected finite numbers, got NaN or +inf during calibration; the "
@@ -129,23 +125,8 @@ def _check(name: str, label_log_probs: Tensor) -> None:
 
 
 def _slots(rows: Tensor, is_label: Tensor, size: Tensor) -> Tensor:
-    """Place of the label among each token's confident entries, int64 [N]; −1 outside."""
+    """Return the place of the label among each token's confident entries, int64 [N]; −1 outside."""
     slots = torch.full_like(size, -1)
     found = is_label.nonzero().squeeze(-1)
     slots[rows[found]] = found - (size.cumsum(0) - size)[rows[found]]
     return slots
-
-
-def _ordered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sort tokens by (example, position) and keep the first of each, together with their entries."""
-    example, position, size = tensors["example"], tensors["position"], tensors["size"]
-    key = example * (position.max() + 1) + position
-    key, order = key.sort(stable=True)
-    first = torch.ones_like(key, dtype=torch.bool)
-    first[1:] = key[1:] != key[:-1]
-    order = order[first]
-    starts = size.cumsum(0) - size
-    kept = size[order]
-    within = torch.arange(int(kept.sum())) - torch.repeat_interleave(kept.cumsum(0) - kept, kept)
-    entries = torch.repeat_interleave(starts[order], kept) + within
-    return {name: t[entries] if name in ENTRY_FIELDS else t[order] for name, t in tensors.items()}

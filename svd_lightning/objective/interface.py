@@ -1,78 +1,172 @@
-"""What calibration needs of labelled tokens, with a mask (a table) or without (a stream)."""
+"""What an objective is, and what it answers."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
-from svd_lightning.objective.masked import TokenObjective
-from svd_lightning.steering import SteeringRule
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
+from svd_lightning.errors import InputError
+from svd_lightning.functional import StrengthTerms
+from svd_lightning.steering import Contextual, SteeringRule
 
 
-class CalibrationData(Protocol):
-    """N labelled tokens under two models: a `TokenTable` for masked steering, a `TokenStream` for unmasked."""
+class Evaluation(NamedTuple):
+    """K and its derivatives at one μ, float64."""
 
-    @property
-    def tasks(self) -> Mapping[int, str]:
-        """The task of each example that has one, by the example's number."""
-        ...
+    nll: float
+    """K(μ), nats per token."""
+    gradient: Tensor
+    """dK/dμ_k, [k]."""
+    hessian: Tensor
+    """d²K/dμ_k dμ_l, [k, k]."""
 
-    @property
-    def num_tokens(self) -> int:
-        """N."""
-        ...
 
-    @property
-    def num_examples(self) -> int:
-        """How many examples the tokens come from."""
-        ...
+class ExampleSlopes(NamedTuple):
+    """What each example adds to the gradient of K, the examples in ascending order of their numbers."""
 
-    @property
-    def example(self) -> Tensor:
-        """Number of the example that the token belongs to, int64 [N]."""
-        ...
+    tokens: Tensor
+    """How many of its tokens count, int64 [E]."""
+    gradient: Tensor
+    """dK/dμ_k summed over them, float64 [E, k]."""
+
+
+class Objective(Protocol):
+    """All that a strength estimator may know."""
 
     @property
-    def covered(self) -> Tensor:
-        """Tokens whose label is steered, bool [N]."""
+    def num_directions(self) -> int:
+        """k."""
         ...
 
     @property
-    def coverage(self) -> float:
-        """Share of these tokens."""
+    def start(self) -> Tensor:
+        """Where a search begins, float64 [k]. Affects speed only."""
         ...
 
     @property
-    def mask_size(self) -> float:
-        """Mean number of vocabulary entries that are steered."""
+    def contextual(self) -> Tensor:
+        """Which directions are a rule times a feature, bool [k]: their weights are held back."""
         ...
+
+    def evaluate(self, strengths: Tensor) -> Evaluation:
+        """K, gradient and Hessian at μ, float64 [k]."""
+        ...
+
+    def divergence(self, strengths: Tensor) -> float:
+        """How far the steering moves the distribution: mean KL(p_μ ‖ p_0) in nats."""
+        ...
+
+    def terms(self) -> StrengthTerms:
+        """Per-token slope and curvatures of a single direction at μ = 0, under the whole p."""
+        ...
+
+
+@runtime_checkable
+class TokenObjective(Objective, Protocol):
+    """What comparing recipes needs besides: each token, and some examples alone."""
 
     @property
-    def label_log_p(self) -> Tensor:
-        """Tuned log-probability of the label, [N]."""
+    def examples(self) -> Tensor:
+        """Numbers of the examples that count, int64 [E], ascending."""
         ...
+
+    def label_log_probs(self, strengths: Tensor) -> Tensor:
+        """Steered log-probability of the label of each token that can be generated, float64 [N]."""
+        ...
+
+    def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
+        """What each example that counts adds to the gradient of K at μ."""
+        ...
+
+    def counting(self, examples: Tensor, *, start: Tensor) -> "TokenObjective":
+        """K over these examples; the others stay loaded (for folds).
+
+        Args:
+            examples: their numbers, int64.
+            start: where a search begins, float64 [k].
+        """
+        ...
+
+    def restricted(self, examples: Tensor) -> "TokenObjective":
+        """K on the tokens of these examples (int64 numbers) alone; costs only them."""
+        ...
+
+
+class Along:
+    """Base of every objective along some directions.
+
+    Args:
+        rules: the directions d_k.
+    """
+
+    def __init__(self, rules: Sequence[SteeringRule]) -> None:
+        self._rules = tuple(rules)
+        self._start = torch.zeros(len(self._rules), dtype=torch.float64)
 
     @property
-    def label_log_q(self) -> Tensor:
-        """Base log-probability of the label, [N]."""
-        ...
+    def num_directions(self) -> int:
+        """How many strengths the objective has: k."""
+        return len(self._rules)
 
     @property
-    def kl(self) -> Tensor:
-        """KL(p‖q), [N]."""
-        ...
+    def start(self) -> Tensor:
+        """Where a search begins, float64 [k]. Affects speed only."""
+        return self._start
 
-    def objective(self, rules: Sequence[SteeringRule], *, penalty: float) -> TokenObjective:
-        """K(μ) along these directions; the penalty concerns what lies outside the mask."""
-        ...
+    @property
+    def contextual(self) -> Tensor:
+        """Which directions are a rule times a feature, bool [k]."""
+        return torch.tensor([isinstance(rule, Contextual) for rule in self._rules])
 
-    def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
-        """Tokens whose label ranks first among the steered entries, bool [N]."""
-        ...
 
-    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
-        """The function's results for all items; what each asks of the objectives may be answered together."""
-        ...
+class Priced:
+    """K(μ) + ½ (μ − c)ᵀ P (μ − c): an objective with a price on strengths away from a centre. Still convex.
+
+    Args:
+        objective: K.
+        price: P, positive semi-definite, [k, k].
+        centre: c, float64 [k].
+        start: where a search begins, float64 [k].
+    """
+
+    def __init__(self, objective: Objective, price: Tensor, *, centre: Tensor, start: Tensor) -> None:
+        self.unpriced, self._price, self._centre, self.start = objective, price, centre, start
+
+    @property
+    def num_directions(self) -> int:
+        """How many strengths the objective has: k."""
+        return self.unpriced.num_directions
+
+    @property
+    def contextual(self) -> Tensor:
+        """All false, bool [k]: no weight pays twice."""
+        return torch.zeros(self.num_directions, dtype=torch.bool)
+
+    def evaluate(self, strengths: Tensor) -> Evaluation:
+        """Value, gradient and Hessian, the price included."""
+        found, away = self.unpriced.evaluate(strengths), strengths - self._centre
+        pull = self._price @ away
+        nll = found.nll + 0.5 * (away @ pull).item()
+        return Evaluation(nll, found.gradient + pull, found.hessian + self._price)
+
+    def divergence(self, strengths: Tensor) -> float:
+        """Mean KL(p_μ ‖ p_0) in nats, as of K."""
+        return self.unpriced.divergence(strengths)
+
+    def terms(self) -> StrengthTerms:
+        """Per-token slope and curvatures, as of K."""
+        return self.unpriced.terms()
+
+
+def single(rules: tuple[SteeringRule, ...]) -> SteeringRule:
+    """Return the only rule.
+
+    Raises:
+        InputError: for several.
+    """
+    if len(rules) != 1:
+        raise InputError(
+            f"estimator: this one is defined for a single rule, got {len(rules)}; use LineSearch for several"
+        )
+    return rules[0]

@@ -1,14 +1,29 @@
-"""The tokens of all processes in one order."""
+"""Each token once, in one order, over all processes."""
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 
-def ordered(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Example of every token over all processes [N], and where among them this process's stand, int64 [n].
+def in_order(example: Tensor, position: Tensor) -> Tensor:
+    """Return the rows of the tokens by (example, position), the first of each repetition only, int64 [n]."""
+    if not len(example):
+        return example
+    key = example * (position.max() + 1) + position
+    key, order = key.sort(stable=True)
+    first = torch.ones_like(key, dtype=torch.bool)
+    first[1:] = key[1:] != key[:-1]
+    return order[first]
 
-    Ordered by (example, position). A token that an earlier process has, or that came before, stands at −1.
+
+def merged(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """Merge all processes' tokens into one order.
+
+    Args:
+        example, position: of this process's tokens, int64 [n].
+
+    Returns:
+        Each token's example [N], and the row of each of this process's tokens in it [n]; −1 for a repetition.
     """
     parts: list[tuple[Tensor, Tensor]] = [(example, position)]
     rank = 0
@@ -16,18 +31,13 @@ def ordered(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         rank, parts = dist.get_rank(), [(example, position)] * dist.get_world_size()
         dist.all_gather_object(parts, (example, position))
     examples, positions = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    if not len(examples):
-        return examples, examples
-    key = examples * (positions.max() + 1) + positions
-    key, order = key.sort(stable=True)
-    first = torch.ones_like(key, dtype=torch.bool)
-    first[1:] = key[1:] != key[:-1]
-    place = torch.full_like(key, -1)
-    place[order[first]] = torch.arange(int(first.sum()))
+    order = in_order(examples, positions)
+    place = torch.full_like(examples, -1)
+    place[order] = torch.arange(len(order))
     before = sum(len(part[0]) for part in parts[:rank])
-    return examples[order[first]], place[before : before + len(example)]
+    return examples[order], place[before : before + len(example)]
 
 
 def several_processes() -> bool:
-    """Whether this one shares its work with others."""
+    """Return whether this process shares its work with others."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -1,4 +1,4 @@
-"""What can be asked about steered tokens in one pass over the vocabulary, chunk by chunk."""
+"""The quantities that a pass over the vocabulary computes, chunk by chunk."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,12 +22,12 @@ Key = tuple[object, ...]
 
 
 def identity(rule: SteeringRule) -> object:
-    """Two rules with the same identity are the same: the class if there is nothing else to them."""
+    """Return what tells a rule from others: its class, or itself if it has attributes."""
     return id(rule) if getattr(rule, "__dict__", True) else type(rule)
 
 
 class View:
-    """A chunk of tokens, and what several questions need of it, computed once.
+    """A chunk of tokens, and what several quantities need of it, computed once.
 
     Args:
         tuned_logits, base_logits: [n, V].
@@ -69,12 +69,12 @@ class View:
         return self._directions[key]
 
 
-class Question(Protocol):
-    """Some numbers of every token, and some that are summed over the tokens of each example."""
+class Quantity(Protocol):
+    """Numbers of every token, and numbers that are summed over the tokens of each example."""
 
     @property
     def key(self) -> Key:
-        """Questions with the same key have the same answer."""
+        """Quantities with the same key are the same."""
         ...
 
     @property
@@ -84,11 +84,11 @@ class Question(Protocol):
 
     @property
     def among(self) -> Tensor | None:
-        """The examples that it is about, bool [E]; None for all. Of the others it says 0."""
+        """The examples that are measured, bool [E]; None for all. The others are 0."""
         ...
 
     def measure(self, view: View) -> tuple[Tensor, Tensor]:
-        """The numbers of each token of a chunk, [n, a], and its share in those of its example, [n, b]."""
+        """Return the numbers of each token of a chunk [n, a], and what it adds to its example's [n, b]."""
         ...
 
 

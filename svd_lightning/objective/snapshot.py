@@ -7,7 +7,7 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +16,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, explained
 from svd_lightning.files import replacing_folder, write_text
-from svd_lightning.records import ShardRecord, SnapshotRecord
 
 _KIND = "svd_lightning reference snapshot"
 FORMAT = f"{_KIND} 2"
@@ -34,6 +34,27 @@ MAX_SHARD = 2**28
 """Size, in bytes, that a file of states does not exceed, unless one example does: 256 MiB."""
 
 _BLOCK = 2**22
+
+
+class ShardRecord(TypedDict):
+    """A file of a reference snapshot: its CRC-32, and the examples whose states follow each other in it."""
+
+    file: str
+    checksum: str
+    examples: list[int]
+    counts: list[int]
+    """Rows of each example."""
+
+
+class SnapshotRecord(TypedDict):
+    """`index.json` of a reference snapshot."""
+
+    format: str
+    key: dict[str, str]
+    """What the states depend on, by name."""
+    shards: list[ShardRecord]
+    checksum: str
+    """CRC-32 of the rest."""
 
 
 class ReferenceSnapshot:
@@ -127,7 +148,7 @@ class ReferenceSnapshot:
         shards = _read_index(path, key)["shards"]
         snapshot = cls(max_memory=max_memory, folder=path.parent)
         snapshot._folder, snapshot._places = path, _places(shards)
-        with _explained(path):
+        with _reading(path):
             sound = all(_checksum(path / shard["file"]) == shard["checksum"] for shard in shards)
             size = sum((path / shard["file"]).stat().st_size for shard in shards)
         if not sound:
@@ -181,7 +202,7 @@ def _read(folder: Path, places: Sequence[_Place]) -> list[Tensor]:
     """Return a copy of the rows at each place; a shard is mapped no longer than it takes to copy them."""
     parts = []
     for name, group in groupby(places, key=lambda place: place.file):
-        with _explained(folder), safe_open(folder / name, framework="pt") as file:
+        with _reading(folder), safe_open(folder / name, framework="pt") as file:
             states = file.get_slice("states")
             parts += [states[place.start : place.stop].clone() for place in group]
     return parts
@@ -219,7 +240,7 @@ def _read_index(path: Path, key: Mapping[str, str]) -> SnapshotRecord:
     Raises:
         InputError: if it is not one.
     """
-    with _explained(path):
+    with _reading(path):
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         kind = index["format"]
     if not str(kind).startswith(_KIND):
@@ -258,13 +279,10 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn what a missing or damaged file raises into one line that names the snapshot."""
-    try:
-        yield
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(folder, (str(error) or type(error).__name__).splitlines()[0]) from error
+def _reading(folder: Path) -> AbstractContextManager[None]:
+    """Within it, what a missing or damaged file raises becomes one line that names the snapshot."""
+    unreadable = (SafetensorError, OSError, KeyError, TypeError, ValueError)
+    return explained(unreadable, lambda reason: str(_damaged(folder, reason)))
 
 
 def _damaged(folder: Path, reason: str) -> InputError:

@@ -1,9 +1,9 @@
-"""Unmasked steering: the objective from streams of logits, one pass for all that is asked at once."""
+"""Tokens and K(μ) without a mask: passes over the vocabulary, each for all that is asked at once."""
 
 import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -11,26 +11,22 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective.masked import Along, Evaluation, Shares, single
-from svd_lightning.objective.order import ordered, several_processes
-from svd_lightning.objective.quantities import Key, Labels, Question, Slopes, Steered, View
-from svd_lightning.objective.together import Together
+from svd_lightning.objective.interface import Along, Evaluation, ExampleSlopes, Objective, Priced, single
+from svd_lightning.objective.order import merged, several_processes
+from svd_lightning.objective.quantities import Key, Labels, Quantity, Slopes, Steered, View
 from svd_lightning.steering import SteeringRule
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
 """Each call streams (tuned_logits [n, V], base_logits [n, V], labels [n]) over this process's tokens."""
 
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
-
 _REMEMBERED = 2**28
 """Bytes of answers that are kept: 256 MiB. Folds start where the whole ended, candidates are scored there."""
 _CPU_ELEMENTS = 2**18
-"""Float64 [n, V] blocks of 2 MiB stay in a core's cache through the thirty operations of a question."""
+"""Float64 [n, V] blocks of 2 MiB stay in a core's cache through the thirty operations of a quantity."""
 
 
 class Answer(NamedTuple):
-    """What a question's numbers are, float64 on the CPU, the same on every process."""
+    """A quantity of all tokens, float64 on the CPU, the same on every process."""
 
     tokens: Tensor
     """[N, a], in the order of the stream's `example`."""
@@ -72,15 +68,13 @@ class TokenStream:
     ) -> None:
         self._chunks, self._vocabulary, self._device = chunks, vocabulary, torch.device(device)
         self.tasks = dict(tasks or {})
-        self.example, self._place = ordered(example.cpu(), position.cpu())
+        self.example, self._place = merged(example.cpu(), position.cpu())
         if not self.num_tokens:
             raise InputError("calibration split: expected at least one completion token, got none")
         self.examples, self.number = self.example.unique(return_inverse=True)
         self.passes = 0
-        self._together: Together[Question, Answer] = Together(self._pass)
-        self._known: OrderedDict[Key, tuple[Question, Answer]] = OrderedDict()
+        self._known: OrderedDict[Key, tuple[Quantity, Answer]] = OrderedDict()
         self._bytes = 0
-        self._labels: Answer | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -122,51 +116,47 @@ class TokenStream:
         """KL(p‖q), [N]."""
         return self.ask(Labels()).tokens[:, 2]
 
-    def objective(self, rules: Sequence[SteeringRule], *, penalty: float = 0.0) -> "StreamedObjective":
-        """K(μ) along these directions; nothing lies outside a mask, so the penalty does not matter."""
-        return StreamedObjective(self, rules)
-
     def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
         """Tokens whose label ranks first, bool [N]."""
         return self.ask(Steered(rules, strengths)).tokens[:, 1].bool()
 
-    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
-        """The function's results for all items, in as many passes as the one that needs most."""
-        return self._together.map(function, items)
+    def ask(self, quantity: Quantity) -> Answer:
+        """Return the quantity, the same on every process, from memory or by a pass over the tokens."""
+        if quantity.key not in self._known:
+            self.fetch([quantity])
+        return self._known[quantity.key][1]
 
-    def ask(self, question: Question) -> Answer:
-        """The answer, from memory or by a pass over the tokens. On several processes: the same on each."""
-        if question.key == Labels.key and self._labels is not None:
-            return self._labels
-        known = self._known.get(question.key)
-        return self._together.ask(question) if known is None else known[1]
+    def fetch(self, quantities: Sequence[Quantity]) -> None:
+        """Measure all quantities that are not remembered, in one pass; keep them until the next fetch at least."""
+        wanted = {quantity.key: quantity for quantity in quantities}
+        if wanted.keys() <= self._known.keys():
+            return
+        wanted.setdefault(Labels.key, Labels())  # costs no pass of its own here
+        for key in wanted:  # in the same order on every process
+            if key in self._known:
+                self._known.move_to_end(key)
+        missing = [quantity for key, quantity in wanted.items() if key not in self._known]
+        for quantity, answer in zip(missing, self._measure(missing), strict=True):
+            self._known[quantity.key] = quantity, answer  # the rules with it: their identity is part of the key
+            self._bytes += answer.size
+        while self._bytes > _REMEMBERED and len(self._known) > len(wanted):
+            self._bytes -= self._known.popitem(last=False)[1][1].size
 
-    def _pass(self, questions: Sequence[Question]) -> list[Answer]:
-        """Run over the tokens once, for all questions; the first pass tells about the labels besides."""
-        wanted = {question.key: question for question in questions}
-        if self._labels is None:
-            wanted[Labels.key] = Labels()
-        found = dict(zip(wanted, self._measure(list(wanted.values())), strict=True))
-        self._labels = found.get(Labels.key, self._labels)
-        for key, answer in found.items():
-            self._remember(wanted[key], answer)
-        return [found[question.key] for question in questions]
-
-    def _measure(self, questions: Sequence[Question]) -> list[Answer]:
+    def _measure(self, quantities: Sequence[Quantity]) -> list[Answer]:
         shapes = [
             (rows, width)
-            for question in questions
-            for rows, width in zip((self.num_tokens, self.num_examples), question.widths, strict=True)
+            for quantity in quantities
+            for rows, width in zip((self.num_tokens, self.num_examples), quantity.widths, strict=True)
         ]
         sizes = [rows * width for rows, width in shapes]
-        # answers outlive an inference mode of the caller's, and a job's thread would not be in it
+        # answers outlive an inference mode of the caller's
         with torch.inference_mode(False), torch.no_grad():
             whole = torch.zeros(sum(sizes), dtype=torch.float64, device=self._device)
             sums = [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
             start = 0
             for view in self._views():
                 place = self._place[start : (start := start + len(view.labels))].to(self._device)
-                self._add(view, questions, sums, place)
+                self._add(view, quantities, sums, place)
             assert start == len(self._place), "the stream has another number of tokens than it said"
             if several_processes():
                 dist.all_reduce(whole)
@@ -174,21 +164,21 @@ class TokenStream:
         self.passes += 1
         return [Answer(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
 
-    def _add(self, view: View, questions: Sequence[Question], sums: Sequence[Tensor], place: Tensor) -> None:
+    def _add(self, view: View, quantities: Sequence[Quantity], sums: Sequence[Tensor], place: Tensor) -> None:
         mine = place >= 0  # a sampler that pads gives some tokens to two processes
         number = self.number.to(self._device)[place]
         parts: dict[bytes, tuple[Tensor, View]] = {}
-        for question, tokens, examples in zip(questions, sums[::2], sums[1::2], strict=True):
-            part = b"" if question.among is None else question.among.numpy().tobytes()
+        for quantity, tokens, examples in zip(quantities, sums[::2], sums[1::2], strict=True):
+            part = b"" if quantity.among is None else quantity.among.numpy().tobytes()
             if part not in parts:
-                wanted = mine if question.among is None else mine & question.among.to(self._device)[number]
+                wanted = mine if quantity.among is None else mine & quantity.among.to(self._device)[number]
                 rows = wanted.nonzero().squeeze(-1)
                 whole = len(rows) == len(place)
                 parts[part] = rows, view if whole else view.select(rows.to(view.labels.device))
             rows, here = parts[part]
             if not len(rows):
                 continue
-            of_tokens, of_examples = (found.to(self._device) for found in question.measure(here))
+            of_tokens, of_examples = (found.to(self._device) for found in quantity.measure(here))
             tokens[place[rows]] = of_tokens
             examples.index_add_(0, number[rows], of_examples)
 
@@ -201,13 +191,6 @@ class TokenStream:
             for part in zip(tuned_logits.split(size), base_logits.split(size), labels.split(size), strict=True):
                 yield View(*part)
 
-    def _remember(self, question: Question, answer: Answer) -> None:
-        """Keep the latest answers, in the order in which they were given: the same on every process."""
-        self._known[question.key] = question, answer
-        self._bytes += answer.size
-        while self._bytes > _REMEMBERED:
-            self._bytes -= self._known.popitem(last=False)[1][1].size
-
 
 class StreamedObjective(Along):
     """K(μ) of unmasked steering, exactly: ẑ = log p + Σ_k μ_k d_k over the whole vocabulary.
@@ -219,37 +202,37 @@ class StreamedObjective(Along):
 
     def __init__(self, stream: TokenStream, rules: Sequence[SteeringRule]) -> None:
         super().__init__(rules)
-        self._stream = stream
+        self.stream = stream
         self._keep = torch.ones(stream.num_examples, dtype=torch.bool)
         self._among: Tensor | None = None
 
-    def only(self, examples: Tensor, *, start: Tensor) -> "StreamedObjective":
-        """The objective of some examples alone (int64 numbers); for folds.
+    def counting(self, examples: Tensor, *, start: Tensor) -> "StreamedObjective":
+        """K over these examples; the others stay loaded (for folds).
 
         Args:
-            examples: numbers of the examples that count.
-            start: where a search may begin, float64 [k].
+            examples: their numbers, int64.
+            start: where a search begins, float64 [k].
         """
-        part = copy.copy(self)
-        part._keep = torch.isin(self._stream.examples, examples)
-        part._start = start
-        return part
+        fold = copy.copy(self)
+        fold._keep = torch.isin(self.stream.examples, examples)
+        fold._start = start
+        return fold
 
     @property
     def examples(self) -> Tensor:
         """Numbers of the examples that count, int64 [E], ascending."""
-        return self._stream.examples[self._keep]
+        return self.stream.examples[self._keep]
 
-    def part(self, examples: Tensor) -> "StreamedObjective":
-        """The objective of these examples (int64 numbers), at the cost of their tokens alone."""
-        part = self.only(examples, start=torch.zeros_like(self._start))
+    def restricted(self, examples: Tensor) -> "StreamedObjective":
+        """K on the tokens of these examples (int64 numbers) alone; costs only them."""
+        part = self.counting(examples, start=torch.zeros_like(self._start))
         part._among = part._keep
         return part
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
-        """Steered log-probability of each label, float64 [N]; of a part's own labels alone."""
+        """Steered log-probability of each label, float64 [N]; a restricted objective has its own labels only."""
         found = self._ask(strengths).tokens[:, 0]
-        return found if self._among is None else found[self._among[self._stream.number]]
+        return found if self._among is None else found[self._among[self.stream.number]]
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """K(μ), its gradient and its Hessian, means over tokens."""
@@ -258,11 +241,11 @@ class StreamedObjective(Along):
         n, total = len(tokens), sums.sum(dim=0)
         return Evaluation(-tokens.sum().item() / n, total[:k] / n, total[k:].view(k, k) / n)
 
-    def shares(self, strengths: Tensor) -> Shares:
-        """The part of each example that counts in the gradient of K at μ: part of the answer to `evaluate`."""
-        tokens = torch.bincount(self._stream.number, minlength=self._stream.num_examples)
+    def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
+        """What each example that counts adds to the gradient of K at μ; costs no pass after `evaluate`."""
+        tokens = torch.bincount(self.stream.number, minlength=self.stream.num_examples)
         found = self._ask(strengths).examples[self._keep, 1 : 1 + self.num_directions]
-        return Shares(tokens[self._keep], found)
+        return ExampleSlopes(tokens[self._keep], found)
 
     def divergence(self, strengths: Tensor) -> float:
         """Mean KL(p_μ ‖ p_0), in nats."""
@@ -271,11 +254,30 @@ class StreamedObjective(Along):
 
     def terms(self) -> StrengthTerms:
         """Per-token slope and curvatures of the single rule."""
-        found = self._stream.ask(Slopes(single(self._rules)[0])).tokens
+        found = self.stream.ask(Slopes(single(self._rules))).tokens
         return StrengthTerms(*found[self._kept_tokens()].unbind(dim=-1))
 
+    def quantity(self, strengths: Tensor) -> Quantity:
+        """Return what the stream must tell for all that is asked of the objective at μ."""
+        return Steered(self._rules, strengths.double(), among=self._among)
+
     def _ask(self, strengths: Tensor) -> Answer:
-        return self._stream.ask(Steered(self._rules, strengths.double(), among=self._among))
+        return self.stream.ask(self.quantity(strengths))
 
     def _kept_tokens(self) -> Tensor:
-        return self._keep[self._stream.number]
+        return self._keep[self.stream.number]
+
+
+def prefetch(objectives: Sequence[Objective], points: Sequence[Tensor]) -> None:
+    """Let each stream answer all evaluations in one pass; asking the objectives at these points then costs none.
+
+    An objective on a table needs no pass, and is left as it is.
+    """
+    wanted: dict[TokenStream, list[Quantity]] = {}
+    for one, point in zip(objectives, points, strict=True):
+        while isinstance(one, Priced):
+            one = one.unpriced
+        if isinstance(one, StreamedObjective):
+            wanted.setdefault(one.stream, []).append(one.quantity(point))
+    for stream, quantities in wanted.items():
+        stream.fetch(quantities)

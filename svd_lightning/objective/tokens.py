@@ -1,19 +1,14 @@
 """The compact table of calibration tokens: exactly what the masked objective needs, and nothing else."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective.masked import MaskedObjective
 from svd_lightning.steering import Contextual, SteeringRule, feature_name, rule_name
-
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
 
 ENTRY_FIELDS = ("log_p", "log_q")
 TOKEN_FIELDS = (
@@ -115,8 +110,13 @@ class TokenTable:
         return torch.repeat_interleave(torch.arange(self.num_tokens), self.size)
 
     def select(self, keep: Tensor) -> "TokenTable":
-        """The table of the tokens for which `keep` (bool [N]) is true."""
-        entries = keep[self.rows()]
+        """The table of the tokens for which `keep` is true (bool [N]), or of these rows in this order (int64)."""
+        if keep.dtype == torch.bool:
+            entries = keep[self.rows()]
+        else:
+            size = self.size[keep]
+            shift = (self.size.cumsum(0) - self.size)[keep] - (size.cumsum(0) - size)
+            entries = torch.arange(int(size.sum())) + torch.repeat_interleave(shift, size)
         kept = {name: getattr(self, name)[entries] for name in ENTRY_FIELDS}
         kept |= {name: getattr(self, name)[keep] for name in TOKEN_FIELDS}
         return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names, tasks=self.tasks)
@@ -155,10 +155,6 @@ class TokenTable:
         changed = {**self.tensors(), **changed}
         return TokenTable(changed, alpha=alpha, rule_names=self.rule_names, tasks=self.tasks)
 
-    def objective(self, rules: Sequence[SteeringRule], *, penalty: float) -> MaskedObjective:
-        """K(μ) along these directions with penalty λ outside the mask."""
-        return MaskedObjective(self, rules, penalty=penalty)
-
     def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
         """Tokens whose label ranks first among the confident entries, bool [N]."""
         steered = self.log_p.double() + strengths @ self.directions(rules)
@@ -166,10 +162,6 @@ class TokenTable:
         best = best.scatter_reduce_(0, self.rows(), steered, "amax")
         label = steered[(self.size.cumsum(0) - self.size + self.slot).clamp_min(0)]
         return self.covered & (label >= best)
-
-    def map(self, function: Callable[[ItemT], ResultT], items: Iterable[ItemT]) -> list[ResultT]:
-        """The function's results for all items, one after the other: a table answers at once."""
-        return [function(item) for item in items]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every field by name."""

@@ -1,7 +1,20 @@
-"""What a calibration found, for readers: figures, and a page that holds them."""
+"""What a calibration found, for readers: tables, figures, and a page that holds them."""
 
 from svd_lightning.report.figures import calibration_figures
-from svd_lightning.report.folder import Run, load_run, save_calibration
+from svd_lightning.report.folder import Run, load_run, save_calibration, save_test
 from svd_lightning.report.page import page
+from svd_lightning.report.render import ReportTable, Row
+from svd_lightning.report.tables import calibration_tables, held_out_tables
 
-__all__ = ["Run", "calibration_figures", "load_run", "page", "save_calibration"]
+__all__ = [
+    "ReportTable",
+    "Row",
+    "Run",
+    "calibration_figures",
+    "calibration_tables",
+    "held_out_tables",
+    "load_run",
+    "page",
+    "save_calibration",
+    "save_test",
+]

@@ -1,13 +1,13 @@
 """How to read each figure, in plain words."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from svd_lightning.records import CalibrationRecord, HistoryRecord
 from svd_lightning.report.words import short
 
 
-def about_figure(name: str, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def about_figure(name: str, record: CalibrationRecord, history: Sequence[HistoryRecord]) -> tuple[str, str]:
     """Heading and explanation of a figure of `calibration_figures`."""
     kind, _, rule = name.partition("/")
     if kind == "objective":
@@ -22,7 +22,7 @@ def about_figure(name: str, record: Mapping[str, Any], history: Sequence[Mapping
     }[kind](record)
 
 
-def _objective(record: Mapping[str, Any], rule: str) -> tuple[str, str]:
+def _objective(record: CalibrationRecord, rule: str) -> tuple[str, str]:
     if not rule and len(record["rules"]) > 1:
         return (
             "All strengths together",
@@ -43,7 +43,7 @@ def _objective(record: Mapping[str, Any], rule: str) -> tuple[str, str]:
     )
 
 
-def _token_strength(record: Mapping[str, Any]) -> tuple[str, str]:
+def _token_strength(record: CalibrationRecord) -> tuple[str, str]:
     return (
         "What single tokens ask for",
         "For each calibration token, the strength that would suit its own label by the paper's formula. The axis "
@@ -53,7 +53,7 @@ def _token_strength(record: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def _mask(record: Mapping[str, Any]) -> tuple[str, str]:
+def _mask(record: CalibrationRecord) -> tuple[str, str]:
     text = (
         "A larger α keeps fewer tokens in the mask. Above: the share of the true labels that are still inside. "
         "Below: how many tokens the mask holds per position, on average. "
@@ -71,7 +71,7 @@ def _mask(record: Mapping[str, Any]) -> tuple[str, str]:
     return "What the mask lets through", text
 
 
-def _gain(record: Mapping[str, Any]) -> tuple[str, str]:
+def _gain(record: CalibrationRecord) -> tuple[str, str]:
     return (
         "What each candidate gains",
         "Bars: held-out gain over the tuned model as decoded, to the right of 0 is better; lines: the 95 % "
@@ -81,7 +81,7 @@ def _gain(record: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def _tasks(record: Mapping[str, Any], rule: str) -> tuple[str, str]:
+def _tasks(record: CalibrationRecord, rule: str) -> tuple[str, str]:
     pooled = short(record["strengths"][record["rules"].index(rule)])
     return (
         f"{rule}, task by task",
@@ -91,7 +91,7 @@ def _tasks(record: Mapping[str, Any], rule: str) -> tuple[str, str]:
     )
 
 
-def _history(history: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def _history(history: Sequence[HistoryRecord]) -> tuple[str, str]:
     last = history[-1]
     text = (
         "Above: how far training has moved the model from its base, as the mean divergence over calibration "

@@ -3,7 +3,6 @@
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -12,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
 from svd_lightning.objective import MaskedObjective, TokenTable
+from svd_lightning.records import CalibrationRecord, GainRecord, HistoryRecord
 from svd_lightning.report.canvas import (
     BLUE,
     GREEN,
@@ -30,7 +30,7 @@ from svd_lightning.report.canvas import (
 from svd_lightning.report.task_figures import task_figures
 from svd_lightning.report.words import in_use, recipe_name, short
 from svd_lightning.steering import Contextual, SteeringRule, rule_name
-from svd_lightning.strength.estimator import token_strengths
+from svd_lightning.strength import token_strengths
 
 _STYLES = (("s", PURPLE), ("^", GREEN), ("D", TEAL), ("P", RED), ("v", BLUE), ("o", MUTED))
 _LINES = {"Mean": (RED, "--"), "Median": (PURPLE, ":"), "LineSearch": (ORANGE, "-")}
@@ -44,11 +44,11 @@ _LINEAR = 0.1
 
 
 def calibration_figures(
-    record: Mapping[str, Any],
+    record: CalibrationRecord,
     *,
     table: object,
     rules: Sequence[SteeringRule] | None,
-    history: Sequence[Mapping[str, Any]] = (),
+    history: Sequence[HistoryRecord] = (),
 ) -> dict[str, Figure]:
     """Every figure that can be drawn, by name: `objective`, `token_strength`, `mask`, `gain`, `history`.
 
@@ -62,7 +62,7 @@ def calibration_figures(
         history: rows with epoch, kl_to_reference and NLL, one per calibration.
     """
     figures = {}
-    if isinstance(table, TokenTable) and rules:
+    if isinstance(table, TokenTable) and rules and record["alpha"] is not None:
         masked = table.narrow(record["alpha"])
         if len(rules) == 1:
             figures["objective"] = objective_figure(masked, rules[0], record)
@@ -81,7 +81,7 @@ def calibration_figures(
     return figures
 
 
-def objective_figure(table: TokenTable, rule: SteeringRule, record: Mapping[str, Any]) -> Figure:
+def objective_figure(table: TokenTable, rule: SteeringRule, record: CalibrationRecord) -> Figure:
     """K(μ) of one rule, with every estimator of it that the record knows.
 
     The chart holds the tuned model (0), the optimum, and the estimators near them; those far out become
@@ -115,7 +115,7 @@ def objective_figure(table: TokenTable, rule: SteeringRule, record: Mapping[str,
     return figure
 
 
-def ray_figure(table: TokenTable, rules: Sequence[SteeringRule], record: Mapping[str, Any]) -> Figure:
+def ray_figure(table: TokenTable, rules: Sequence[SteeringRule], record: CalibrationRecord) -> Figure:
     """K along the ray from the tuned model (0) through the calibrated strengths of several rules (1)."""
     objective = MaskedObjective(table, rules, penalty=record["penalty"])
     strengths = torch.tensor(record["strengths"], dtype=torch.float64)
@@ -169,15 +169,17 @@ def strength_figure(values: Tensor, *, marks: Mapping[str, float] | None = None)
     return figure
 
 
-def mask_figure(record: Mapping[str, Any]) -> Figure:
+def mask_figure(record: CalibrationRecord) -> Figure:
     """Coverage and mask size against α."""
     sweep = record["sweep"]
     alphas = [choice["alpha"] for choice in sweep]
     figure, [above, below] = canvas(4.2, panels=2)
     above.plot(alphas, [100 * choice["coverage"] for choice in sweep], "o-", color=BLUE, linewidth=2)
     below.plot(alphas, [choice["mask_size"] for choice in sweep], "o-", color=TEAL, linewidth=2)
-    for axes in (above, below) if record["alpha"] is not None else ():
-        axes.axvline(record["alpha"], color=ORANGE, linewidth=1.5, label=f"in use: α = {record['alpha']:g}")
+    if (used := record["alpha"]) is not None:
+        for axes in (above, below):
+            axes.axvline(used, color=ORANGE, linewidth=1.5, label=f"in use: α = {used:g}")
+        above.legend(frameon=False, fontsize=10, labelcolor=INK)
     if max(alphas) > 20 * min(alphas):
         below.set_xscale("log")
         below.xaxis.set_minor_locator(NullLocator())
@@ -188,12 +190,10 @@ def mask_figure(record: Mapping[str, Any]) -> Figure:
     _plain(below)
     name_axes(above, y="labels inside, %")
     name_axes(below, x="mask α", y="tokens in the mask")
-    if record["alpha"] is not None:
-        above.legend(frameon=False, fontsize=10, labelcolor=INK)
     return figure
 
 
-def gain_figure(record: Mapping[str, Any]) -> Figure:
+def gain_figure(record: CalibrationRecord) -> Figure:
     """Held-out gain of every candidate with its 95 % interval; a bar that leaves the chart ends in its number."""
     candidates = list(record["candidates"])
     labels = ["\n".join(textwrap.wrap(recipe_name(c["rules"]), 26)) + f"\n{c['estimator']}" for c in candidates]
@@ -203,7 +203,7 @@ def gain_figure(record: Mapping[str, Any]) -> Figure:
     figure, [axes] = canvas(max(2.0, 0.8 + 0.19 * (tops[-1] + lines[-1] + 0.5)) if lines else 2.0)
     low, high = _reach([c["gain"] for c in candidates])
     for place, candidate in zip(places, candidates, strict=True):
-        gain, used = candidate["gain"], in_use(candidate, record)
+        gain, used = candidate["gain"], in_use(candidate, record["used"])
         colour = ORANGE if used else BLUE if gain["low"] > 0 else MUTED
         axes.barh(place, gain["mean"], height=1.1, color=colour, alpha=0.75)
         if not low <= gain["mean"] <= high:
@@ -225,14 +225,14 @@ def gain_figure(record: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
+def history_figure(history: Sequence[HistoryRecord]) -> Figure:
     """Divergence from the base, and NLL, after each epoch."""
     epochs = [(row["epoch"] or 0) + 1 for row in history]
     figure, [above, below] = canvas(4.2, panels=2)
     above.plot(epochs, [row["kl_to_reference"] for row in history], "o-", color=TEAL, linewidth=2)
-    for name, colour, marker in (("base", MUTED, "s"), ("tuned", BLUE, "o"), ("steered", ORANGE, "^")):
-        rows = [row[f"nll_{name}"] for row in history]
-        below.plot(epochs, rows, f"{marker}-", color=colour, linewidth=2, label=name)
+    below.plot(epochs, [row["nll_base"] for row in history], "s-", color=MUTED, linewidth=2, label="base")
+    below.plot(epochs, [row["nll_tuned"] for row in history], "o-", color=BLUE, linewidth=2, label="tuned")
+    below.plot(epochs, [row["nll_steered"] for row in history], "^-", color=ORANGE, linewidth=2, label="steered")
     below.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     below.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     above.set_ylim(0.0, 1.15 * max(row["kl_to_reference"] for row in history) or 1.0)
@@ -243,7 +243,7 @@ def history_figure(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _marks(record: Mapping[str, Any], rule: SteeringRule) -> dict[str, float]:
+def _marks(record: CalibrationRecord, rule: SteeringRule) -> dict[str, float]:
     """Strength by estimator, of the candidates that steer by this rule alone."""
     mine = [c for c in record["candidates"] if c["rules"] == [rule_name(rule)]]
     return {candidate["estimator"]: candidate["strengths"][0] for candidate in mine}
@@ -277,9 +277,9 @@ def _plain(axes: Axes) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
-def _reach(gains: list[Mapping[str, float]]) -> tuple[float, float]:
+def _reach(gains: list[GainRecord]) -> tuple[float, float]:
     """The range of the gains, without the few that would hide all others."""
-    ends = [g[end] for g in gains for end in ("mean", "low", "high") if math.isfinite(g[end])] or [0.0]
+    ends = [end for g in gains for end in (g["mean"], g["low"], g["high"]) if math.isfinite(end)] or [0.0]
     typical = max(sorted(map(abs, ends))[3 * len(ends) // 4], 1e-4)
     kept = [end for end in ends if abs(end) <= _OUTLIER * typical]
     low, high = min(0.0, *kept), max(0.0, *kept)

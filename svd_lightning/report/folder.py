@@ -3,16 +3,23 @@
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from svd_lightning.errors import InputError
 from svd_lightning.files import parse_json, write_json, write_text
 from svd_lightning.objective import TokenTable
 from svd_lightning.objective.stored import load_table, save_table
+from svd_lightning.records import (
+    CalibrationRecord,
+    HeldOutMetricsRecord,
+    HeldOutTableRecord,
+    HistoryRecord,
+    TestResults,
+)
 from svd_lightning.steering import (
     Agreement,
     ConfidentSet,
@@ -31,7 +38,7 @@ RECORD, TABLE, HISTORY, TEST, METRICS = (
     "test.json",
     "test_metrics.json",
 )
-_KEPT = ("epoch", "global_step", "kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "rules", "strengths")
+_KEPT = tuple(HistoryRecord.__annotations__)
 _LIBRARIES = ("svd-lightning", "torch", "lightning", "transformers", "peft", "torchmetrics", "safetensors")
 _log = logging.getLogger(__name__)
 
@@ -41,17 +48,17 @@ class Run:
     """What a run folder tells about its calibration."""
 
     folder: Path
-    record: dict[str, Any]
+    record: CalibrationRecord
     """The last calibration, as `svd_lightning.calibration.calibrate` returned it."""
-    history: list[dict[str, Any]]
+    history: list[HistoryRecord]
     """A few numbers of every calibration, the oldest first."""
     table: TokenTable | None
     """The tokens of the last calibration, or None where they were not kept."""
     rules: tuple[SteeringRule, ...] | None
     """The record's rules, or None where one of them is not built in."""
-    test: dict[str, Any] | None
+    test: HeldOutTableRecord | None
     """The same candidates on the test split."""
-    metrics: dict[str, Any] | None
+    metrics: HeldOutMetricsRecord | None
     """How the questions of the test split were answered, where it has some."""
     config: str | None
     """The text of config.yaml."""
@@ -59,7 +66,7 @@ class Run:
     """Why something is missing."""
 
 
-def save_calibration(folder: Path, record: Mapping[str, Any], table: object) -> None:
+def save_calibration(folder: Path, record: CalibrationRecord, table: object) -> None:
     """Write the record, its line of the history, and the tokens if they are a `TokenTable`.
 
     A full disk may cost the tokens only.
@@ -74,14 +81,21 @@ def save_calibration(folder: Path, record: Mapping[str, Any], table: object) -> 
         _log.warning("calibration: cannot keep the calibration table for the report: %s", error)
 
 
-def write_history(path: Path, record: Mapping[str, Any]) -> None:
+def save_test(folder: Path, results: TestResults) -> None:
+    """Write what a test found: `test_metrics.json`, and with a mask `test.json`."""
+    if results.table is not None:
+        write_json(folder / TEST, results.table)
+    write_json(folder / METRICS, results.metrics)
+
+
+def write_history(path: Path, record: CalibrationRecord) -> None:
     """Add a calibration behind those of earlier steps; what a resumed run does again replaces the old lines."""
     before = [row for row in read_history(path) if row["global_step"] < record["global_step"]]
-    rows = [*before, {name: record[name] for name in _KEPT}]
+    rows = [*before, _history_row(record)]
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
+def read_history(path: Path) -> list[HistoryRecord]:
     """The lines of a history; none where there is no file.
 
     Raises:
@@ -105,7 +119,7 @@ def load_run(folder: Path, *, test: Path | None = None) -> Run:
     Raises:
         InputError: if there is no calibration, or a file is damaged.
     """
-    record = _read_json(folder / RECORD, remedy=_remedy(folder))
+    record = cast(CalibrationRecord, _read_json(folder / RECORD, remedy=_remedy(folder)))
     missing = {"candidates", "used", "message", "strengths", "rules"} - set(record)
     if missing:
         raise InputError(
@@ -120,14 +134,21 @@ def load_run(folder: Path, *, test: Path | None = None) -> Run:
     return Run(
         folder,
         record,
-        read_history(folder / HISTORY) or [{name: record.get(name) for name in _KEPT}],
+        read_history(folder / HISTORY) or [_history_row(record)],
         table,
         rules,
-        _read_json(tested, remedy="run `svd-lightning test` first") if test or tested.exists() else None,
-        _read_json(metrics, remedy="") if metrics.exists() else None,
+        cast(HeldOutTableRecord, _read_json(tested, remedy="run `svd-lightning test` first"))
+        if test or tested.exists()
+        else None,
+        cast(HeldOutMetricsRecord, _read_json(metrics, remedy="")) if metrics.exists() else None,
         config.read_text(encoding="utf-8") if config.exists() else None,
         notes,
     )
+
+
+def _history_row(record: CalibrationRecord) -> HistoryRecord:
+    """What the history keeps; None for what an old record lacks."""
+    return cast(HistoryRecord, {name: record.get(name) for name in _KEPT})
 
 
 def versions() -> dict[str, str]:
@@ -141,7 +162,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _table_of(folder: Path, record: Mapping[str, Any]) -> tuple[TokenTable | None, tuple[str, ...]]:
+def _table_of(folder: Path, record: CalibrationRecord) -> tuple[TokenTable | None, tuple[str, ...]]:
     path = folder / TABLE
     if not path.exists():
         return None, (f"There is no {TABLE}, so the curves are left out: calibrate again with this version.",)

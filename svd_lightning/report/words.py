@@ -1,8 +1,21 @@
 """Numbers and recipes as readers see them."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from svd_lightning.records import (
+    CalibrationRecord,
+    CandidateRecord,
+    FiguresRecord,
+    GainRecord,
+    Intervals,
+    MetricRecord,
+    TaskRecord,
+    UsedRecord,
+)
+
+Strengths = UsedRecord | TaskRecord | CalibrationRecord
+"""Records with strengths and, unless they are old, their intervals."""
 
 CHOICE_METRICS = ("MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
 """What is shown of `test_metrics.json`."""
@@ -28,26 +41,17 @@ def strengths_text(strengths: Sequence[float]) -> str:
     return ", ".join(short(strength) for strength in strengths)
 
 
-def intervals_text(intervals: Sequence[Sequence[float]] | None) -> str:
+def intervals_text(intervals: Intervals | None) -> str:
     """The intervals of strengths; nothing where they have none.
 
-    >>> intervals_text([[-0.012345, 81.26], [1.0, 2.0]]), intervals_text(None)
-    ('[-0.0123, 81.3], [1, 2]', '')
+    >>> intervals_text([[-0.012345, 81.26], None]), intervals_text(None)
+    ('[-0.0123, 81.3], (no interval)', '')
     """
-    return ", ".join(f"[{short(low)}, {short(high)}]" for low, high in intervals or [])
+    return ", ".join(map(_interval_text, intervals or []))
 
 
-def with_interval(text: str, interval: Sequence[float] | None) -> str:
-    """A strength with its interval, or that it has none.
-
-    >>> with_interval("1.5", [1.0, 2.0]), with_interval("1.5", None)
-    ('1.5 [1, 2]', '1.5 (no interval)')
-    """
-    return f"{text} {'(no interval)' if interval is None else intervals_text([interval])}"
-
-
-def with_intervals(part: Mapping[str, Any]) -> list[str]:
-    """Each strength with its interval, without any where none was looked for.
+def with_intervals(part: Strengths) -> list[str]:
+    """Each strength with its interval, or that it has none; nothing of intervals in records that know of none.
 
     >>> with_intervals({"strengths": [1.5, 2.0], "intervals": [[1.0, 2.0], None]})
     ['1.5 [1, 2]', '2 (no interval)']
@@ -55,12 +59,23 @@ def with_intervals(part: Mapping[str, Any]) -> list[str]:
     ['1.5', '2']
     """
     strengths = [short(strength) for strength in part["strengths"]]
-    if part.get("intervals") is None:
+    if "intervals" not in part:
         return strengths
-    return [with_interval(text, one) for text, one in zip(strengths, part["intervals"], strict=True)]
+    if not part["intervals"]:
+        return [f"{text} {_interval_text(None)}" for text in strengths]
+    return [f"{text} {_interval_text(one)}" for text, one in zip(strengths, part["intervals"], strict=True)]
 
 
-def task_used(task: Mapping[str, Any], *, guard: bool) -> str:
+def named_strengths(part: UsedRecord | CalibrationRecord) -> str:
+    """Each rule with its strength and interval.
+
+    >>> named_strengths({"rules": ["KLGradient"], "strengths": [1.5], "intervals": [[1.0, 2.0]]})
+    'KLGradient 1.5 [1, 2]'
+    """
+    return ", ".join(map(" ".join, zip(part["rules"], with_intervals(part), strict=True)))
+
+
+def task_used(task: TaskRecord, *, guard: bool) -> str:
     """What a task is decoded with, and whether all examples said so.
 
     >>> task_used({"verdict": "control", "judged_by": "pool"}, guard=True)
@@ -96,7 +111,7 @@ def mask_text(alpha: float | None) -> str:
     return "no mask" if alpha is None else f"α = {alpha:g}"
 
 
-def gain_text(gain: Mapping[str, float]) -> str:
+def gain_text(gain: GainRecord) -> str:
     """A gain in nats per token with its interval."""
     if not math.isfinite(gain["low"]):
         return "not known"
@@ -108,29 +123,22 @@ def metric_name(metric: str) -> str:
     return metric.replace("_normalised", " per token")
 
 
-def share_text(entry: Mapping[str, Any]) -> str:
+def share_text(entry: MetricRecord) -> str:
     """A share in percent, with its gain and interval in percentage points.
 
     >>> share_text({"value": 0.5, "gain": 0.01, "low": -0.02, "high": 0.04})
     '50.0% +1.0 [-2.0, +4.0]'
     """
-    if entry.get("low") is None:
+    low, high = entry.get("low"), entry.get("high")
+    if low is None or high is None:
         return f"{entry['value']:.1%}"
-    gain, low, high = (100 * entry[name] for name in ("gain", "low", "high"))
-    return f"{entry['value']:.1%} {gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{entry['value']:.1%} {100 * entry['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def chosen_intervals(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> list[list[float]] | None:
-    """The intervals of a candidate's strengths where it was chosen, or is in use: of those a reader asks.
-
-    None in records from before there were any.
-    """
-    found = candidate["rules"] == record.get("rules") and candidate["estimator"] == record.get("estimator")
-    intervals: list[list[float]] | None = candidate.get("intervals")
-    return intervals if found or in_use(candidate, record) else None
-
-
-def in_use(candidate: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
-    """Whether a candidate is what the record's run decodes with."""
-    used = record.get("used", record)
+def in_use(candidate: CandidateRecord, used: UsedRecord | FiguresRecord) -> bool:
+    """Whether a candidate is what decoding uses."""
     return candidate["rules"] == used["rules"] and candidate["strengths"] == used["strengths"]
+
+
+def _interval_text(interval: Sequence[float] | None) -> str:
+    return "(no interval)" if interval is None else f"[{short(interval[0])}, {short(interval[1])}]"

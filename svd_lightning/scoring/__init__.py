@@ -1,6 +1,8 @@
-"""What labelled batches say of base, tuned and steered: validation and test."""
+"""What labelled batches say of base, tuned and steered: calibration tokens, validation and test."""
 
-from svd_lightning.scoring.held_out import HeldOut, HeldOutRecord
-from svd_lightning.scoring.likelihood import Likelihood
+from svd_lightning.scoring.collect import Collector, collector
+from svd_lightning.scoring.held_out import HeldOut, Likelihood
+from svd_lightning.scoring.labels import score_tokens
+from svd_lightning.scoring.summary import scalars
 
-__all__ = ["HeldOut", "HeldOutRecord", "Likelihood"]
+__all__ = ["Collector", "HeldOut", "Likelihood", "collector", "scalars", "score_tokens"]

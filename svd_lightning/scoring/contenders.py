@@ -3,15 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from svd_lightning.calibration import CONTROL, joint_recipe, recall
+from svd_lightning.data import Batch
+from svd_lightning.records import CalibrationRecord, DistributionRecord
 from svd_lightning.steering import UNSTEERED, RowSteering, Steering, SteeringFunction, TaskSteering, rule_name
 
 Scored = SteeringFunction | TaskSteering
-"""What tells how a token is steered: the same for all, or by task."""
+"""How a token is steered: all alike, or each by its task."""
 
 _PAPER = (("KLGradient",), "Mean")
 
@@ -26,15 +27,20 @@ class Contender:
     own: Mapping[str, Steering] = field(default_factory=dict)
     """Of tasks that are steered otherwise."""
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+    def plain(self) -> DistributionRecord:
+        """Return rules, strengths and estimator as JSON has them."""
         rules, strengths = self._recipe()
-        plain = {"rules": list(rules), "strengths": list(strengths), "estimator": self.estimator}
-        tasks = {task: Contender(one, self.estimator).plain() for task, one in self.own.items()}
-        return plain | {"tasks": tasks} if tasks else plain
+        plain: DistributionRecord = {
+            "rules": list(rules),
+            "strengths": list(strengths),
+            "estimator": self.estimator,
+        }
+        if self.own:
+            plain["tasks"] = {task: Contender(one, self.estimator).plain() for task, one in self.own.items()}
+        return plain
 
     def same(self, other: "Contender") -> bool:
-        """Whether both give the same distribution."""
+        """Tell whether both give the same distribution."""
         alike = self._recipe() == other._recipe() and self.steering.alpha == other.steering.alpha
         return alike and not self.own and not other.own
 
@@ -49,16 +55,16 @@ class Contender:
 
 
 def contenders(
-    recipe: Steering, steering: TaskSteering, calibration: Mapping[str, Any] | None
+    configured: Steering, steering: TaskSteering, calibration: CalibrationRecord | None
 ) -> dict[str, Contender]:
-    """What is compared with base and tuned, as far as the calibration has it.
+    """Collect what is compared with base and tuned, as far as the calibration has it.
 
     Names: `control` (sharpening alone), `paper` (KLGradient with Mean), `joint` (line search of all rules, see
     `joint_recipe`), `chosen` (the configured rules and estimator, whatever the guard said), `steered` (what
     decoding uses).
 
     Args:
-        recipe: the steering as configured.
+        configured: the steering as given.
         steering: as in force, of every task.
         calibration: the record of the calibration; None where there was none.
     """
@@ -67,22 +73,26 @@ def contenders(
         wanted = {
             "control": CONTROL.key,
             "paper": _PAPER,
-            "joint": joint_recipe(recipe.rules).key,
+            "joint": joint_recipe(configured.rules).key,
             "chosen": (tuple(calibration["rules"]), calibration["estimator"]),
         }
         known = {(tuple(each["rules"]), each["estimator"]): each for each in calibration["candidates"]}
         for name, key in wanted.items():
             if key in known:
-                found[name] = Contender(recall(recipe, key[0], known[key]["strengths"]), key[1])
+                found[name] = Contender(recall(configured, key[0], known[key]["strengths"]), key[1])
     if steering.calibrated:
-        estimator = None if calibration is None or recipe.calibrated else calibration["estimator"]
+        estimator = None if calibration is None or configured.calibrated else calibration["estimator"]
         own = {task: one for task, one in steering.own.items() if one is not steering.shared}
         found["steered"] = Contender(steering.shared, estimator, own)
     return found
 
 
 def distinct(wanted: Mapping[str, Contender]) -> tuple[dict[str, Scored], dict[str, str]]:
-    """Base, tuned and the contenders that differ, to be scored; and the name under which each one is scored."""
+    """Drop contenders that equal another.
+
+    Returns:
+        What to score, base and tuned included, and for each name the name whose scores it shares.
+    """
     scored: dict[str, Scored] = dict(UNSTEERED)
     names = {name: name for name in UNSTEERED}
     for name, contender in wanted.items():
@@ -93,8 +103,8 @@ def distinct(wanted: Mapping[str, Contender]) -> tuple[dict[str, Scored], dict[s
     return scored, names
 
 
-def of_tokens(scored: Mapping[str, Scored], batch: Mapping[str, Any], rows: Tensor) -> dict[str, SteeringFunction]:
-    """What steers the logits [n, V] of some tokens, under each distribution.
+def of_tokens(scored: Mapping[str, Scored], batch: Batch, rows: Tensor) -> dict[str, SteeringFunction]:
+    """Return what steers the logits [n, V] of some tokens, under each distribution.
 
     Args:
         scored: as `distinct` returns them.

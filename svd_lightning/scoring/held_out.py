@@ -1,78 +1,81 @@
-"""A test split in one pass: every distribution on its completions and choices, and its tokens as a table."""
+"""Held-out labels under every distribution: validation's NLL, and a test's whole comparison in one pass."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
 from svd_lightning.calibration import describe_tasks, rescore
-from svd_lightning.metrics import OPTION_METRICS, Completions, MultipleChoice
-from svd_lightning.scoring.collect import add_tokens, new_table
+from svd_lightning.data import Batch
+from svd_lightning.metrics import Completions, MeanNLL, MultipleChoice
+from svd_lightning.records import CalibrationRecord, HeldOutTableRecord, TestResults
+from svd_lightning.scoring.collect import add_tokens, token_collector
 from svd_lightning.scoring.contenders import contenders, distinct, of_tokens
+from svd_lightning.scoring.labels import LabelScores, score_chunk, score_tokens
 from svd_lightning.scoring.summary import summarise
-from svd_lightning.scoring.tokens import (
-    CompletionTokens,
-    LabelScores,
-    completion_tokens,
-    logit_chunks,
-    placed,
-    score_chunk,
-)
-from svd_lightning.steering import Steering, TaskSteering, with_built_in
-
-_NLL = ("nll_base", "nll_tuned", "nll_steered")
-_OF_TABLE = ("accuracy_tuned", "accuracy_steered", "kl_to_reference")
+from svd_lightning.scoring.tokens import CompletionTokens, completion_tokens, logit_chunks, placed
+from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, with_built_in
 
 
-@dataclass(frozen=True)
-class HeldOutRecord:
-    """What a test found."""
+class Likelihood:
+    """Mean NLL of the completion tokens over batches and processes; steered too, once calibrated.
 
-    table: dict[str, Any] | None
-    """The steering and every candidate of the calibration on the tokens; None without a mask."""
-    metrics: dict[str, Any]
-    """Every metric under the distributions that matter: `distributions` (their rules and strengths by name) and
-    what `summarise` returns."""
+    Not a module: FSDP casts the float64 sums of registered metrics.
+    """
 
-    def scalars(self) -> dict[str, float]:
-        """What is logged: NLL of base, tuned and steered, and with questions each metric of each distribution."""
-        found = {f"nll_{name}": entry["value"] for name, entry in self.metrics["metrics"]["NLL"].items()}
-        found = {name: value for name, value in found.items() if name in _NLL}
-        if self.table is not None:
-            found |= {name: self.table[name] for name in (*_NLL, *_OF_TABLE)}
-        for metric in OPTION_METRICS if self.metrics["questions"] else ():
-            entries = self.metrics["metrics"][metric].items()
-            found |= {f"{metric}_{name}": entry["value"] for name, entry in entries}
+    def __init__(self) -> None:
+        self._nll = {name: MeanNLL() for name in ("base", "tuned", "steered")}
+
+    def add(self, peft_model: PeftModel, batch: Batch, steering: TaskSteering) -> None:
+        """Score a batch: input_ids, attention_mask and labels [B, T], and task, if the rows have any."""
+        steer = steering.of_batch(batch) if steering.calibrated else UNSTEERED["tuned"]
+        scores = score_tokens(peft_model, batch, steer)
+        found = {"base": scores.base, "tuned": scores.tuned, "steered": scores.steered}
+        for name in self._names(steering):
+            self._nll[name].to(found[name].device).update(found[name])
+
+    def result(self, steering: TaskSteering) -> dict[str, Tensor]:
+        """Return `nll_base`, `nll_tuned`, `nll_steered`, nats per token; begin anew. Call it on every process."""
+        found = {f"nll_{name}": self._nll[name].compute().float() for name in self._names(steering)}
+        for metric in self._nll.values():
+            metric.reset()
         return found
+
+    def _names(self, steering: TaskSteering) -> list[str]:
+        """The same on every rank: computing synchronises."""
+        return [name for name in self._nll if name != "steered" or steering.calibrated]
 
 
 class HeldOut:
-    """What both models say of held-out batches, over all processes: each batch passes them once.
+    """Compares every distribution on held-out batches, over all processes: each batch passes both models once.
 
     A batch of a `QuestionCollator` holds all choices of its questions; NLL and table then are of the best choices.
     Any other batch holds completions alone.
 
     Args:
-        recipe: the steering as configured.
+        configured: the steering as given.
         steering: as in force, of every task.
         calibration: the record of the calibration, whose candidates are scored; None for none.
         device: where tokens are gathered.
     """
 
     def __init__(
-        self, recipe: Steering, steering: TaskSteering, calibration: Mapping[str, Any] | None, device: torch.device
+        self,
+        configured: Steering,
+        steering: TaskSteering,
+        calibration: CalibrationRecord | None,
+        device: torch.device,
     ) -> None:
-        self._recipe, self._steering, self._calibration = recipe, steering, calibration
-        self._contenders = contenders(recipe, steering, calibration)
+        self._configured, self._steering, self._calibration = configured, steering, calibration
+        self._contenders = contenders(configured, steering, calibration)
         self._steerings, self._names = distinct(self._contenders)
-        self._table = new_table(recipe).to(device) if recipe.alpha is not None else None
+        self._tokens = None if configured.alpha is None else token_collector(configured).to(device)
         self._completions = Completions(list(self._steerings)).to(device)
         self._choices = MultipleChoice(list(self._steerings)).to(device)
 
-    def add(self, peft_model: PeftModel, batch: dict[str, Any]) -> None:
+    def add(self, peft_model: PeftModel, batch: Batch) -> None:
         """Score a batch.
 
         Args:
@@ -88,8 +91,8 @@ class HeldOut:
         parts = []
         for here, chunk in placed(chunks, tokens):
             parts.append(score_chunk(chunk, of_tokens(self._steerings, batch, here.rows)))
-            if self._table is not None:
-                add_tokens(self._table, chunk, here, batch["index"], among=best)
+            if self._tokens is not None:
+                add_tokens(self._tokens, chunk, here, batch["index"], among=best)
         scores = {
             name: LabelScores(*map(torch.cat, zip(*(part[name] for part in parts), strict=True)))
             for name in self._steerings
@@ -113,9 +116,7 @@ class HeldOut:
             kl={name: each.kl[keep] for name, each in scores.items()},
         )
 
-    def _add_choices(
-        self, tokens: CompletionTokens, scores: Mapping[str, LabelScores], batch: Mapping[str, Any]
-    ) -> None:
+    def _add_choices(self, tokens: CompletionTokens, scores: Mapping[str, LabelScores], batch: Batch) -> None:
         asked, size = batch["asked"], len(batch["index"])
         own = tokens.positions < batch["end"][tokens.rows]
         rows = tokens.rows[own]
@@ -130,25 +131,26 @@ class HeldOut:
             sums={name: each[asked] for name, each in sums.items()},
         )
 
-    def record(self, tasks: Mapping[int, str] | None = None) -> HeldOutRecord:
-        """What was found, the same on every process. Call it on all of them.
+    def results(self, tasks: Mapping[int, str] | None = None) -> TestResults:
+        """Return what was found, the same on every process. Call it on all of them.
 
         Args:
             tasks: the task of each example or question that has one, by its number.
         """
         found = summarise(self._completions.compute(), self._choices.compute(), self._names, tasks or {})
-        steered = {name: contender.plain() for name, contender in self._contenders.items()}
-        return HeldOutRecord(self._describe(tasks or {}), {"distributions": steered, **found})
+        compared = {name: contender.plain() for name, contender in self._contenders.items()}
+        return TestResults(self._describe(tasks or {}), {"distributions": compared, **found})
 
-    def _describe(self, tasks: Mapping[int, str]) -> dict[str, Any] | None:
+    def _describe(self, tasks: Mapping[int, str]) -> HeldOutTableRecord | None:
         """The steering, and the calibration's candidates with the strengths they had there, under one penalty."""
-        if self._table is None:
+        if self._tokens is None:
             return None
-        table, steering = self._table.compute(), self._steering
+        table, steering, penalty = self._tokens.compute(), self._steering, self._configured.penalty
         if not steering.calibrated:
-            steering = TaskSteering(self._recipe.with_strengths([0.0] * len(self._recipe.directions)))
-        record = describe_tasks(table, steering.with_penalty(self._recipe.penalty), tasks)
-        found = self._calibration or {"estimator": None, "candidates": []}
-        rules = (*with_built_in(self._recipe.rules), *self._recipe.directions)
-        again = rescore(table, found["candidates"], rules, penalty=self._recipe.penalty)
-        return {**record, "estimator": found["estimator"], "candidates": again}
+            steering = TaskSteering(self._configured.with_strengths([0.0] * len(self._configured.directions)))
+        figures = describe_tasks(table, steering.with_penalty(penalty), tasks)
+        estimator = None if self._calibration is None else self._calibration["estimator"]
+        candidates = [] if self._calibration is None else self._calibration["candidates"]
+        rules = (*with_built_in(self._configured.rules), *self._configured.directions)
+        again = rescore(table, candidates, rules, penalty=penalty)
+        return cast(HeldOutTableRecord, {**figures, "estimator": estimator, "candidates": again})

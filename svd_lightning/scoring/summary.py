@@ -1,20 +1,21 @@
 """What a test found, in plain numbers: each metric under each distribution, with its gain over the tuned model."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration import paired_gain
 from svd_lightning.errors import InputError
-from svd_lightning.metrics import ChoiceScores, CompletionScores
+from svd_lightning.metrics import OPTION_METRICS, ChoiceScores, CompletionScores, paired_gain
+from svd_lightning.records import MetricRecord, MetricsRecord, SummaryRecord, TestResults
+
+_LOGGED = ("base", "tuned", "steered")
 
 
 def summarise(
     completions: CompletionScores, choices: ChoiceScores, names: Mapping[str, str], tasks: Mapping[int, str]
-) -> dict[str, Any]:
-    """Metrics of all examples and questions, and of those of each task.
+) -> SummaryRecord:
+    """Return the metrics of all examples and questions, and of those of each task.
 
     Args:
         completions: the completion tokens.
@@ -45,7 +46,25 @@ def summarise(
     return {**everything, "tasks": found}
 
 
-def _part(completions: CompletionScores, choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, Any]:
+def scalars(results: TestResults) -> dict[str, float]:
+    """Return what is logged: NLL of base, tuned and steered; with questions, each metric of each distribution."""
+    metrics, table = results.metrics["metrics"], results.table
+    found = {f"nll_{name}": metrics["NLL"][name]["value"] for name in _LOGGED if name in metrics["NLL"]}
+    if table is not None:
+        found |= {
+            "nll_base": table["nll_base"],
+            "nll_tuned": table["nll_tuned"],
+            "nll_steered": table["nll_steered"],
+            "accuracy_tuned": table["accuracy_tuned"],
+            "accuracy_steered": table["accuracy_steered"],
+            "kl_to_reference": table["kl_to_reference"],
+        }
+    for metric in OPTION_METRICS if results.metrics["questions"] else ():
+        found |= {f"{metric}_{name}": entry["value"] for name, entry in metrics[metric].items()}
+    return found
+
+
+def _part(completions: CompletionScores, choices: ChoiceScores, names: Mapping[str, str]) -> MetricsRecord:
     examples, questions = completions.example.unique().numel(), choices.number.numel()
     metrics = _likelihood(completions, names)
     if questions:
@@ -53,33 +72,32 @@ def _part(completions: CompletionScores, choices: ChoiceScores, names: Mapping[s
     return {"examples": examples, "questions": questions, "metrics": metrics}
 
 
-def _likelihood(completions: CompletionScores, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+def _likelihood(completions: CompletionScores, names: Mapping[str, str]) -> dict[str, dict[str, MetricRecord]]:
+    found: dict[str, dict[str, MetricRecord]] = {}
     for name, scored in names.items():
         for metric, value in completions.metrics(scored).items():
             found.setdefault(metric, {})[name] = {"value": value}
-        log_probs = completions.log_probs
-        found["NLL"][name] |= _gain(name, log_probs[scored], log_probs["tuned"], completions.example)
+        nll, log_probs = found["NLL"][name]["value"], completions.log_probs
+        found["NLL"][name] = _entry(name, nll, log_probs[scored], log_probs["tuned"], completions.example)
     return found
 
 
-def _choices(choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _choices(choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, dict[str, MetricRecord]]:
     values = {scored: choices.metrics(scored) for scored in set(names.values())}
     return {
         metric: {
-            name: {"value": values[scored][metric].mean().item()}
-            | _gain(name, values[scored][metric], tuned, choices.number)
+            name: _entry(name, values[scored][metric].mean().item(), values[scored][metric], tuned, choices.number)
             for name, scored in names.items()
         }
         for metric, tuned in values["tuned"].items()
     }
 
 
-def _gain(name: str, values: Tensor, tuned: Tensor, group: Tensor) -> dict[str, float | None]:
-    """Mean gain over tuned, resampled by group, [N] each."""
+def _entry(name: str, value: float, values: Tensor, tuned: Tensor, group: Tensor) -> MetricRecord:
+    """The value, and its mean gain over tuned with an interval by resampling groups; all tensors [N]."""
     if name == "tuned":
-        return {}
+        return {"value": value}
     if group.unique().numel() < 2:
-        return {"gain": (values - tuned).mean().item(), "low": None, "high": None}
+        return {"value": value, "gain": (values - tuned).mean().item(), "low": None, "high": None}
     gain = paired_gain(values, tuned, group)
-    return {"gain": gain.mean, "low": gain.low, "high": gain.high}
+    return {"value": value, "gain": gain.mean, "low": gain.low, "high": gain.high}

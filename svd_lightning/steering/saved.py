@@ -1,9 +1,9 @@
-"""A recipe as plain data, and back: what checkpoints and artefacts hold."""
+"""A steering as plain data, and back: what checkpoints and artefacts hold."""
 
 import inspect
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from svd_lightning.errors import InputError
 from svd_lightning.steering.by_task import TaskSteering
@@ -11,11 +11,33 @@ from svd_lightning.steering.features import BUILT_IN_FEATURES, Feature
 from svd_lightning.steering.rules import BUILT_IN_RULES, SteeringRule
 from svd_lightning.steering.steering import Steering
 
-_PACKAGE = "svd_lightning.steering"
+
+class PartData(TypedDict):
+    """A rule or a feature: its class, and what makes it again."""
+
+    class_path: str
+    init_args: dict[str, object]
 
 
-def as_plain(steering: Steering) -> dict[str, Any]:
-    """Strings and numbers that jsonargparse (in checkpoints) and `from_plain` read back.
+class SteeringData(TypedDict):
+    """The fields of a `Steering`."""
+
+    rules: list[PartData]
+    strengths: list[float] | None
+    alpha: float | None
+    penalty: float
+    features: list[PartData]
+
+
+class TasksData(TypedDict):
+    """The steering that all tasks share, and that of tasks with strengths of their own."""
+
+    steering: SteeringData
+    tasks: dict[str, SteeringData]
+
+
+def as_plain(steering: Steering) -> SteeringData:
+    """Write a steering as strings and numbers, which jsonargparse (in checkpoints) and `from_plain` read back.
 
     >>> as_plain(Steering(strengths=[1.5]))["rules"]
     [{'class_path': 'svd_lightning.steering.KLGradient', 'init_args': {}}]
@@ -43,7 +65,7 @@ def with_short_paths(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_plain(content: Mapping[str, Any]) -> Steering:
-    """The recipe of `as_plain`, also after JSON has turned infinities into strings.
+    """Read what `as_plain` wrote, also after JSON has turned infinities into strings.
 
     Classes are looked up by name among those built in: a file from elsewhere imports nothing.
 
@@ -63,14 +85,14 @@ def from_plain(content: Mapping[str, Any]) -> Steering:
     )
 
 
-def tasks_as_plain(steering: TaskSteering) -> dict[str, Any]:
-    """The steering of every task: `steering` that all share, and `tasks` by name."""
+def tasks_as_plain(steering: TaskSteering) -> TasksData:
+    """Write the steering of every task."""
     own = {task: as_plain(one) for task, one in steering.own.items()}
     return {"steering": as_plain(steering.shared), "tasks": own}
 
 
 def tasks_from_plain(content: Mapping[str, Any]) -> TaskSteering:
-    """The steering of `tasks_as_plain`.
+    """Read what `tasks_as_plain` wrote.
 
     Raises:
         InputError: as `from_plain`.
@@ -83,19 +105,7 @@ def tasks_from_plain(content: Mapping[str, Any]) -> TaskSteering:
     return TaskSteering(from_plain(content["steering"]), own)
 
 
-def with_today_s_paths(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The data of `as_plain` with the class paths of today: a checkpoint may name modules that are no more."""
-    kinds = {"rules": BUILT_IN_RULES, "features": BUILT_IN_FEATURES}
-    return {**content, **{name: [_today(part, kinds[name]) for part in content[name]] for name in kinds}}
-
-
-def _today(part: Mapping[str, Any], known: tuple[type, ...]) -> dict[str, Any]:
-    package, _, name = part["class_path"].rpartition(".")
-    moved = package.startswith(f"{_PACKAGE}.") and name in {kind.__name__ for kind in known}
-    return {**part, "class_path": f"{_PACKAGE}.{name}"} if moved else dict(part)
-
-
-def _as_class_path(part: SteeringRule | Feature) -> dict[str, Any]:
+def _as_class_path(part: SteeringRule | Feature) -> PartData:
     kind = type(part)
     names = inspect.signature(kind).parameters
     return {"class_path": _class_path(kind), "init_args": {n: getattr(part, n) for n in names if hasattr(part, n)}}

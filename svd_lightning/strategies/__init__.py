@@ -1,4 +1,4 @@
-"""Lightning strategies that split the model over processes and find out by themselves where to cut it."""
+"""Lightning strategies that split the model over processes, and steps in which every process takes part."""
 
 from svd_lightning.strategies.checks import check_strategy
 from svd_lightning.strategies.deepspeed import ZeROStrategy
@@ -8,8 +8,8 @@ from svd_lightning.strategies.steps import (
     any_rank,
     is_sharded,
     leave_group_at_exit,
+    loss_weight,
     run_step,
-    token_share,
     trained_sum,
 )
 
@@ -21,8 +21,8 @@ __all__ = [
     "check_strategy",
     "is_sharded",
     "leave_group_at_exit",
+    "loss_weight",
     "run_step",
     "shard",
-    "token_share",
     "trained_sum",
 ]

@@ -1,4 +1,4 @@
-"""Strategies that cannot work with an adapter on a frozen base, refused before weights are loaded."""
+"""Refuse strategies that cannot work with an adapter on a frozen base, before weights are loaded."""
 
 import lightning as L
 import torch
@@ -88,7 +88,7 @@ def _check_offload(strategy: FSDP1Strategy) -> None:
 
 
 def _check_several(strategy: FSDP1Strategy) -> None:
-    """Where one process holds all, FSDP1 fails on tied embeddings."""
+    """Refuse FSDP1 on one process, where it fails on tied embeddings."""
     if strategy.num_nodes * strategy.num_processes == 1:
         raise InputError(
             "trainer.strategy: FSDP1 splits the model over two processes or more, got one; raise "
@@ -114,7 +114,7 @@ def _check_clipping(trainer: L.Trainer) -> None:
 
 
 def _check_one_dtype(trainer: L.Trainer, backbone: Backbone) -> None:
-    """FSDP1 flattens a layer's weights and its adapter into one tensor; PEFT makes adapters of float32."""
+    """Refuse two dtypes: FSDP1 flattens a layer's weights and its adapter, float32 by PEFT, into one tensor."""
     stored = stored_dtype(backbone.load_config()) if backbone.dtype == "auto" else backbone.dtype
     if "mixed" in str(trainer.precision) and stored != "float32":
         raise InputError(
@@ -125,6 +125,6 @@ def _check_one_dtype(trainer: L.Trainer, backbone: Backbone) -> None:
 
 
 def stored_dtype(config: PretrainedConfig) -> str:
-    """The number format that transformers loads a base in, float32 where its configuration says nothing."""
+    """The number format in which transformers loads a base; float32 where its configuration does not say."""
     dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
     return str(dtype).removeprefix("torch.")

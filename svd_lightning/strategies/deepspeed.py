@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO around the module; checkpoints are single files of the whole adapter, as everywhere else."""
+"""DeepSpeed's ZeRO; checkpoints are single files of the whole adapter, as everywhere else."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import StateDict
 
 from svd_lightning.errors import InputError
 from svd_lightning.strategies.partitions import (
@@ -21,7 +22,7 @@ from svd_lightning.strategies.partitions import (
     optimizer_state,
     whole_weights,
 )
-from svd_lightning.strategies.placement import hold_device
+from svd_lightning.strategies.shared import Checkpoint, check_file, hold_device
 
 _DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
 """Number format of the weights, by what the precision begins with; 32 leaves them as they are."""
@@ -30,11 +31,13 @@ _DTYPES = {"16": torch.float16, "bf16": torch.bfloat16}
 class ZeROStrategy(DeepSpeedStrategy):
     """Lightning's `DeepSpeedStrategy` for an adapter on a frozen base, with its checkpoints in one file.
 
-    Unlike Lightning's, its checkpoints hold the adapter and its optimizer state whole, and are resumed by any
-    number of processes, also under DDP; accumulated gradients are those of the other strategies (there two
-    divisions by the number of batches add up, and an epoch's last batches wait for the next epoch's); and ZeRO-3
-    splits the weights on their way to the GPU. The precisions 16-mixed and bf16-mixed mean weights of 16 bits, and
-    a float32 copy of the trained ones in the optimizer.
+    Three things differ from Lightning's. Checkpoints hold the adapter and its optimizer state whole; any number
+    of processes can resume from them, also under DDP. Accumulated gradients are those of the other strategies:
+    Lightning's divides by the number of batches twice, and an epoch's last batches wait for the next epoch's.
+    ZeRO-3 splits the weights on their way to the GPU.
+
+    The precisions 16-mixed and bf16-mixed mean weights of 16 bits, and a float32 copy of the trained ones in the
+    optimizer.
 
     Args:
         stage: 2 splits gradients and optimizer states of the adapter; 3 splits all weights.
@@ -66,7 +69,7 @@ class ZeROStrategy(DeepSpeedStrategy):
                 "trainer.strategy.offload: ZeRO-2 keeps every weight on every GPU, expected stage 3 to offload "
                 "them, got 2; write --config configs/strategy/deepspeed_zero3_offload.yaml"
             )
-        zero: dict[str, Any] = {
+        zero: dict[str, object] = {
             "stage": stage,
             "overlap_comm": True,
             "reduce_bucket_size": bucket_size,
@@ -81,10 +84,10 @@ class ZeROStrategy(DeepSpeedStrategy):
         super().__init__(config=options, timeout=timedelta(seconds=timeout_seconds))
 
     def setup_environment(self) -> None:
-        """Lightning's, which needs GPUs.
+        """Set up as Lightning does, on GPUs only.
 
         Raises:
-            InputError: without one.
+            InputError: without a GPU.
         """
         if self.root_device.type == "cpu":
             raise InputError(
@@ -95,11 +98,11 @@ class ZeROStrategy(DeepSpeedStrategy):
 
     @contextmanager
     def model_sharded_context(self) -> Generator[None, None, None]:
-        """Nothing: transformers reads weights into whole tensors, which are split in `setup`."""
+        """Does nothing: transformers reads weights into whole tensors, which are split in `setup`."""
         yield
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
-        """Split the weights of ZeRO-3 one by one; DeepSpeed would first have every GPU hold all of them."""
+        """Split the weights of ZeRO-3 one by one; DeepSpeed itself would first put all of them on every GPU."""
         if self.zero_stage_3:
             import deepspeed
 
@@ -113,7 +116,7 @@ class ZeROStrategy(DeepSpeedStrategy):
         return model
 
     def _format_batch_size_and_grad_accum_config(self) -> None:
-        """Lightning counts the batches of a step; DeepSpeed sees none but the last."""
+        """Tell DeepSpeed of one batch a step: Lightning counts those before it."""
         assert self.config is not None
         assert self.lightning_module is not None
         clipping = self.lightning_module.trainer.gradient_clip_val
@@ -125,16 +128,16 @@ class ZeROStrategy(DeepSpeedStrategy):
 
     @property
     def handles_gradient_accumulation(self) -> bool:
-        """Lightning does."""
+        """False: Lightning accumulates gradients, DeepSpeed does not."""
         return False
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
-        """Nothing: ZeRO splits the gradients of every batch as they come."""
+        """Does nothing: ZeRO splits the gradients of every batch as they come."""
         yield
 
     def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Lightning's, with DeepSpeed told whether a step follows."""
+        """Run Lightning's step, and tell DeepSpeed whether an optimizer step follows."""
         assert self.lightning_module is not None
         waits = self.lightning_module.trainer.fit_loop._should_accumulate()
         self.deepspeed_engine.set_gradient_accumulation_boundary(not waits)
@@ -142,42 +145,41 @@ class ZeROStrategy(DeepSpeedStrategy):
 
     # -- checkpoints of one file ---------------------------------------------------------------------------
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> StateDict:
         """The trained weights, whole, as the optimizer holds them; the frozen ones are never gathered."""
         return whole_weights(self._trained(), from_optimizer=self._fitting)
 
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+    def optimizer_state(self, optimizer: Optimizer) -> StateDict:
         """The optimizer's state, whole, in the format of an unsharded run."""
         return optimizer_state(self.deepspeed_engine.optimizer, self._trained())
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
+        self, checkpoint: Checkpoint, filepath: str | Path, storage_options: Any | None = None
     ) -> None:
-        """One file, written by the first process."""
+        """Write one file, on the first process."""
         DDPStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """One file, read by every process.
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Checkpoint:
+        """Read one file, on every process.
 
         Raises:
             InputError: for a folder, such as DeepSpeed itself writes.
         """
         path = self.broadcast(checkpoint_path)
-        if Path(path).is_dir():
-            raise InputError(f"ckpt_path: expected a single file, got the folder {str(path)!r} of shards")
+        check_file(path)
         return DDPStrategy.load_checkpoint(self, path, weights_only)
 
-    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Write the trained weights into the split model, and into the copy that the optimizer has of them."""
+    def load_model_state_dict(self, checkpoint: Mapping[str, StateDict], strict: bool = True) -> None:
+        """Write the trained weights into the split model, and into the optimizer's copy of them."""
         load_weights(self._trained(), checkpoint["state_dict"], into_optimizer=self._fitting)
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Whether Lightning has the optimizer restored from its own checkpoint."""
+        """True: Lightning restores the optimizer from its own checkpoint."""
         return True
 
-    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Every process takes its part."""
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, list[StateDict]]) -> None:
+        """Give every process its part of the optimizer's state."""
         [state] = checkpoint["optimizer_states"]
         load_optimizer_state(self.deepspeed_engine.optimizer, self._trained(), state)
 

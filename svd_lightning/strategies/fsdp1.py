@@ -1,16 +1,15 @@
-"""FSDP1 around the module, with every decoder layer a unit of its own."""
+"""FSDP1, with every decoder layer a unit of its own."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import FSDPStrategy
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.fsdp import (
     FullOptimStateDictConfig,
     FullStateDictConfig,
@@ -21,11 +20,11 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.optim import Optimizer
+from torch.optim.optimizer import StateDict
 
 from svd_lightning.errors import InputError
 from svd_lightning.models import decoder_layers
-from svd_lightning.strategies.adapter_file import read_checked
-from svd_lightning.strategies.placement import hold_device
+from svd_lightning.strategies.shared import Checkpoint, hold_device, read_checked
 
 
 class FSDP1Strategy(FSDPStrategy):
@@ -57,12 +56,12 @@ class FSDP1Strategy(FSDPStrategy):
 
     @property
     def mixed_precision_config(self) -> MixedPrecision | None:
-        """As Lightning's, but buffers (rotary frequencies) stay float32."""
+        """Lightning's, but buffers (rotary frequencies) stay float32."""
         config = super().mixed_precision_config
         return None if config is None else replace(config, buffer_dtype=torch.float32)
 
     def _setup_model(self, model: nn.Module) -> nn.Module:
-        """Wrap the module, its decoder layers apart."""
+        """Wrap each decoder layer, and then the module."""
         if any(isinstance(part, FullyShardedDataParallel) for part in model.modules()):
             raise InputError(
                 "model: FSDP1 has wrapped this module in an earlier run, and cannot do so again; make a new one "
@@ -82,13 +81,13 @@ class FSDP1Strategy(FSDPStrategy):
             **self.kwargs,
         )
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """All weights, whole; on the first process only where they leave a GPU."""
+    def lightning_module_state_dict(self) -> StateDict:
+        """All weights, whole; where they leave a GPU, on the first process only."""
         assert self.model is not None
         with self._whole():
             return self.model.state_dict()
 
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Tensor]:
+    def optimizer_state(self, optimizer: Optimizer) -> StateDict:
         """The optimizer's state, whole, in the format of an unsharded run."""
         inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         assert self.model is not None
@@ -100,14 +99,13 @@ class FSDP1Strategy(FSDPStrategy):
                 )
             return state
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Lightning's, which would drop the weights from what the module is shown."""
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Checkpoint:
+        """Load as Lightning does, but return the weights too, so that the module sees them."""
         weights = read_checked(self.broadcast(checkpoint_path), self.lightning_module)
-        found: Mapping[str, Any] = super().load_checkpoint(checkpoint_path, weights_only)
-        return {**found, "state_dict": weights}
+        return {**super().load_checkpoint(checkpoint_path, weights_only), "state_dict": weights}
 
     def _whole(self) -> AbstractContextManager:
-        """Within the context state dicts are gathered; FSDP can offload to the CPU only from elsewhere."""
+        """Within it state dicts are gathered, and offloaded to the CPU, which FSDP can do only from elsewhere."""
         assert self.model is not None
         away = self.root_device.type != "cpu"
         return FullyShardedDataParallel.state_dict_type(

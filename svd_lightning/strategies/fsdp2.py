@@ -2,20 +2,20 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.optim.optimizer import StateDict
 
 from svd_lightning.models import decoder_layers
-from svd_lightning.strategies.adapter_file import read_checked
+from svd_lightning.strategies.shared import Checkpoint, read_checked
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Lightning's `ModelParallelStrategy` with all processes sharding and none splitting single tensors.
+    """Lightning's `ModelParallelStrategy`, sharding over all processes, without tensor parallelism.
 
     Args:
         timeout_seconds: how long a process waits for the others before it gives up.
@@ -31,20 +31,20 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
+    def lightning_module_state_dict(self) -> StateDict:
         """The trained weights, whole; the frozen ones are never gathered."""
         assert self.model is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         return get_model_state_dict(self.model, options=options)
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Lightning's, which would drop the weights from what the module is shown."""
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Checkpoint:
+        """Load as Lightning does, but return the weights too, so that the module sees them."""
         weights = read_checked(self.broadcast(checkpoint_path), self.lightning_module)
         return {**super().load_checkpoint(checkpoint_path, weights_only), "state_dict": weights}
 
 
 def shard(peft_model: PeftModel, mesh: DeviceMesh) -> None:
-    """Split the base's parameters, and the adapter's within its layers; does nothing the second time.
+    """Split the base's parameters, and the adapter's within its layers; a second call changes nothing.
 
     The PEFT model itself stays as it is: FSDP2 changes the class of what it splits, and PEFT's `generate` does
     not survive that.
@@ -55,4 +55,4 @@ def shard(peft_model: PeftModel, mesh: DeviceMesh) -> None:
     split = mesh["data_parallel"]
     for layer in decoder_layers(base):
         fully_shard(layer, mesh=split)
-    fully_shard(base, mesh=split, reshard_after_forward=False)  # the head is asked again and again
+    fully_shard(base, mesh=split, reshard_after_forward=False)  # the head is used again and again

@@ -1,4 +1,4 @@
-"""Whole weights and optimizer states from the parts that DeepSpeed's ZeRO keeps of them, and back."""
+"""Whole weights and optimizer states from the parts that DeepSpeed's ZeRO keeps, and back."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -8,13 +8,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.optim.optimizer import StateDict
 
 Parameters = Mapping[str, nn.Parameter]
 """The trained parameters by name, in the optimizer's order; the same on every process."""
 
 
 def whole_weights(trained: Parameters, *, from_optimizer: bool) -> dict[str, Tensor]:
-    """The trained weights in CPU memory. Call it on every process.
+    """Gather the trained weights in CPU memory; to be called on every process.
 
     Args:
         trained: as the module holds them, split or not.
@@ -40,8 +41,8 @@ def load_weights(trained: Parameters, weights: Mapping[str, Tensor], *, into_opt
             _put(parameter, weights[name])
 
 
-def optimizer_state(zero: Any, trained: Parameters) -> dict[str, Any]:
-    """The state of torch's optimizer inside DeepSpeed's, as `state_dict` of an unsharded one would give it."""
+def optimizer_state(zero: Any, trained: Parameters) -> StateDict:
+    """The state of the torch optimizer inside DeepSpeed's, as `state_dict` of an unsharded one gives it."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     inner: torch.optim.Optimizer = zero.optimizer
@@ -58,8 +59,8 @@ def optimizer_state(zero: Any, trained: Parameters) -> dict[str, Any]:
     return {"state": state, "param_groups": [{**options, "params": list(range(len(trained)))}]}
 
 
-def load_optimizer_state(zero: Any, trained: Parameters, saved: Mapping[str, Any]) -> None:
-    """Write such a state back, each process its part; it may come from another number of processes."""
+def load_optimizer_state(zero: Any, trained: Parameters, saved: StateDict) -> None:
+    """Write such a state back, on each process its part; it may come from another number of processes."""
     inner: torch.optim.Optimizer = zero.optimizer
     for group in inner.param_groups:
         group.update({name: value for name, value in saved["param_groups"][0].items() if name != "params"})
@@ -80,12 +81,12 @@ def load_optimizer_state(zero: Any, trained: Parameters, saved: Mapping[str, Any
 
 
 def saved_shape(parameter: nn.Parameter) -> torch.Size:
-    """The shape of a parameter that ZeRO-3 may have emptied."""
+    """The whole shape of a parameter; ZeRO-3 may have emptied the parameter itself."""
     return getattr(parameter, "ds_shape", parameter.shape)
 
 
 def _parts(zero: Any) -> list[Tensor]:
-    """This process's flat parts of the float32 weights, which torch's optimizer takes for its parameters."""
+    """This process's flat parts of the float32 weights: the parameters of torch's optimizer."""
     return getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups
 
 
@@ -98,7 +99,7 @@ def _gathered(parameter: nn.Parameter, *, modified: bool = False) -> Any:
 def _put(parameter: nn.Parameter, value: Tensor, name: str | None = None) -> None:
     """Store this process's part of a whole tensor: of the float32 weight, or of a named optimizer state.
 
-    DeepSpeed's own function for whole tensors fails under ZeRO-3 where they do not divide evenly.
+    DeepSpeed's own function for whole tensors fails under ZeRO-3 where their elements do not divide evenly.
     """
     from deepspeed.utils import (
         safe_set_full_fp32_param,

@@ -1,4 +1,4 @@
-"""Running a step so that every process takes part in it, whatever the strategy."""
+"""Steps in which every process takes part, whatever the strategy."""
 
 import atexit
 from functools import cache
@@ -23,9 +23,9 @@ def is_sharded(trainer: L.Trainer | None) -> bool:
 
 @cache
 def leave_group_at_exit() -> None:
-    """Close the process group when the interpreter ends; called again, it does nothing more.
+    """Close the process group when the interpreter ends; a second call changes nothing.
 
-    Lightning does so for NCCL alone, and a process that ends with gloo's threads still running may abort.
+    Lightning does so for NCCL alone, and a process that ends while gloo's threads still run may abort.
     """
     atexit.register(_leave_group)
 
@@ -38,8 +38,8 @@ def _leave_group() -> None:
 def run_step(trainer: L.Trainer, module: L.LightningModule, name: str, *arguments: Any) -> Any:
     """Call a method of the module that runs its model, outside Lightning's own steps.
 
-    FSDP1 gathers the parameters outside the decoder layers (embeddings, norm, head) in its wrapper only; ZeRO-3
-    learns in its wrapper that a pass begins.
+    The call goes through the strategy's wrapper: only there FSDP1 gathers the parameters outside the decoder
+    layers (embeddings, norm, head), and ZeRO-3 learns that a pass begins.
     """
     wrapper = trainer.strategy.model
     if wrapper is not None and wrapper is not module and is_sharded(trainer):
@@ -47,8 +47,11 @@ def run_step(trainer: L.Trainer, module: L.LightningModule, name: str, *argument
     return getattr(module, name)(*arguments)
 
 
-def token_share(trainer: L.Trainer, labels: Tensor) -> Tensor:
-    """Factor that turns the mean of the processes' mean losses into the mean over all their tokens, []."""
+def loss_weight(trainer: L.Trainer, labels: Tensor) -> Tensor:
+    """This process's label tokens over the processes' average, []; makes DDP's mean of losses that of all tokens.
+
+    0 where this process has none.
+    """
     tokens = (labels[:, 1:] >= 0).sum()
     return tokens * trainer.world_size / trainer.strategy.reduce(tokens.clone(), reduce_op="sum").clamp_min(1)
 
@@ -59,7 +62,7 @@ def any_rank(trainer: L.Trainer, decision: bool) -> bool:
 
 
 def trained_sum(trainer: L.Trainer, model: nn.Module) -> str:
-    """The sum of the trained weights to nine digits: the same on every process, and under every strategy."""
+    """The sum of the trained weights to nine digits; the same on every process and under every strategy."""
     if isinstance(trainer.strategy, ZeROStrategy):
         whole = trainer.strategy.lightning_module_state_dict().values()
         return f"{sum(weight.double().sum().item() for weight in whole):.9g}"

@@ -1,16 +1,12 @@
 """How far to steer: estimators of the strength, pure functions of the objective."""
 
-from svd_lightning.strength.estimator import Estimate, StrengthEstimator, estimator_name
-from svd_lightning.strength.fixed import Fixed
-from svd_lightning.strength.line_search import LineSearch
-from svd_lightning.strength.mean import Mean
-from svd_lightning.strength.median import Median
-from svd_lightning.strength.newton import Newton
+from svd_lightning.strength.closed_forms import CLOSED_FORMS, Fixed, Mean, Median, Newton, Sequence, TrimmedMean
+from svd_lightning.strength.estimator import Estimate, StrengthEstimator, estimator_name, token_strengths
+from svd_lightning.strength.line_search import LineSearch, estimate_all
 from svd_lightning.strength.online import OnlineStrength
-from svd_lightning.strength.sequence import Sequence
-from svd_lightning.strength.trimmed_mean import TrimmedMean
 
 __all__ = [
+    "CLOSED_FORMS",
     "Estimate",
     "Fixed",
     "LineSearch",
@@ -21,5 +17,7 @@ __all__ = [
     "Sequence",
     "StrengthEstimator",
     "TrimmedMean",
+    "estimate_all",
     "estimator_name",
+    "token_strengths",
 ]

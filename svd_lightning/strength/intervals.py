@@ -1,14 +1,12 @@
-"""How well the calibration examples determine the strengths themselves."""
+"""Intervals of strengths: how well the calibration examples determine them."""
 
 import torch
 from torch import Tensor
 
 from svd_lightning.functional import StrengthTerms
 from svd_lightning.objective import TokenObjective
+from svd_lightning.records import Intervals
 from svd_lightning.strength.estimator import ClosedForm, Estimate, StrengthEstimator, informative
-
-Intervals = list[list[float]]
-"""[low, high] of each strength, 95 %, two-sided; as JSON has it."""
 
 _NORMAL = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
@@ -19,7 +17,7 @@ _SINGULAR = 1e-8
 def intervals(
     estimator: StrengthEstimator, objective: TokenObjective, found: Estimate, example: Tensor
 ) -> Intervals | None:
-    """95 % intervals of the strengths that an estimator found.
+    """Return 95 % intervals of the strengths that an estimator found.
 
     They speak of other calibration examples like these, with this adapter and these rules: not of another warm
     start, its seed or its length, nor of other data. Of each strength by itself, not of all of them at once.
@@ -31,7 +29,7 @@ def intervals(
         example: the example of each token of `objective.terms()`, int64 [N].
 
     Returns:
-        None where there is none to be had: strengths given by hand, an estimator that is neither a minimum nor one
+        None where there is none: strengths given by hand, an estimator that is neither a minimum nor one
         of the closed forms, a search with a warning (it ended on a bound, was shortened, or the labels are
         separable), strengths that the data cannot tell apart, or too few examples.
     """
@@ -41,10 +39,10 @@ def intervals(
 
 
 def sandwich(objective: TokenObjective, found: Estimate, curvature: Tensor) -> Intervals | None:
-    """μ ± 1.96 · se, from the covariance of an M-estimator that is robust to dependence within examples.
+    """Return μ ± 1.96 · se, from the covariance of an M-estimator that is robust to dependence within examples.
 
     E/(E − 1) · H⁻¹ (Σ_e g_e g_eᵀ) H⁻¹, with H the Hessian of what was minimised, summed over the tokens, and g_e
-    the share of example e in its gradient at the minimum: Σ_e g_e = 0. A price on the strengths (a ridge, the pool
+    the slope of example e in its gradient at the minimum: Σ_e g_e = 0. A price on the strengths (a ridge, the pool
     of a task) is part of both; the interval is then of the held-back strengths, with the price, the pool and how
     they were chosen taken as known. It holds whether or not the steered model is right, for many examples: with
     fewer than some thirty it is too short.
@@ -60,7 +58,7 @@ def sandwich(objective: TokenObjective, found: Estimate, curvature: Tensor) -> I
     Source: Huber, Proc. Fifth Berkeley Symposium 1 (1967); Liang & Zeger, Biometrika 73 (1986).
     """
     strengths = torch.tensor(found.strengths, dtype=torch.float64)
-    tokens, gradient = objective.shares(strengths)
+    tokens, gradient = objective.example_slopes(strengths)
     examples, k = gradient.shape
     scale = curvature.diagonal().clamp_min(0.0).sqrt()
     if examples <= k or not (scale > 0.0).all():
@@ -69,8 +67,8 @@ def sandwich(objective: TokenObjective, found: Estimate, curvature: Tensor) -> I
     if torch.linalg.eigvalsh(unit)[0] < _SINGULAR:
         return None
     # a price is paid per token, and at the minimum its slope is minus that of K
-    share = gradient - torch.outer(tokens / tokens.sum(), gradient.sum(dim=0))
-    moves = torch.linalg.solve(unit, (share / scale).T).T / scale / tokens.sum()
+    slopes = gradient - torch.outer(tokens / tokens.sum(), gradient.sum(dim=0))
+    moves = torch.linalg.solve(unit, (slopes / scale).T).T / scale / tokens.sum()
     error = _NORMAL * (examples / (examples - 1) * moves.square().sum(dim=0)).sqrt()
     return torch.stack([strengths - error, strengths + error], dim=-1).tolist()
 
@@ -78,10 +76,10 @@ def sandwich(objective: TokenObjective, found: Estimate, curvature: Tensor) -> I
 def bootstrap(
     estimator: ClosedForm, terms: StrengthTerms, example: Tensor, *, resamples: int = 400, seed: int = 0
 ) -> Intervals | None:
-    """The 2.5 % and 97.5 % quantiles of the estimator on examples drawn again, with all their tokens.
+    """Return the 2.5 % and 97.5 % quantiles of the estimator on examples drawn again, with all their tokens.
 
-    The estimator itself is drawn again, so this holds for a median too; where single tokens carry the result
-    (`Mean`) so does it the interval, which is then wide and not exact.
+    The estimator runs on every draw, so this holds for a median too. Where single tokens carry the result
+    (`Mean`), they carry the interval too, which is then wide and not exact.
 
     Args:
         estimator: a closed form.

@@ -1,13 +1,22 @@
 """The optimum: the strengths that minimise the calibration NLL."""
 
 import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective import Objective, TokenObjective
-from svd_lightning.strength.estimator import Estimate
-from svd_lightning.strength.regularised import Regularised, best_ridge
-from svd_lightning.strength.solver import Solution, minimise, within_budget
+from svd_lightning.objective import Objective, Priced, TokenObjective, prefetch
+from svd_lightning.strength.estimator import Estimate, StrengthEstimator
+from svd_lightning.strength.solver import Solution, minimise_all, within_budget
 
+RIDGES = (1.0, 0.1, 0.01, 1e-3, 1e-4)
+"""Prices to choose from: from hardly any context to all but free weights."""
+
+_FOLDS = 4
+_COARSE = 1e-4
+"""Slope at which a fit is good enough to compare prices by."""
 _SEPARABLE_NLL = 1e-4
 """Below this K the labels are all but certain, and larger strengths would only make them more so."""
 
@@ -23,18 +32,17 @@ class LineSearch:
         kl_budget: largest mean divergence of the steered from the unsteered distribution, in nats; beyond it
             the strengths are shortened along their own ray.
         tolerance: largest absolute slope dK/dμ at the result, in nats per token and unit of μ.
-        ridge: ρ ≥ 0, what weights on features cost (`Regularised`); None chooses it by cross-validation over
-            the calibration examples (`best_ridge`). Without features it plays no part.
+        ridge: ρ ≥ 0, what weights on features cost (`with_ridge`); None chooses it by cross-validation over
+            the calibration examples (`best_ridges`). Without features it plays no part.
 
     >>> import torch
-    >>> from svd_lightning.objective import CalibrationTable
+    >>> from svd_lightning.objective import TokenCollector, objective
     >>> from svd_lightning.steering import KLGradient
-    >>> table = CalibrationTable([KLGradient()])
+    >>> table = TokenCollector([KLGradient()])
     >>> tuned, base = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
     >>> labels, example = torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1])
     >>> table.update(tuned.expand(4, 3), base.expand(4, 3), labels, example, torch.tensor([0, 1, 0, 1]))
-    >>> objective = table.compute().objective([KLGradient()], penalty=0.0)
-    >>> round(LineSearch()(objective).strengths[0], 3)
+    >>> round(LineSearch()(objective(table.compute(), [KLGradient()])).strengths[0], 3)
     1.999
 
     Source: README, "The method".
@@ -50,24 +58,45 @@ class LineSearch:
             raise InputError(f"ridge: expected a finite number of at least 0, or none to choose it, got {ridge}")
         self.bound, self.kl_budget, self.tolerance, self.ridge = bound, kl_budget, tolerance, ridge
 
+    def __eq__(self, other: object) -> bool:
+        """Two line searches with the same options are the same."""
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        """Agree with `==`."""
+        return hash((type(self), *vars(self).values()))
+
     def __call__(self, objective: Objective) -> Estimate:
         """Minimise K, and what the weights on features cost."""
-        if objective.contextual.any():
-            objective = Regularised(objective, self._ridge(objective))
-        found = minimise(objective, bound=self.bound, tolerance=self.tolerance)
-        strengths = within_budget(objective, found.strengths, budget=self.kl_budget)
-        shortened = not strengths.equal(found.strengths)
-        warning = self._warning(found, shortened)
-        return Estimate(tuple(strengths.tolist()), 0, warning, None if warning else found.hessian)
+        [found] = self.search_all([objective])
+        return found
 
-    def _ridge(self, objective: Objective) -> float:
+    def search_all(self, objectives: Sequence[Objective]) -> list[Estimate]:
+        """Return the estimate of each objective; the searches run in step, so that a stream needs few passes."""
+        priced = self._priced(objectives)
+        found = minimise_all(priced, bound=self.bound, tolerance=self.tolerance)
+        ends = within_budget(priced, [one.strengths for one in found], budget=self.kl_budget)
+        return [self._estimate(one, end) for one, end in zip(found, ends, strict=True)]
+
+    def _estimate(self, found: Solution, end: Tensor) -> Estimate:
+        warning = self._warning(found, shortened=not end.equal(found.strengths))
+        return Estimate(tuple(end.tolist()), 0, warning, None if warning else found.hessian)
+
+    def _priced(self, objectives: Sequence[Objective]) -> list[Objective]:
+        """Return the objectives; those with features pay for their weights."""
+        varying = [one for one in objectives if one.contextual.any()]
+        ridges = iter(self._ridges(varying))
+        return [with_ridge(one, next(ridges)) if one.contextual.any() else one for one in objectives]
+
+    def _ridges(self, objectives: Sequence[Objective]) -> list[float]:
         if self.ridge is not None:
-            return self.ridge
-        if not isinstance(objective, TokenObjective):
+            return [self.ridge] * len(objectives)
+        known = [one for one in objectives if isinstance(one, TokenObjective)]
+        if len(known) < len(objectives):
             raise InputError("ridge: expected a number, got none: there are no examples here to choose it by")
-        return best_ridge(objective, bound=self.bound, tolerance=self.tolerance)
+        return best_ridges(known, bound=self.bound, tolerance=self.tolerance)
 
-    def _warning(self, found: Solution, shortened: bool) -> str | None:
+    def _warning(self, found: Solution, *, shortened: bool) -> str | None:
         if found.on_bound:
             return (
                 f"the line search ended on its bound |μ| ≤ {self.bound:g} with the NLL still falling: use more "
@@ -83,3 +112,65 @@ class LineSearch:
         if not found.converged:
             return f"the line search stopped at a slope of {found.gradient_norm:.1e}, above {self.tolerance:g}"
         return None
+
+
+def with_ridge(objective: Objective, ridge: float, *, start: Tensor | None = None) -> Priced:
+    """Return K(w) + ρ/2 Σ_k h_k Σ_{j>0} w_kj², with h_k the curvature of K along rule k at w = 0.
+
+    Only weights on features pay, the constants are free: as ρ grows the result tends to the plain strengths, and
+    adding a constant to a feature changes nothing. h_k makes ρ a pure number, whatever the length of a direction.
+
+    Args:
+        objective: K.
+        ridge: ρ ≥ 0.
+        start: where a search begins, float64 [k]; None where that of K does.
+    """
+    varying = objective.contextual
+    own_rule = torch.arange(len(varying)).masked_fill(varying, 0).cummax(0).values
+    zeros = torch.zeros(len(varying), dtype=torch.float64)
+    curvature = objective.evaluate(zeros).hessian.diagonal()
+    price = ridge * varying * curvature[own_rule]
+    return Priced(objective, price.diag(), centre=zeros, start=objective.start if start is None else start)
+
+
+def best_ridges(objectives: Sequence[TokenObjective], *, bound: float, tolerance: float) -> list[float]:
+    """Return for each the price with the lowest held-out NLL over folds of its examples, the largest of a tie.
+
+    A cross-fit calls it within each of its folds, so that no held-out example has a say in the price either.
+
+    Args:
+        objectives: with their examples; one with fewer examples than folds gets the largest price.
+        bound, tolerance: of the line search.
+    """
+    places, seen, unseen = [], [], []
+    for place, one in enumerate(objectives):
+        numbers = one.examples
+        fold = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(1)) % _FOLDS
+        for number in range(_FOLDS if len(numbers) >= _FOLDS else 0):
+            places.append(place)
+            seen.append(one.counting(numbers[fold != number], start=one.start))
+            unseen.append(one.counting(numbers[fold == number], start=one.start))
+    nll = torch.zeros(len(objectives), len(RIDGES), dtype=torch.float64)
+    starts = [one.start for one in seen]
+    for column, ridge in enumerate(RIDGES):
+        priced = [with_ridge(one, ridge, start=start) for one, start in zip(seen, starts, strict=True)]
+        found = minimise_all(priced, bound=bound, tolerance=max(tolerance, _COARSE))
+        starts = [one.strengths for one in found]
+        prefetch(unseen, starts)
+        for place, one, start in zip(places, unseen, starts, strict=True):
+            nll[place, column] += one.evaluate(start).nll
+    return [RIDGES[int(row.argmin())] for row in nll]
+
+
+def estimate_all(wanted: Sequence[tuple[StrengthEstimator, Objective]]) -> list[Estimate]:
+    """Return what each estimator makes of its objective; line searches with the same options run in step."""
+    found: dict[int, Estimate] = {}
+    searches: dict[LineSearch, list[int]] = {}
+    for n, (estimator, objective) in enumerate(wanted):
+        if type(estimator) is LineSearch:
+            searches.setdefault(estimator, []).append(n)
+        else:
+            found[n] = estimator(objective)
+    for search, places in searches.items():
+        found |= zip(places, search.search_all([wanted[n][1] for n in places]), strict=True)
+    return [found[n] for n in range(len(wanted))]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective import CalibrationTable, Evaluation, MaskedObjective, TokenTable
+from svd_lightning.objective import Evaluation, MaskedObjective, TokenCollector, TokenTable
 from svd_lightning.steering import ConfidentSet, Steering, with_built_in
 from svd_lightning.strength.estimator import Estimate
 from svd_lightning.strength.line_search import LineSearch
@@ -60,7 +60,7 @@ class OnlineStrength:
         self.examples = 0
         self._recipe, self._search, self._memory = steering, search, memory
         rules = {type(rule): rule for rule in (*with_built_in(steering.rules), ConfidentSet())}
-        self._rows = CalibrationTable(tuple(rules.values()), features=steering.features, alpha=steering.alpha)
+        self._rows = TokenCollector(tuple(rules.values()), features=steering.features, alpha=steering.alpha)
         self._rows.sync_on_compute = False
         self._kept: deque[TokenTable] = deque()
         self._left = _Expansion(len(steering.directions))

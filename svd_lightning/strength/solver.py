@@ -1,11 +1,12 @@
-"""Newton's method for a convex objective in a box."""
+"""Newton's method for a convex objective in a box, for many objectives in step."""
 
+from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from svd_lightning.objective import Evaluation, Objective
+from svd_lightning.objective import Evaluation, Objective, prefetch
 
 _ARMIJO = 1e-4
 _RIDGE = 1e-12
@@ -28,20 +29,64 @@ class Solution(NamedTuple):
     """d²K/dμ_k dμ_l there, [k, k]."""
 
 
-def minimise(objective: Objective, *, bound: float, tolerance: float, max_steps: int = 200) -> Solution:
-    """argmin K(μ) subject to |μ_k| ≤ bound, by damped Newton steps on the directions not held by the bound.
+def minimise_all(
+    objectives: Sequence[Objective], *, bound: float, tolerance: float, max_steps: int = 200
+) -> list[Solution]:
+    """Return argmin K(μ) subject to |μ_k| ≤ bound for each objective, by damped Newton steps.
 
-    K is convex (log-sum-exp of an affine function), so the minimum is global. Each step solves the k × k
-    system on the free directions, is cut back to the box, and is halved until K falls enough (Armijo);
+    K is convex (log-sum-exp of an affine function), so the minimum is global. Each step solves the k × k system on
+    the directions not held by the bound, is cut back to the box, and is halved until K falls enough (Armijo);
     where the model of K is poor it becomes a gradient step.
+
+    The searches run in step: each round evaluates every objective at the one point where its search wants it, so
+    that a stream answers all of them in one pass.
     """
-    strengths = objective.start.clamp(-bound, bound)
-    now = objective.evaluate(strengths)
+    searches = [_search(one.start, bound=bound, tolerance=tolerance, max_steps=max_steps) for one in objectives]
+    points = {n: next(search) for n, search in enumerate(searches)}
+    found: dict[int, Solution] = {}
+    while points:
+        prefetch([objectives[n] for n in points], list(points.values()))
+        asked, points = points, {}
+        for n, point in asked.items():
+            try:
+                points[n] = searches[n].send(objectives[n].evaluate(point))
+            except StopIteration as end:
+                found[n] = end.value
+    return [found[n] for n in range(len(searches))]
+
+
+def within_budget(objectives: Sequence[Objective], points: Sequence[Tensor], *, budget: float) -> list[Tensor]:
+    """Return for each the furthest point on the ray from 0 through μ with mean KL(p_μ ‖ p_0) within the budget.
+
+    The divergence grows along the ray (its derivative is t · Var), so bisection finds it.
+    """
+    prefetch(objectives, points)
+    low = {
+        n: 0.0
+        for n, (one, point) in enumerate(zip(objectives, points, strict=True))
+        if one.divergence(point) > budget
+    }
+    high = dict.fromkeys(low, 1.0)
+    for _ in range(50 if low else 0):
+        middle = {n: (low[n] + high[n]) / 2 for n in low}
+        prefetch([objectives[n] for n in low], [middle[n] * points[n] for n in low])
+        for n in low:
+            inside = objectives[n].divergence(middle[n] * points[n]) <= budget
+            (low if inside else high)[n] = middle[n]
+    return [low[n] * point if n in low else point for n, point in enumerate(points)]
+
+
+def _search(
+    start: Tensor, *, bound: float, tolerance: float, max_steps: int
+) -> Generator[Tensor, Evaluation, Solution]:
+    """Yield each point where K is wanted, and return the minimum."""
+    strengths = start.clamp(-bound, bound)
+    now = yield strengths
     for _ in range(max_steps):
         held = _held(strengths, now.gradient, bound)
         if _norm(now.gradient, held) < tolerance:
             break
-        moved = _descend(objective, strengths, now, held, bound)
+        moved = yield from _descend(strengths, now, held, bound)
         if moved is None:
             break
         strengths, now = moved
@@ -51,22 +96,8 @@ def minimise(objective: Objective, *, bound: float, tolerance: float, max_steps:
     return Solution(strengths, now.nll, norm, on_bound, norm < tolerance, now.hessian)
 
 
-def within_budget(objective: Objective, strengths: Tensor, *, budget: float) -> Tensor:
-    """The furthest point on the ray from 0 through μ whose mean KL(p_μ ‖ p_0) stays within the budget.
-
-    The divergence grows along the ray (its derivative is t · Var), so bisection finds it.
-    """
-    if objective.divergence(strengths) <= budget:
-        return strengths
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if objective.divergence(middle * strengths) <= budget else (low, middle)
-    return low * strengths
-
-
 def _held(strengths: Tensor, gradient: Tensor, bound: float) -> Tensor:
-    """Directions on the bound that K pushes further out, bool [k]."""
+    """Return the directions on the bound that K pushes further out, bool [k]."""
     return (strengths.abs() >= bound) & (strengths * gradient < 0)
 
 
@@ -75,15 +106,15 @@ def _norm(gradient: Tensor, held: Tensor) -> float:
 
 
 def _descend(
-    objective: Objective, strengths: Tensor, now: Evaluation, held: Tensor, bound: float
-) -> tuple[Tensor, Evaluation] | None:
-    """The next point, or None when K cannot be lowered any more in float64."""
+    strengths: Tensor, now: Evaluation, held: Tensor, bound: float
+) -> Generator[Tensor, Evaluation, tuple[Tensor, Evaluation] | None]:
+    """Return the next point, or None when K cannot be lowered any more in float64."""
     for step in (_newton_step(now, held), -now.gradient.masked_fill(held, 0.0)):
         scale = 1.0
         while scale > 1e-12:
             candidate = (strengths + scale * step).clamp(-bound, bound)
             change = (now.gradient * (candidate - strengths)).sum().item()
-            after = objective.evaluate(candidate)
+            after = yield candidate
             if change < 0 and after.nll <= now.nll + _ARMIJO * change:
                 return candidate, after
             scale /= 2
@@ -91,7 +122,7 @@ def _descend(
 
 
 def _newton_step(now: Evaluation, held: Tensor) -> Tensor:
-    """−H⁻¹g on the free directions; the ridge keeps collinear directions solvable."""
+    """Return −H⁻¹g on the free directions; the ridge keeps collinear directions solvable."""
     free = (~held).nonzero().flatten()
     hessian = now.hessian[free][:, free]
     ridge = _RIDGE + _RIDGE * hessian.diagonal().abs().max()

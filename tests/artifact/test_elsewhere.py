@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from svd_lightning import load_artifact
 from svd_lightning.cli import main
-from svd_lightning.commands.demo.run import BASE_FOLDER
+from svd_lightning.commands.demo import BASE_FOLDER
 from tests.artifact.elsewhere import train_adapter
 from tests.chain import read_jsonl
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from svd_lightning.calibration.candidates import Recipe
-from svd_lightning.calibration.cross_fit import example_folds
-from svd_lightning.calibration.pooling import PRIORS, Pool, fit_tasks
-from svd_lightning.objective import MaskedObjective
+from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each
+from svd_lightning.calibration.pooling import PRIORS, Member, Pool, fit_members, fit_tasks
+from svd_lightning.objective import MaskedObjective, objective
 from svd_lightning.steering import KLGradient, Temperature
 from svd_lightning.strength import Fixed, LineSearch, Mean, Newton
 from tests.objective import reference
@@ -22,8 +21,13 @@ NONE = torch.tensor([], dtype=torch.int64)
 
 
 def pool(data, rules, estimator=SEARCH, *, alpha=0.1, penalty=0.0):
-    objective = MaskedObjective(reference.table(data, alpha=alpha), rules, penalty=penalty)
-    return Pool(objective, estimator, torch.tensor(estimator(objective).strengths, dtype=torch.float64))
+    problem = MaskedObjective(reference.table(data, alpha=alpha), rules, penalty=penalty)
+    return Pool(Fit(estimator, problem, estimator(problem)))
+
+
+def task_strengths(shared, examples, prior):
+    """The strengths of the task with these examples in a pool."""
+    return fit_members([Member(shared, examples)], prior=prior)[0].strengths
 
 
 @pytest.mark.parametrize("rules", [RULES[:1], RULES], ids=["one", "two"])
@@ -46,16 +50,16 @@ def test_the_pool_weighs_as_so_many_examples(rules, prior):
         return value.item(), slope.numpy()
 
     best = minimize(at, shared.strengths.numpy(), jac=True, method="BFGS", options={"gtol": 1e-10})
-    assert shared.fit(TASK, prior=prior).strengths == pytest.approx(best.x, rel=1e-3, abs=1e-3)
+    assert task_strengths(shared, TASK, prior) == pytest.approx(best.x, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("estimator", [SEARCH, Mean(), Newton(), Fixed([1.5])], ids=lambda one: type(one).__name__)
 def test_without_examples_exactly_the_pool_with_many_the_own(estimator):
     shared = pool(reference.tokens(COUNT), RULES[:1], estimator)
     for examples, prior in ((NONE, 1.0), (torch.tensor([COUNT]), 1.0), (TASK, math.inf)):
-        assert shared.fit(examples, prior=prior).strengths == tuple(shared.strengths.tolist())
-    own = estimator(shared._objective.only(TASK, start=shared.strengths)).strengths
-    assert shared.fit(TASK, prior=1e-9).strengths == pytest.approx(own, rel=1e-5)
+        assert task_strengths(shared, examples, prior) == tuple(shared.strengths.tolist())
+    own = estimator(shared.objective.counting(TASK, start=shared.strengths)).strengths
+    assert task_strengths(shared, TASK, 1e-9) == pytest.approx(own, rel=1e-5)
 
 
 def test_what_a_penalty_forbids_is_no_example():
@@ -64,15 +68,15 @@ def test_what_a_penalty_forbids_is_no_example():
     silent = torch.arange(4)
     assert not reference.covered(data, 0.1)[:12].any()
     shared = pool(data, RULES[:1], penalty=-math.inf)
-    assert shared.fit(silent, prior=1.0).strengths == tuple(shared.strengths.tolist())
-    both = shared.fit(torch.cat([TASK, silent]).unique(), prior=3.0).strengths
-    assert both == shared.fit(TASK[1:], prior=3.0).strengths
+    assert task_strengths(shared, silent, 1.0) == tuple(shared.strengths.tolist())
+    both = task_strengths(shared, torch.cat([TASK, silent]).unique(), 3.0)
+    assert both == task_strengths(shared, TASK[1:], 3.0)
 
 
 def test_closed_forms_are_averaged_by_credibility():
     shared = pool(reference.tokens(COUNT), RULES[:1], Mean())
-    [own] = Mean()(shared._objective.only(TASK, start=shared.strengths)).strengths
-    [found] = shared.fit(TASK, prior=30.0).strengths
+    [own] = Mean()(shared.objective.counting(TASK, start=shared.strengths)).strengths
+    [found] = task_strengths(shared, TASK, 30.0)
     assert found == pytest.approx((len(TASK) * own + 30.0 * shared.strengths.item()) / (len(TASK) + 30.0))
 
 
@@ -90,9 +94,9 @@ def two_kinds(count, *, apart):
 
 def fitted(data, tasks, *, rules=RULES[1:], alpha=1e-6, penalty=0.0):
     table = reference.table(data, alpha=alpha)
-    pooled = SEARCH(table.objective(rules, penalty=penalty)).strengths
-    found = fit_tasks(table, Recipe(rules, SEARCH), tasks, pooled=pooled, penalty=penalty, folds=3)
-    return table, pooled, found
+    fits = fit_each([(SEARCH, objective(table, rules, penalty=penalty))])
+    [found] = fit_tasks(table, fits, tasks, penalty=penalty, folds=3)
+    return table, fits[0].estimate.strengths, found
 
 
 def test_tasks_that_differ_get_their_own_and_tasks_that_do_not_the_pool():
@@ -122,7 +126,7 @@ def test_held_out_log_probabilities_against_a_plain_loop(penalty):
         seen = torch.isin(data.example, numbers[fold != held])
         shared = pool(data[seen], rules, **where)
         for place, prior in enumerate(PRIORS):
-            own = torch.tensor(shared.fit(tasks["odd"], prior=prior).strengths, dtype=torch.float64)
+            own = torch.tensor(task_strengths(shared, tasks["odd"], prior), dtype=torch.float64)
             for mine, at in ((data.example % 2 == 1, own), (data.example % 2 == 0, shared.strengths)):
                 keep = ~seen & mine
                 by_prior[place, keep] = reference.label_log_probs(at, data[keep], rules, **where)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from svd_lightning.calibration import calibrate, describe, describe_tasks
-from svd_lightning.calibration.tasks import by_task
-from svd_lightning.objective import CalibrationTable
+from svd_lightning.calibration.describe import by_task
+from svd_lightning.objective import TokenCollector
 from svd_lightning.objective.stored import load_table, save_table
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering, TaskSteering, Temperature, with_built_in
 from svd_lightning.strength import LineSearch
@@ -31,7 +31,7 @@ def tokens(count, *, names=NAMES):
 
 
 def table(data, tasks, *, alpha=0.01):
-    metric = CalibrationTable(with_built_in(STEERING.rules), alpha=alpha, tasks=tasks)
+    metric = TokenCollector(with_built_in(STEERING.rules), alpha=alpha, tasks=tasks)
     data.update(metric)
     return metric.compute()
 

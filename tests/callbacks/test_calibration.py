@@ -47,8 +47,8 @@ def test_the_file_is_strict_json_and_comes_back_as_the_checkpoint_s(record, fitt
 def test_numbers_are_those_of_the_split(record, diaries):
     module, data = diary_model(), diary_data(diaries)
     data.tokenizer = module.tokenizer
-    assert record["examples"] == len(data.calibration_set) == 24
-    assert record["tokens"] == sum(len(row.completion_ids) for row in data.calibration_set)
+    assert record["examples"] == len(data.rows("calibration")) == 24
+    assert record["tokens"] == sum(len(row.completion_ids) for row in data.rows("calibration"))
     assert 0 < record["coverage"] <= 1 <= record["mask_size"]
     assert record["kl_to_reference"] > 0
     assert record["nll_tuned"] < record["nll_base"]

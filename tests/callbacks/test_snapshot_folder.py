@@ -10,7 +10,7 @@ import torch
 
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.callbacks.snapshot_folder import tokenizer_digest
-from svd_lightning.commands.demo.run import BASE_FOLDER
+from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, fingerprint, weights_digest
 from tests.chain import Losses, diary_data, diary_model, fit, quiet_trainer, write_diaries
@@ -29,7 +29,7 @@ class CountingCalibration(SteeringCalibration):
         super().__init__(**{"guard": False, "alphas": (), "show_table": False, **options})
         self.forwards = []
 
-    def _measure(self, trainer, module):
+    def _collect(self, trainer, module, data):
         peft_model = module.peft_model
         layer = next(m for m in peft_model.modules() if hasattr(m, "_disable_adapters"))
         off = []
@@ -39,7 +39,7 @@ class CountingCalibration(SteeringCalibration):
             .register_forward_hook(lambda *_: off.append(layer.disable_adapters))
         )
         try:
-            return super()._measure(trainer, module)
+            return super()._collect(trainer, module, data)
         finally:
             hook.remove()
             self.forwards.append((off.count(False), off.count(True)))

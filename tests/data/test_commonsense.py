@@ -15,9 +15,9 @@ from svd_lightning.data import (
     HellaSwag,
     OpenBookQA,
     WinoGrande,
-    recorded,
+    choices,
 )
-from svd_lightning.data.records import Record
+from svd_lightning.data.source_rows import SourceRow
 from svd_lightning.errors import InputError
 from tests.chain import write_jsonl
 from tests.data.commonsense import CASES
@@ -92,7 +92,7 @@ def test_real_rows_come_out_word_for_word(name, shared):
     assert paths
     for path in paths:
         for number, row in enumerate(json.loads(path.read_text()), start=1):
-            question = data.question(Record(path.name, number, columns(row)), "x")
+            question = data.question(SourceRow(path.name, number, columns(row)), "x")
             assert question.prompt == row["instruction"]
             assert question.as_example().completion == row["output"]
 
@@ -113,11 +113,11 @@ def test_real_files_read_whole(name, count, shared):
 def test_the_default_goes_to_the_hub(dataset, monkeypatch):
     asked = []
 
-    def read_records(source, *, subset, split, revision):
+    def read_rows(source, *, subset, split, revision):
         asked.append((source, subset, split, revision))
         return []
 
-    monkeypatch.setattr(recorded, "read_records", read_records)
+    monkeypatch.setattr(choices, "read_rows", read_rows)
     data = dataset()
     data.load_questions()
     data.load_given_question_splits()

@@ -48,7 +48,7 @@ def test_splits_are_disjoint_and_complete(letters):
 def test_index_is_the_rows_number_within_its_split(letters):
     data = letters()
     (batch,) = data.calibration_dataloader()
-    assert [data.calibration_set[i].id for i in batch["index"]] == batch["id"] == data.split_ids("calibration")
+    assert [data.rows("calibration")[i].id for i in batch["index"]] == batch["id"] == data.split_ids("calibration")
 
 
 def test_loaders_hold_every_example_once(letters):
@@ -144,7 +144,7 @@ def test_limit_is_for_each_split(letters):
 @pytest.mark.parametrize("size", [None, 0, 0.0])
 def test_without_calibration_there_is_no_loader_for_it(letters, size):
     data = letters(calibration=size)
-    assert data.calibration_set == data.split_ids("calibration") == []
+    assert data.rows("calibration") == data.split_ids("calibration") == []
     with pytest.raises(InputError, match=r"data\.calibration: there is no calibration split; set a size"):
         data.calibration_dataloader()
 

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 from torch.utils.data.distributed import DistributedSampler
 
 from svd_lightning.data import Example, LengthGroupedSampler, ScoringCollator, encode
-from svd_lightning.data.sampler import EvenShare, evened
+from svd_lightning.data.sampler import EvenShare, padded_to_ranks
 
 LENGTHS = [(37 * i) % 101 + 1 for i in range(203)]
 
@@ -41,8 +41,8 @@ def test_the_batches_of_all_ranks_are_those_of_one_process(count, replicas, batc
 
 def test_rows_without_a_label_even_the_shares(word_tokenizer):
     rows = encode([Example(str(i), "a", " b") for i in range(5)], word_tokenizer, split="train", max_length=9)
-    assert [row.index for row in evened(rows.rows, 3)] == [0, 1, 2, 3, 4, -1]
-    assert evened(rows.rows, 5) == rows.rows
+    assert [row.index for row in padded_to_ranks(rows.rows, 3)] == [0, 1, 2, 3, 4, -1]
+    assert padded_to_ranks(rows.rows, 5) == rows.rows
 
 
 def test_an_epoch_always_has_the_same_order_and_no_other_epoch_has_it():

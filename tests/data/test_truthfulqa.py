@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from svd_lightning.data import Example, TruthfulQA
-from svd_lightning.data.primers import INSTRUCTION, PRIMERS
+from svd_lightning.data.truthfulqa import INSTRUCTION, PRIMERS
 from svd_lightning.errors import InputError
 from tests.chain import write_jsonl
 
@@ -159,11 +159,11 @@ def words(question):
 def test_the_default_goes_to_the_hub(monkeypatch):
     asked = []
 
-    def read_records(source, *, subset, split):
+    def read_rows(source, *, subset, split):
         asked.append((source, subset, split))
         return []
 
-    monkeypatch.setattr("svd_lightning.data.truthfulqa.read_records", read_records)
+    monkeypatch.setattr("svd_lightning.data.truthfulqa.read_rows", read_rows)
     assert TruthfulQA().load() == TruthfulQA(subset="multiple_choice").load() == []
     assert asked == [
         ("truthfulqa/truthful_qa", "generation", "validation"),

@@ -59,7 +59,7 @@ CASES = {
     ),
     "ExactMatch": Case(_answers("references", *_TEXTS)),
     "ExtractionAccuracy": Case(_answers("labels", *_OPTIONS)),
-    "JudgedRate": Case(tuple({"verdicts": [verdict]} for verdict in (True, False, None, True))),
+    "JudgedRate": Case(tuple({"opinions": [opinion]} for opinion in (True, False, None, True))),
     "MeanNLL": Case(tuple({"log_probabilities": torch.tensor([value])} for value in (-0.5, -2.0, -0.125, -9.0))),
     "MultipleChoice": Case(
         tuple(_question(i, s) for i, s in enumerate(([-1.0, -2.0], [-3.0, -2.5, -4.0], [-1.5, -1.0, -9.0]))),

@@ -1,15 +1,12 @@
-"""The gathered metrics against plain Python, in batches, with repetitions, and over two real processes."""
+"""The metrics of choices against plain Python, in batches and with repetitions."""
 
 import math
 
 import pytest
-import torch
 
 from svd_lightning.errors import InputError
-from svd_lightning.metrics import Completions, MultipleChoice
-from tests.metrics import two_ranks
-from tests.metrics.reference import NAMES, Question, add, add_tokens, expected, random_questions
-from tests.processes import run_both
+from svd_lightning.metrics import MultipleChoice
+from tests.metrics.reference import NAMES, Question, add, expected, random_questions
 
 
 def assert_as_reference(scores, questions):
@@ -64,33 +61,3 @@ def test_a_question_without_its_best_choice_is_refused():
     add(metric := MultipleChoice(NAMES), [question])
     with pytest.raises(InputError, match="one best choice for each question"):
         metric.compute()
-
-
-def test_completions_by_hand():
-    metric = Completions(NAMES)
-    rows = [(0, 3), (0, 4), (2, 1)]
-    for share in (rows[1:], rows, rows[:1]):
-        add_tokens(metric, share)
-    found = metric.compute()
-    nll = (3 / 7 + 4 / 7 + 2 + 1 / 7) / 3
-    assert found.metrics("base") == pytest.approx({"NLL": nll, "perplexity": math.exp(nll), "KL": 0.0})
-    assert found.metrics("tuned") == pytest.approx(
-        {"NLL": nll + 1, "perplexity": math.exp(nll + 1), "KL": (3 + 4 + 1) / 9}
-    )
-    assert found.select(found.example == 2).metrics("base")["NLL"] == pytest.approx(2 + 1 / 7)
-
-
-@pytest.fixture(scope="module")
-def both_ranks(tmp_path_factory):
-    """What each of two real processes found, by name of the split."""
-    return run_both(two_ranks.both, tmp_path_factory.mktemp("ranks"))
-
-
-@pytest.mark.parametrize("shares", two_ranks.SHARES)
-def test_two_processes_find_what_one_finds(both_ranks, shares):
-    whole = two_ranks.measured(range(two_ranks.COUNT))
-    assert whole["number"].tolist() == list(range(two_ranks.COUNT))
-    for found in both_ranks:
-        assert found[shares].keys() == whole.keys()
-        for name, value in whole.items():
-            assert torch.equal(torch.as_tensor(found[shares][name]), torch.as_tensor(value)), name

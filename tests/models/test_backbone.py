@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from svd_lightning.commands.demo.run import BASE_FOLDER
+from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, context_length, fingerprint
 from svd_lightning.models.backbone import existing

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from svd_lightning.functional import confidence_mask
-from svd_lightning.objective import CalibrationTable, MaskedObjective, Objective, TokenTable
+from svd_lightning.objective import MaskedObjective, Objective, TokenCollector, TokenTable, objective
 from svd_lightning.steering import Agreement, Divergence, Entropy, expand
 from tests.objective import reference
 from tests.objective.reference import Tokens, covered
@@ -24,7 +24,7 @@ def feature_values(data: Tokens) -> Tensor:
 
 
 def table(data: Tokens, rules, *, alpha=0.1) -> TokenTable:
-    metric = CalibrationTable(rules, features=FEATURES, alpha=alpha)
+    metric = TokenCollector(rules, features=FEATURES, alpha=alpha)
     data.update(metric)
     return metric.compute()
 
@@ -34,7 +34,7 @@ def masked(data: Tokens, rules, *, penalty=-math.inf, alpha=0.1) -> MaskedObject
 
 
 def streamed(data: Tokens, rules) -> Objective:
-    return reference.stream(data).objective(expand(rules, FEATURES))
+    return objective(reference.stream(data), expand(rules, FEATURES))
 
 
 def label_log_probs(weights: Tensor, data: Tokens, rules, *, alpha, penalty) -> Tensor:

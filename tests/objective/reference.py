@@ -8,7 +8,7 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 
 from svd_lightning.functional import confidence_mask, log_probabilities
-from svd_lightning.objective import CalibrationTable, TokenStream, TokenTable
+from svd_lightning.objective import TokenCollector, TokenStream, TokenTable
 from svd_lightning.steering import KLGradient, NaturalGradient, Temperature
 
 RULES = (KLGradient(), NaturalGradient(), Temperature())
@@ -36,7 +36,7 @@ class Tokens:
     def to(self, dtype: torch.dtype) -> "Tokens":
         return Tokens(self.tuned.to(dtype), self.base.to(dtype), self.labels, self.example, self.position)
 
-    def update(self, metric: CalibrationTable) -> None:
+    def update(self, metric: TokenCollector) -> None:
         metric.update(self.tuned, self.base, self.labels, self.example, self.position)
 
 
@@ -52,7 +52,7 @@ def tokens(count=24, size=13, *, seed=0, spread=2.0) -> Tokens:
 
 def table(data: Tokens, *, rules=RULES, alpha=0.1, batch: int | None = None) -> TokenTable:
     """The library's table of these tokens."""
-    metric = CalibrationTable(rules, alpha=alpha)
+    metric = TokenCollector(rules, alpha=alpha)
     for start in range(0, len(data), batch or len(data)):
         data[start : start + (batch or len(data))].update(metric)
     return metric.compute()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationTable
+from svd_lightning.objective import TokenCollector
 from svd_lightning.steering import KLGradient
 from tests.objective import reference, two_ranks
 from tests.objective.reference import RULES
@@ -123,7 +123,7 @@ def test_tables_do_not_grow(alpha):
 
 
 def test_computing_twice_and_going_on():
-    data, metric = reference.tokens(), CalibrationTable(RULES)
+    data, metric = reference.tokens(), TokenCollector(RULES)
     data[:10].update(metric)
     assert_same(metric.compute(), reference.table(data[:10]))
     data[10:].update(metric)
@@ -145,7 +145,7 @@ def test_logits_that_overflowed_are_refused(model, value):
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize("empty_batches", [0, 1, 2])
 def test_nothing_is_refused(empty_batches):
-    metric = CalibrationTable(RULES)
+    metric = TokenCollector(RULES)
     for _ in range(empty_batches):
         reference.tokens()[:0].update(metric)
     with pytest.raises(InputError, match="expected at least one completion token, got none"):
@@ -153,14 +153,14 @@ def test_nothing_is_refused(empty_batches):
 
 
 def test_an_empty_batch_adds_nothing():
-    data, metric = reference.tokens().to(torch.float32), CalibrationTable(RULES)
+    data, metric = reference.tokens().to(torch.float32), TokenCollector(RULES)
     for part in (data[:0], data[:9], data[9:9], data[9:]):
         part.update(metric)
     assert_same(metric.compute(), reference.table(data))
 
 
 def test_tokens_may_follow_a_refusal():
-    data, metric = reference.tokens().to(torch.float32), CalibrationTable(RULES)
+    data, metric = reference.tokens().to(torch.float32), TokenCollector(RULES)
     with pytest.raises(InputError), pytest.warns(UserWarning, match="compute"):
         metric.compute()
     data.update(metric)

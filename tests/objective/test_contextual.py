@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationTable
+from svd_lightning.objective import TokenCollector
 from svd_lightning.steering import Entropy, KLGradient, Steering, expand, feature_name
 from tests.objective import contextual, reference
 
@@ -80,4 +80,4 @@ def test_a_feature_that_the_table_does_not_know_is_refused():
 def test_a_feature_of_a_rule_s_name_is_refused():
     twin = type("KLGradient", (Entropy,), {})()
     with pytest.raises(InputError, match="other names than the rules', got KLGradient"):
-        CalibrationTable([KLGradient()], features=[twin])
+        TokenCollector([KLGradient()], features=[twin])

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svd_lightning.errors import InputError
-from svd_lightning.functional import confidence_mask
-from svd_lightning.objective import MaskedObjective
-from svd_lightning.steering import Steering
+from svd_lightning.functional import confidence_mask, log_probabilities, objective_terms, steer
+from svd_lightning.objective import MaskedObjective, objective
+from svd_lightning.steering import Steering, whole_direction
 from tests.functional import reference as single
 from tests.functional.strategies import examples
 from tests.objective import reference
@@ -34,13 +34,13 @@ def masked(data, rules, penalty=-math.inf, alpha=ALPHA):
 
 
 def streamed(data, rules, chunk=7):
-    return reference.stream(data, chunk=chunk).objective(rules)
+    return objective(reference.stream(data, chunk=chunk), rules)
 
 
-def assert_derivatives(objective, data, rules, *, alpha, penalty, close=CLOSE):
+def assert_derivatives(problem, data, rules, *, alpha, penalty, close=CLOSE):
     for point in POINTS:
         strengths = double(point[: len(rules)])
-        found = objective.evaluate(strengths)
+        found = problem.evaluate(strengths)
         expected = reference.evaluate(strengths, data, rules, alpha=alpha, penalty=penalty)
         for got, wanted in zip(found, expected, strict=True):
             torch.testing.assert_close(torch.as_tensor(got, dtype=torch.float64), wanted, **close)
@@ -51,9 +51,26 @@ def assert_derivatives(objective, data, rules, *, alpha, penalty, close=CLOSE):
 @pytest.mark.parametrize("alpha", [0.02, 0.1, 1.0])
 def test_masked_value_gradient_and_hessian(rules, penalty, alpha):
     data = reference.tokens()
-    objective = masked(data, rules, penalty, alpha)
-    assert objective.num_directions == len(rules)
-    assert_derivatives(objective, data, rules, alpha=alpha, penalty=penalty)
+    problem = masked(data, rules, penalty, alpha)
+    assert problem.num_directions == len(rules)
+    assert_derivatives(problem, data, rules, alpha=alpha, penalty=penalty)
+
+
+@EVERY_CHOICE
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_the_table_says_what_the_definition_says(rules, penalty):
+    data = reference.tokens()
+    log_p, log_q = log_probabilities(data.tuned), log_probabilities(data.base)
+    mask = confidence_mask(data.tuned, ALPHA)
+    directions = [whole_direction(rule, log_p, log_q) * mask for rule in rules]
+    kept = reference.covered(data, ALPHA) if penalty == -math.inf else torch.ones(len(data), dtype=torch.bool)
+    for point in POINTS:
+        strengths = point[: len(rules)]
+        steered = steer(data.tuned, directions, mask, strength=strengths, penalty=penalty)
+        terms = objective_terms(steered, directions, data.labels)
+        found = masked(data, rules, penalty).evaluate(double(strengths))
+        for got, wanted in zip(found, terms, strict=True):
+            torch.testing.assert_close(torch.as_tensor(got, dtype=torch.float64), wanted[kept].mean(0), **CLOSE)
 
 
 @EVERY_CHOICE
@@ -125,21 +142,21 @@ def expected_terms(data, rule, alpha):
 @pytest.mark.parametrize("mask", ["masked", "streamed"])
 def test_terms(rules, mask):
     data = reference.tokens()
-    objective = masked(data, rules) if mask == "masked" else streamed(data, rules)
+    problem = masked(data, rules) if mask == "masked" else streamed(data, rules)
     if len(rules) > 1:
         with pytest.raises(InputError, match=f"single rule, got {len(rules)}; use LineSearch"):
-            objective.terms()
+            problem.terms()
         return
     expected = double(list(expected_terms(data, rules[0], ALPHA if mask == "masked" else None)))
-    for got, wanted in zip(objective.terms(), expected.T, strict=True):
+    for got, wanted in zip(problem.terms(), expected.T, strict=True):
         torch.testing.assert_close(got, wanted, **CLOSE)
 
 
 def test_terms_are_the_derivatives_at_zero():
     """Theorem 2: the slope of K at μ = 0 is ⟨p − e_y, d⟩; its curvature there is Var_p[d]."""
     data = reference.tokens()
-    for objective in (masked(data, reference.RULES[:1], 0.0), streamed(data, reference.RULES[:1])):
-        terms, at_zero = objective.terms(), objective.evaluate(double([0.0]))
+    for problem in (masked(data, reference.RULES[:1], 0.0), streamed(data, reference.RULES[:1])):
+        terms, at_zero = problem.terms(), problem.evaluate(double([0.0]))
         assert at_zero.gradient.item() == pytest.approx(-terms.inner.mean().item(), rel=1e-9)
         assert at_zero.hessian.item() == pytest.approx(terms.variance.mean().item(), rel=1e-9)
 
@@ -150,13 +167,13 @@ def test_divergence_from_the_unsteered(penalty):
     data, rules = reference.tokens(), reference.RULES
     recipe = {"alpha": None, "penalty": 0.0} if penalty is None else {"alpha": ALPHA, "penalty": penalty}
     kept = data[reference.covered(data, ALPHA)] if penalty == -math.inf else data
-    objective = streamed(data, rules) if penalty is None else masked(data, rules, penalty)
+    problem = streamed(data, rules) if penalty is None else masked(data, rules, penalty)
     for point in map(double, POINTS):
         log_p, log_0 = (
             reference.steered_logits(s, kept, rules, **recipe).log_softmax(-1) for s in (point, 0 * point)
         )
         expected = torch.where(log_p > -math.inf, log_p.exp() * (log_p - log_0), 0.0).sum(-1).mean().item()
-        assert objective.divergence(point) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+        assert problem.divergence(point) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -180,7 +197,7 @@ def test_some_examples_alone(penalty):
     """A fold of the objective is the objective of those examples."""
     data, strengths, rules = reference.tokens(), double([1.5]), reference.RULES[:1]
     examples = torch.tensor([0, 3, 4, 7])
-    fold = masked(data, rules, penalty).only(examples, start=double([2.0]))
+    fold = masked(data, rules, penalty).counting(examples, start=double([2.0]))
     alone = masked(data[torch.isin(data.example, examples)], rules, penalty)
     for got, wanted in zip(fold.evaluate(strengths), alone.evaluate(strengths), strict=True):
         torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(wanted), **CLOSE)
@@ -208,9 +225,9 @@ vectors = st.lists(st.floats(-10.0, 10.0), min_size=3, max_size=3).map(double)
 def test_convex(seed, spread, penalty, left, right, weight):
     data = reference.tokens(6, 7, seed=seed, spread=spread)
     data.labels[0] = data.tuned[0].argmax()  # at least one label is covered
-    for objective in (masked(data, reference.RULES, penalty), streamed(data, reference.RULES)):
-        between = objective.evaluate(weight * left + (1.0 - weight) * right)
-        ends = objective.evaluate(left).nll, objective.evaluate(right).nll
+    for problem in (masked(data, reference.RULES, penalty), streamed(data, reference.RULES)):
+        between = problem.evaluate(weight * left + (1.0 - weight) * right)
+        ends = problem.evaluate(left).nll, problem.evaluate(right).nll
         chord = weight * ends[0] + (1.0 - weight) * ends[1]
         assert between.nll <= chord + 1e-10 * (1.0 + abs(chord))
         curvatures = torch.linalg.eigvalsh(between.hessian)
@@ -232,5 +249,5 @@ def test_no_covered_label_is_refused_with_an_infinite_penalty():
 
 def test_no_covered_label_is_fine_with_a_finite_penalty():
     data = uncovered()
-    objective = masked(data, reference.RULES, -2.0)
-    assert_derivatives(objective, data, reference.RULES, alpha=ALPHA, penalty=-2.0)
+    problem = masked(data, reference.RULES, -2.0)
+    assert_derivatives(problem, data, reference.RULES, alpha=ALPHA, penalty=-2.0)

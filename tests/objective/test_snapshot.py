@@ -20,7 +20,7 @@ import svd_lightning.commands.demo
 import svd_lightning.objective.snapshot
 from svd_lightning.errors import InputError
 from svd_lightning.objective import ReferenceSnapshot
-from svd_lightning.scoring.collect import new_table, tabulate
+from svd_lightning.scoring import collector
 from svd_lightning.steering import Steering
 from tests.processes import exit_status, fork
 
@@ -54,14 +54,14 @@ def batches(size):
 @torch.no_grad()
 def build(model, size, snapshot=None):
     """The table, and how often the decoder ran."""
-    table, calls = new_table(Steering()), []
+    collecting, calls = collector(model, Steering(), snapshot), []
     hook = model.get_base_model().get_decoder().register_forward_hook(lambda *_: calls.append(1))
     try:
         for batch in batches(size):
-            tabulate(model, batch, table, snapshot=snapshot)
+            collecting.add(batch)
     finally:
         hook.remove()
-    return vars(table.compute()), len(calls)
+    return vars(collecting.result()), len(calls)
 
 
 def assert_same(left, right, **tolerance):
@@ -94,7 +94,7 @@ def test_a_new_example_is_forwarded(tuned):
     snapshot = ReferenceSnapshot()
     first = next(iter(batches(2)))
     with torch.no_grad():
-        tabulate(tuned, first, new_table(Steering()), snapshot=snapshot)
+        collector(tuned, Steering(), snapshot).add(first)
     _, forwards = build(tuned, 2, snapshot)
     assert forwards == 5
 

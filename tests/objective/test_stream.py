@@ -6,9 +6,10 @@ from scipy.optimize import minimize
 
 from svd_lightning.calibration import calibrate
 from svd_lightning.errors import InputError
-from svd_lightning.objective.together import Together
+from svd_lightning.objective import objective, prefetch
 from svd_lightning.steering import Steering, TaskAware
 from svd_lightning.strength import LineSearch
+from svd_lightning.strength.solver import minimise_all
 from tests.objective import reference
 
 
@@ -69,7 +70,7 @@ def test_the_order_of_the_stream_and_repetitions_do_not_matter():
     assert torch.equal(one.example, other.example)
     mu = double([0.3, -0.2, 0.1])
     for left, right in zip(
-        one.objective(reference.RULES).evaluate(mu), other.objective(reference.RULES).evaluate(mu), strict=True
+        objective(one, reference.RULES).evaluate(mu), objective(other, reference.RULES).evaluate(mu), strict=True
     ):
         torch.testing.assert_close(torch.as_tensor(left), torch.as_tensor(right), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(one.label_log_q, other.label_log_q)
@@ -80,37 +81,35 @@ def test_a_table_for_a_steering_without_a_mask_is_refused():
         calibrate(reference.table(reference.tokens()), Steering(alpha=None), LineSearch())
 
 
-def test_questions_of_nested_jobs_are_answered_together_in_order():
-    asked = []
+def test_what_is_fetched_together_costs_one_pass(monkeypatch):
+    """And is kept until the next fetch, however much it is."""
+    monkeypatch.setattr("svd_lightning.objective.stream._REMEMBERED", 1)
+    stream = reference.stream(reference.tokens(), chunk=5)
+    problem = objective(stream, reference.RULES)
+    folds = [problem, problem.restricted(torch.arange(4))]
+    points = [double([0.1, 0.2, 0.3]), double([0.3, -0.1, 0.0])]
+    for wanted in (points, points[::-1]):
+        passes = stream.passes
+        prefetch(folds, wanted)
+        found = [fold.evaluate(point) for fold, point in zip(folds, wanted, strict=True)]
+        assert stream.passes == passes + 1
+        alone = [
+            objective(reference.stream(reference.tokens()), reference.RULES).evaluate(wanted[0]),
+            objective(reference.stream(reference.tokens()[:12]), reference.RULES).evaluate(wanted[1]),
+        ]
+        for one, other in zip(found, alone, strict=True):
+            torch.testing.assert_close(torch.as_tensor(one.nll), torch.as_tensor(other.nll))
+            torch.testing.assert_close(one.hessian, other.hessian)
 
-    def answer(questions):
-        asked.append(list(questions))
-        return [10 * question for question in questions]
 
-    jobs = Together(answer)
-
-    def inner(number):
-        return jobs.ask(number)
-
-    def outer(number):
-        return jobs.ask(number) + sum(jobs.map(inner, [number + 1, number + 2]))
-
-    assert jobs.map(outer, [1, 4]) == [60, 150]
-    assert asked == [[1, 4], [2, 3, 5, 6]]
-    assert jobs.ask(7) == 70
-
-
-@pytest.mark.parametrize("where", ["job", "answer"])
-def test_an_error_reaches_the_caller(where):
-    def answer(questions):
-        if where == "answer":
-            raise InputError("no answer")
-        return questions
-
-    def job(number):
-        jobs.ask(number)
-        raise InputError("no answer")
-
-    jobs = Together(answer)
-    with pytest.raises(InputError, match="no answer"):
-        jobs.map(job, range(3))
+def test_searches_in_step_find_what_each_finds_alone_in_the_passes_of_the_longest():
+    data, options = reference.tokens(60, 11), {"bound": 1000.0, "tolerance": 1e-9}
+    stream, alone = reference.stream(data), []
+    problems = [objective(stream, reference.RULES[:k]) for k in (1, 2, 3)]
+    found = minimise_all(problems, **options)
+    for k, solution in enumerate(found, start=1):
+        one = reference.stream(data)
+        [expected] = minimise_all([objective(one, reference.RULES[:k])], **options)
+        torch.testing.assert_close(solution.strengths, expected.strengths)
+        alone.append(one.passes)
+    assert stream.passes == max(alone)

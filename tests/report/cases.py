@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from svd_lightning.calibration import calibrate
-from svd_lightning.objective import CalibrationTable, TokenTable
+from svd_lightning.objective import TokenCollector, TokenTable
 from svd_lightning.steering import (
     ConfidentSet,
     Entropy,
@@ -45,7 +45,7 @@ def opposed() -> Tokens:
 
 def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf"), features=(), tasks=None) -> Case:
     steering = Steering(rules, features=features, alpha=0.1, penalty=penalty)
-    metric = CalibrationTable(
+    metric = TokenCollector(
         (*with_built_in(rules), ConfidentSet()), features=features, alpha=min((0.1, *alphas)), tasks=tasks
     )
     data.update(metric)

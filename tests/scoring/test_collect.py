@@ -1,11 +1,12 @@
-"""From batches to the table, with and without a snapshot, against full logits row by row."""
+"""From batches to calibration tokens, with and without snapshot and mask, against full logits row by row."""
 
 import pytest
 import torch
 
 from svd_lightning.errors import InputError
 from svd_lightning.objective import ReferenceSnapshot
-from svd_lightning.scoring.collect import new_table, tabulate
+from svd_lightning.scoring import collector
+from svd_lightning.scoring.collect import token_collector
 from svd_lightning.steering import NaturalGradient, Steering
 from tests.chain import diary_data, diary_model, small_lora
 
@@ -27,10 +28,10 @@ def batches(diaries, module):
 
 @torch.no_grad()
 def filled(module, batches, steering=Steering(), **options):  # noqa: B008  frozen
-    table = new_table(steering)
+    collecting = collector(module.peft_model, steering, **options)
     for batch in batches:
-        tabulate(module.peft_model, batch, table, **options)
-    return table.compute()
+        collecting.add(batch)
+    return collecting.result()
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def test_the_snapshot_changes_nothing_and_serves_other_batches_too(module, batch
 
 
 def test_the_table_knows_the_steering_s_rules_and_mask():
-    table = new_table(Steering([NaturalGradient()], alpha=0.2), alphas=(0.05, 0.5))
+    table = token_collector(Steering([NaturalGradient()], alpha=0.2), alphas=(0.05, 0.5))
     assert table.alpha == 0.05
     assert isinstance(table.rules[0], NaturalGradient)
     assert len({type(rule) for rule in table.rules}) == len(table.rules) >= 3
@@ -75,4 +76,4 @@ def test_the_table_knows_the_steering_s_rules_and_mask():
 
 def test_no_mask_no_table():
     with pytest.raises(InputError, match=r"steering\.alpha: the calibration table needs a mask, got null"):
-        new_table(Steering(alpha=None))
+        token_collector(Steering(alpha=None))

@@ -28,16 +28,16 @@ def module():
 
 @torch.no_grad()
 def measured(module, questions, *, batch=4, steering=None, own=None):
-    """The record of one pass over the questions."""
+    """The results of one pass over the questions."""
     tokenizer, asked = module.tokenizer, {each.id: each for each in questions}
     rows = encode([each.as_example() for each in questions], tokenizer, split="test", max_length=64).rows
     encoded = encode_questions(rows, asked, tokenizer, split="test", max_length=64)
     collator = QuestionCollator(rows=ScoringCollator(pad_token_id=0))
-    steered = TaskSteering(steering or module.recipe.with_strengths([5.0]), own or {})
-    test = HeldOut(module.recipe, steered, RECORD, torch.device("cpu"))
+    steered = TaskSteering(steering or module.configured.with_strengths([5.0]), own or {})
+    test = HeldOut(module.configured, steered, RECORD, torch.device("cpu"))
     for start in range(0, len(encoded), batch):
         test.add(module.peft_model, collator(encoded[start : start + batch]))
-    return test.record({number: each.task for number, each in enumerate(questions)})
+    return test.results({number: each.task for number, each in enumerate(questions)})
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def slow(module, questions, steerings):
 
 
 def steerings(module, penalty=0.0):
-    wanted = contenders(module.recipe, TaskSteering(module.recipe.with_strengths([5.0])), RECORD)
+    wanted = contenders(module.configured, TaskSteering(module.configured.with_strengths([5.0])), RECORD)
     steered = {name: each.steering.with_penalty(penalty) for name, each in wanted.items()}
     return {**UNSTEERED, **steered}
 
@@ -102,7 +102,7 @@ def test_tasks_are_told_apart(module, questions):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_each_task_is_steered_by_strengths_of_its_own(module, questions, batch):
-    shared, own = (module.recipe.with_strengths([strength]) for strength in (5.0, -8.0))
+    shared, own = (module.configured.with_strengths([strength]) for strength in (5.0, -8.0))
     mixed = measured(module, questions, batch=batch, steering=shared, own={"odd": own})
     for task, steering in (("even", shared), ("odd", own)):
         mine = [each for each in questions if each.task == task]
@@ -123,10 +123,12 @@ def test_each_task_is_steered_by_strengths_of_its_own(module, questions, batch):
 def test_the_table_holds_the_best_choices_only(module, questions):
     record = measured(module, questions)
     rows = encode([each.as_example() for each in questions], module.tokenizer, split="test", max_length=64).rows
-    plain = HeldOut(module.recipe, TaskSteering(module.recipe.with_strengths([5.0])), RECORD, torch.device("cpu"))
+    plain = HeldOut(
+        module.configured, TaskSteering(module.configured.with_strengths([5.0])), RECORD, torch.device("cpu")
+    )
     with torch.no_grad():
         plain.add(module.peft_model, ScoringCollator(pad_token_id=0)(rows))
-    alone = plain.record()
+    alone = plain.results()
     assert alone.metrics["questions"] == 0
     assert set(alone.metrics["metrics"]) == {"NLL", "perplexity", "KL"}
     assert alone.table["tokens"] == record.table["tokens"]
@@ -157,7 +159,7 @@ def test_what_is_the_same_is_scored_once(module, questions, monkeypatch):
     monkeypatch.setattr(
         held_out, "score_chunk", lambda chunk, named: seen.append(set(named)) or score(chunk, named)
     )
-    tuned, chosen = (module.recipe.with_strengths([strength]) for strength in (0.0, -8.0))
+    tuned, chosen = (module.configured.with_strengths([strength]) for strength in (0.0, -8.0))
     record = measured(module, questions, steering=tuned)
     assert seen[-1] == set(NAMES) - {"steered"}
     assert record.metrics["metrics"]["MC2"]["steered"] == record.metrics["metrics"]["MC2"]["tuned"] | {

@@ -49,7 +49,7 @@ def test_every_question_counts_once(name, two, checkpoint, tmp_path):
     data = JSONLChoices(two / "train.jsonl", test_path=two / f"{name}.jsonl", max_length=64, calibration=2)
     module = diary_model()
     quiet_trainer(tmp_path, plain_calibration()).test(module, datamodule=data, ckpt_path=checkpoint, verbose=False)
-    alone = module.test_metrics
+    alone = module.test_results.metrics
     assert found["questions"] == alone["questions"] == QUESTIONS[name]
     assert [part["questions"] for part in found["tasks"].values()] == ([6, 5] if name == "odd" else [1])
     assert found["distributions"] == alone["distributions"]

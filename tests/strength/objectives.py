@@ -3,7 +3,7 @@
 import torch
 
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective import MaskedObjective, Objective
+from svd_lightning.objective import MaskedObjective, Objective, objective
 from tests.objective import reference
 from tests.objective.reference import Tokens
 
@@ -15,7 +15,7 @@ def masked(data: Tokens, rules=reference.RULES[:1], *, penalty=-torch.inf, alpha
 
 def streamed(data: Tokens, rules=reference.RULES[:1], *, batch=None) -> Objective:
     """The unmasked objective."""
-    return reference.stream(data, chunk=batch).objective(rules)
+    return objective(reference.stream(data, chunk=batch), rules)
 
 
 class GivenTerms:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationTable, MaskedObjective
+from svd_lightning.objective import MaskedObjective, TokenCollector
 from svd_lightning.steering import KLGradient, NaturalGradient
 from svd_lightning.strength import Fixed, LineSearch, Mean, Median, Newton, Sequence, TrimmedMean
 from tests.functional import reference as single
@@ -63,7 +63,7 @@ def test_oracle():
     columns = []
     for case in oracle["cases"]:
         tuned, base = (torch.tensor([case[f"{of}_logits"]], dtype=torch.float64) for of in ("tuned", "base"))
-        metric = CalibrationTable([KLGradient()], alpha=case["alpha"])
+        metric = TokenCollector([KLGradient()], alpha=case["alpha"])
         metric.update(tuned, base, torch.tensor([case["label"]]), torch.tensor([0]), torch.tensor([1]))
         columns.append(torch.stack(MaskedObjective(metric.compute(), [KLGradient()], penalty=0.0).terms()))
     objective = GivenTerms(*torch.cat(columns, dim=-1))

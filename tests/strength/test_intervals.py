@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from svd_lightning.calibration import calibrate
-from svd_lightning.calibration.pooling import Pool
-from svd_lightning.objective import CalibrationTable
+from svd_lightning.calibration.cross_fit import Fit
+from svd_lightning.calibration.pooling import Member, Pool, fit_members
+from svd_lightning.objective import TokenCollector, objective
 from svd_lightning.steering import Entropy, NaturalGradient, Steering, expand, with_built_in
 from svd_lightning.strength import (
     Fixed,
@@ -39,8 +40,8 @@ def rows_of(data, examples):
     return reference.Tokens(again.tuned, again.base, again.labels, number, again.position)
 
 
-def found(estimator: StrengthEstimator, objective, example):
-    return intervals(estimator, objective, estimator(objective), example)
+def found(estimator: StrengthEstimator, problem, example):
+    return intervals(estimator, problem, estimator(problem), example)
 
 
 def of_table(estimator, data, rules, **options):
@@ -49,7 +50,7 @@ def of_table(estimator, data, rules, **options):
 
 
 def with_entropy(data):
-    metric = CalibrationTable(reference.RULES, features=(Entropy(),), alpha=0.1)
+    metric = TokenCollector(reference.RULES, features=(Entropy(),), alpha=0.1)
     data.update(metric)
     return metric.compute()
 
@@ -82,13 +83,13 @@ def drawn(ragged):
     ids=["one", "two", "contextual", *(type(estimator).__name__ for estimator in CLOSED)],
 )
 def test_as_wide_as_what_refits_on_examples_drawn_again_scatter(ragged, drawn, rules, estimator):
-    refits = [estimator(table.objective(rules, penalty=0.0)).strengths for table in drawn]
+    refits = [estimator(objective(table, rules, penalty=0.0)).strengths for table in drawn]
     spread = torch.tensor(refits, dtype=torch.float64).quantile(torch.tensor([0.16, 0.84]).double(), dim=0)
     table = with_entropy(ragged)
-    bounds = torch.tensor(found(estimator, table.objective(rules, penalty=0.0), table.example))
+    bounds = torch.tensor(found(estimator, objective(table, rules, penalty=0.0), table.example))
     half = (bounds[:, 1] - bounds[:, 0]) / 2 / 1.96
     assert ((spread[1] - spread[0]) / 2 / half).tolist() == pytest.approx([1.0] * len(rules), rel=0.3)
-    here = torch.tensor(estimator(table.objective(rules, penalty=0.0)).strengths)
+    here = torch.tensor(estimator(objective(table, rules, penalty=0.0)).strengths)
     assert ((bounds[:, 0] < here) & (here < bounds[:, 1])).all()
 
 
@@ -135,11 +136,11 @@ def test_saying_it_twice_makes_nothing_surer(ragged, estimator):
 
 def test_streams_say_the_same_and_are_not_asked_again(ragged):
     for estimator, rules in ((LineSearch(), (NATURAL, TEMPERATURE)), (Newton(), (NATURAL,))):
-        objective = streamed(ragged, rules)
-        estimate = estimator(objective)
-        passes = objective._stream.passes
-        bounds = intervals(estimator, objective, estimate, ragged.example)
-        assert objective._stream.passes == passes
+        problem = streamed(ragged, rules)
+        estimate = estimator(problem)
+        passes = problem.stream.passes
+        bounds = intervals(estimator, problem, estimate, ragged.example)
+        assert problem.stream.passes == passes
         whole = of_table(estimator, ragged, rules, penalty=0.0, alpha=1e-9)
         assert torch.tensor(bounds).numpy() == pytest.approx(torch.tensor(whole).numpy(), rel=1e-4)
 
@@ -147,12 +148,12 @@ def test_streams_say_the_same_and_are_not_asked_again(ragged):
 def test_shares_add_up_to_the_gradient(ragged):
     at, some = torch.tensor([0.4, -0.2], dtype=torch.float64), torch.tensor([3, 8, 21])
     for whole in (masked(ragged, (KL, TEMPERATURE), penalty=0.0), streamed(ragged, (KL, TEMPERATURE))):
-        for objective in (whole, whole.only(some, start=at)):
-            shares = objective.shares(at)
+        for problem in (whole, whole.counting(some, start=at)):
+            shares = problem.example_slopes(at)
             gradient = shares.gradient.sum(dim=0) / shares.tokens.sum()
-            assert torch.allclose(gradient, objective.evaluate(at).gradient, rtol=1e-9, atol=1e-12)
-            for number, share in zip(objective.examples.tolist(), shares.gradient, strict=True):
-                one = whole.only(torch.tensor([number]), start=at).evaluate(at).gradient
+            assert torch.allclose(gradient, problem.evaluate(at).gradient, rtol=1e-9, atol=1e-12)
+            for number, share in zip(problem.examples.tolist(), shares.gradient, strict=True):
+                one = whole.counting(torch.tensor([number]), start=at).evaluate(at).gradient
                 assert torch.allclose(share, one * (ragged.example == number).sum(), rtol=1e-9, atol=1e-12)
 
 
@@ -192,18 +193,19 @@ def test_none_where_there_is_none_to_be_had(estimator, data, rules):
 
 
 def test_the_pool_holds_a_task_and_narrows_its_interval(ragged):
-    objective, search = masked(ragged, (NATURAL,), penalty=0.0), LineSearch()
+    problem, search = masked(ragged, (NATURAL,), penalty=0.0), LineSearch()
     task = torch.arange(0, 100, 4)
-    own = objective.only(task, start=objective.start)
+    own = problem.counting(task, start=problem.start)
     [alone] = intervals(search, own, search(own), own.table.example)
-    pool = Pool(objective, search, torch.tensor(search(objective).strengths, dtype=torch.float64))
+    pool = Pool(Fit(search, problem, search(problem)))
+    member = Member(pool, task)
     widths = []
     for prior in (1e-6, 5.0, 50.0):
-        [[low, high]] = pool.intervals(task, pool.fit(task, prior=prior))
+        [[low, high]] = member.intervals(*fit_members([member], prior=prior))
         widths.append(high - low)
     assert widths[0] == pytest.approx(alone[1] - alone[0], rel=1e-3)
     assert widths[0] > widths[1] > widths[2] > 0.0
-    assert pool.intervals(task, pool.fit(task, prior=torch.inf)) is None
+    assert member.intervals(*fit_members([member], prior=torch.inf)) is None
 
 
 @pytest.mark.parametrize("guard", [True, False])

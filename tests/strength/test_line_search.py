@@ -120,7 +120,7 @@ def test_stays_within_its_budget_of_divergence(budget, recipe):
 def test_where_it_starts_does_not_matter(start):
     data = reference.tokens(COUNT)
     problem = masked(data, (KL, TEMPERATURE))
-    begun = problem.only(data.example.unique(), start=torch.tensor(start, dtype=torch.float64))
+    begun = problem.counting(data.example.unique(), start=torch.tensor(start, dtype=torch.float64))
     found, expected = LineSearch()(begun), LineSearch()(problem)
     assert found.warning is None
     assert found.strengths == pytest.approx(expected.strengths, rel=1e-4)

@@ -25,7 +25,7 @@ COUNT = 90
 
 def batch(data, recipe, search=SEARCH):
     """The line search on one table of all tokens."""
-    metric = contextual.CalibrationTable(recipe.rules, features=recipe.features, alpha=recipe.alpha)
+    metric = contextual.TokenCollector(recipe.rules, features=recipe.features, alpha=recipe.alpha)
     data.update(metric)
     return search(MaskedObjective(metric.compute(), recipe.directions, penalty=recipe.penalty))
 

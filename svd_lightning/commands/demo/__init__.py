@@ -1,0 +1,5 @@
+"""The demo: an embedded base model, and a task whose truth is known."""
+
+from svd_lightning.commands.demo.command import BASE_FOLDER, demo, diaries, diary_model
+
+__all__ = ["BASE_FOLDER", "demo", "diaries", "diary_model"]

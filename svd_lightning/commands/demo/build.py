@@ -1,6 +1,6 @@
 """Train and write the demo's base model: `python -m svd_lightning.commands.demo.build OUT`.
 
-The result is shipped in `svd_lightning/demo/base/`; this script makes it again, deterministically.
+The result is shipped in `svd_lightning/commands/demo/base/`; this script makes the same weights again.
 """
 
 import argparse
@@ -12,9 +12,6 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from svd_lightning.commands.demo.task import BASE, BOS, EOS, PAD, SPECIALS, UNK, VOCABULARY
-
-BASE_DIR = Path(__file__).parent / "base"
-"""The shipped base model."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -29,7 +29,7 @@ def nearness(
     peft_model: PeftModel,
     batches: Iterable[dict[str, Any]],
     truth: Language,
-    recipes: Mapping[str, SteeringFunction],
+    distributions: Mapping[str, SteeringFunction],
 ) -> dict[str, Nearness]:
     """Compare several distributions with the truth, in one pass of both models.
 
@@ -37,17 +37,17 @@ def nearness(
         peft_model: in evaluation mode, on the CPU.
         batches: scoring batches of diaries.
         truth: the language that the diaries are written in.
-        recipes: name → function from (tuned logits, base logits) to the logits to compare.
+        distributions: name → function from (tuned logits, base logits) to the logits to compare.
     """
-    sums = {name: torch.zeros(3, dtype=torch.float64) for name in recipes}
+    sums = {name: torch.zeros(3, dtype=torch.float64) for name in distributions}
     count = 0
     for batch in batches:
         true_log_probs = truth.log_probs(batch["input_ids"], batch["labels"] != IGNORED)
         start = 0
         for chunk in logit_chunks(peft_model, batch):
             part = true_log_probs[start : (start := start + len(chunk.labels))]
-            for name, recipe in recipes.items():
-                sums[name] += _sums(recipe(chunk.tuned_logits, chunk.base_logits), chunk.labels, part)
+            for name, steer in distributions.items():
+                sums[name] += _sums(steer(chunk.tuned_logits, chunk.base_logits), chunk.labels, part)
         count += start
     return {name: Nearness(*(total / count).tolist()) for name, total in sums.items()}
 

@@ -2,7 +2,7 @@
 
 from svd_lightning.commands.inspect.inspection import Inspection
 from svd_lightning.commands.inspect.page import page
-from svd_lightning.commands.inspect.positions import Candidate, Position, Triple
+from svd_lightning.commands.inspect.positions import Position, RankedToken, Triple
 from svd_lightning.commands.inspect.prompt import inspect_prompt
 
-__all__ = ["Candidate", "Inspection", "Position", "Triple", "inspect_prompt", "page"]
+__all__ = ["Inspection", "Position", "RankedToken", "Triple", "inspect_prompt", "page"]

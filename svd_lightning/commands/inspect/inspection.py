@@ -26,7 +26,7 @@ class Inspection:
     positions: tuple[Position, ...]
     """One per token of the completion."""
     pieces: tuple[Mapping[int, Piece], ...]
-    """For each position the text of its candidates, by token id."""
+    """For each position the text of its ranked tokens, by token id."""
     steering: str
     """Rules, strengths, mask and penalty, in words."""
     masked: bool

@@ -21,7 +21,7 @@ class Triple(NamedTuple, Generic[T]):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RankedToken:
     """A token that might have come next."""
 
     token: int
@@ -36,7 +36,7 @@ class Candidate:
 class Position:
     """One position of a completion: the token that stands there, and what else might have."""
 
-    chosen: Candidate
+    chosen: RankedToken
     """The token that stands there."""
     rank: Triple[int]
     """How many tokens are likelier than it, plus 1."""
@@ -55,7 +55,7 @@ class Position:
     nothing."""
     mask_size: int
     """Tokens inside the mask."""
-    candidates: tuple[Candidate, ...]
+    ranked: tuple[RankedToken, ...]
     """The likeliest tokens of each distribution, likeliest under steering first."""
 
 
@@ -69,17 +69,17 @@ def positions(
         labels: the tokens that stand there, int64 [n].
         mask: confident tokens, bool [n, V]; None where all are steered.
         penalty: λ, which the steered logits of the others have got.
-        top: how many of each distribution's likeliest tokens become candidates.
+        top: how many of each distribution's likeliest tokens are ranked.
     """
     log_p = Triple(*map(log_probabilities, logits))
     inside = torch.ones_like(log_p.tuned, dtype=torch.bool) if mask is None else mask
-    ranked = [part.topk(min(top, part.shape[-1])).indices for part in log_p]
-    ids = torch.cat([labels.unsqueeze(-1), *ranked], dim=-1)
+    likeliest = [part.topk(min(top, part.shape[-1])).indices for part in log_p]
+    ids = torch.cat([labels.unsqueeze(-1), *likeliest], dim=-1)
     probability = torch.stack([part.gather(-1, ids).exp() for part in log_p], dim=-1).tolist()
     confident = inside.gather(-1, ids).tolist()
     rank = torch.stack([_rank(part, labels) for part in log_p], dim=-1).tolist()
     entropy = torch.stack([_entropy(part) for part in log_p], dim=-1).tolist()
-    first = Triple(*(part[:, 0] for part in ranked))
+    first = Triple(*(part[:, 0] for part in likeliest))
     flipped = (_rank(log_p.tuned, first.steered) > 1).tolist()
     firsts = torch.stack(list(first), dim=-1).tolist()
     silent = steer(logits.tuned, (), mask, strength=(), penalty=penalty)
@@ -91,7 +91,7 @@ def positions(
     sizes = inside.sum(dim=-1).tolist()
     for n, row in enumerate(ids.tolist()):
         found = {
-            token: Candidate(token, Triple(*probability[n][place]), confident[n][place])
+            token: RankedToken(token, Triple(*probability[n][place]), confident[n][place])
             for place, token in enumerate(row)
         }
         yield Position(
@@ -104,7 +104,7 @@ def positions(
             first=Triple(*firsts[n]),
             flipped=flipped[n],
             mask_size=sizes[n],
-            candidates=tuple(sorted(found.values(), key=lambda one: one.probability[::-1], reverse=True)),
+            ranked=tuple(sorted(found.values(), key=lambda one: one.probability[::-1], reverse=True)),
         )
 
 

@@ -113,14 +113,14 @@ def check_request(prompt: str, completion: str | None, top: int) -> None:
     """What can be refused before a model is loaded.
 
     Raises:
-        InputError: for an empty prompt or completion, or no candidates.
+        InputError: for an empty prompt or completion, or no ranked tokens.
     """
     if not prompt:
         raise InputError("prompt: expected some text, got ''; write what the model should continue")
     if completion == "":
         raise InputError("completion: expected some text, got ''; leave it out to have one decoded")
     if top < 1:
-        raise InputError(f"top: expected at least 1 candidate of each distribution, got {top}")
+        raise InputError(f"top: expected at least 1 token of each distribution, got {top}")
 
 
 def _encode(
@@ -174,9 +174,9 @@ def _chunk_positions(chunk: LogitChunk, steering: Steering, top: int) -> list[Po
 def _pieces(
     tokenizer: PreTrainedTokenizerBase, whole: list[int], found: tuple[Position, ...]
 ) -> list[Mapping[int, Piece]]:
-    """The texts of all candidates, each after the tokens that stand before it."""
+    """The texts of all ranked tokens, each after the tokens that stand before it."""
     start = len(whole) - len(found)
     return [
-        {one.token: piece(tokenizer, whole[: start + n], one.token) for one in position.candidates}
+        {one.token: piece(tokenizer, whole[: start + n], one.token) for one in position.ranked}
         for n, position in enumerate(found)
     ]

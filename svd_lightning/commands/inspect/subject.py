@@ -45,7 +45,7 @@ def open_subject(run: str | Path, *, task: str | None = None, strengths: Sequenc
     module = open_run(run)
     notes: tuple[str, ...] = ()
     if strengths is not None:
-        steering = module.recipe.with_strengths(strengths)
+        steering = module.configured.with_strengths(strengths)
         notes = (_GIVEN,)
     elif not module.steering.calibrated:
         raise InputError(
@@ -84,9 +84,9 @@ def _mask_note(steering: Steering) -> tuple[str, ...]:
 def _guard_notes(module: SteeredLanguageModel) -> tuple[str, ...]:
     """Where the guard keeps the tuned model: what it was that it turned down."""
     record = module.calibration
-    if record is None or module.recipe.calibrated or any(record["used"]["strengths"]):
+    if record is None or module.configured.calibrated or any(record["used"]["strengths"]):
         return ()
-    rules = ", ".join(rule_name(rule) for rule in module.recipe.directions)
+    rules = ", ".join(rule_name(rule) for rule in module.configured.directions)
     found = strengths_text(record["strengths"])
     return (
         "The guard decodes with the tuned model here: steering's held-out gain over it may be zero. To look at "

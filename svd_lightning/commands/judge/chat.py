@@ -1,31 +1,36 @@
-"""A judge behind an OpenAI-compatible endpoint."""
+"""A judge behind an OpenAI-compatible endpoint, asked by the openai client."""
 
+import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import warnings
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Event
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from svd_lightning.commands.judge.asking import Keep, verdicts_by_asking
-from svd_lightning.commands.judge.endpoint import Endpoint, Stopped
-from svd_lightning.commands.judge.protocol import Answer, Judge, Progress, Verdict
+from svd_lightning.commands.judge.asking import Keep, opinions_by_asking
+from svd_lightning.commands.judge.protocol import Answer, Judge, Opinion, Progress
 from svd_lightning.commands.judge.replies import Replies
 from svd_lightning.errors import InputError
+
+_REFUSED = "(refused by the endpoint's content filter)"
+"""Stands for the reply to a prompt that the endpoint will never answer: an abstention."""
+_PASSING = frozenset({408, 409, 429, *range(500, 600)})
+"""Statuses after which the client sends the same request again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatCompletionsJudge(Judge):
     """A model behind any OpenAI-compatible endpoint, asked the paper's two yes-or-no questions.
 
-    Each prompt is sent once to `{base_url}/chat/completions`. Time-outs, lost connections, 408, 429 and 5xx are
-    tried again, after what `Retry-After` says or else after twice as long as the time before; whatever else
-    goes wrong ends the run with one line, and the replies so far are kept. Needs the extra `judge`.
+    Each prompt is sent once to `{base_url}/chat/completions`. After time-outs, lost connections, 408, 409, 429 and
+    5xx the openai client sends it again, when `Retry-After` says so or else after twice the wait before. Whatever
+    else goes wrong ends the run with one line, and the replies so far are kept. Needs the extra `judge`.
 
-    The key is read from the environment when something is sent, and kept nowhere.
+    The key is read from the environment when something is sent, and kept nowhere. OPENAI_ORG_ID,
+    OPENAI_PROJECT_ID and the usual proxy variables apply, as wherever this client is used.
 
     Raises:
         InputError: for options that make no sense.
@@ -40,15 +45,15 @@ class ChatCompletionsJudge(Judge):
     options: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 16})
     """Other fields of the request; models that think first need {"max_completion_tokens": 2000} instead."""
     concurrency: int = 8
-    """Requests on their way at the same time."""
+    """How many requests are on their way at once."""
     timeout: float = 60.0
     """Seconds to wait for a connection, and for each part of a reply."""
     retries: int = 6
     """How often a request that failed is sent again."""
-    first_wait: float = 1.0
-    """Seconds before the first time, doubled each time, with some chance in them."""
-    longest_wait: float = 120.0
-    """Seconds to wait at most; an endpoint that asks for longer ends the run."""
+    first_wait: float | None = None
+    """Ignored, with a warning: the client chooses its waits."""
+    longest_wait: float | None = None
+    """Ignored, with a warning: the client chooses its waits."""
 
     def __post_init__(self) -> None:
         url = urlsplit(self.base_url)
@@ -68,9 +73,11 @@ class ChatCompletionsJudge(Judge):
         for name, least in (("concurrency", 1), ("retries", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"judge.{name}: expected at least {least}, got {getattr(self, name)}")
-        for name in ("timeout", "first_wait", "longest_wait"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(f"judge.{name}: expected seconds above 0, got {getattr(self, name)}")
+        if not 0 < self.timeout < float("inf"):
+            raise InputError(f"judge.timeout: expected seconds above 0, got {self.timeout}")
+        for name in ("first_wait", "longest_wait"):
+            if getattr(self, name) is not None:
+                warnings.warn(f"judge.{name} is ignored: the openai client chooses its waits", stacklevel=2)
 
     @property
     def label(self) -> str:
@@ -79,61 +86,130 @@ class ChatCompletionsJudge(Judge):
 
     @property
     def about(self) -> str:
-        """What its numbers are."""
+        """Says which model was asked, and where."""
         return f"ChatCompletionsJudge: {self.model} at {urlsplit(self.base_url).netloc} was asked yes or no"
 
-    def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Verdict]:
-        """Ask what is not among the replies, several at once.
+    def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Opinion]:
+        """Ask what is not among the replies, several prompts at once.
 
         Raises:
-            InputError: for a key that is missing, a request that is refused, an endpoint that stays away.
+            InputError: if the key is missing, the endpoint refuses a request or cannot be reached.
         """
-        return verdicts_by_asking(answers, self._ask, identity=self._identity, replies=replies, progress=progress)
+        return opinions_by_asking(answers, self._ask, identity=self._identity, replies=replies, progress=progress)
 
-    def _request(self, prompt: str) -> dict[str, Any]:
-        return {"model": self.model, "messages": [{"role": "user", "content": prompt}], **self.options}
+    def _messages(self, prompt: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": prompt}]
 
-    def _identity(self, prompt: str) -> Mapping[str, Any]:
-        return {"judge": "chat", "url": self.base_url.rstrip("/"), "request": self._request(prompt)}
+    def _identity(self, prompt: str) -> dict[str, object]:
+        request = {"model": self.model, "messages": self._messages(prompt), **self.options}
+        return {"judge": "chat", "url": self.base_url.rstrip("/"), "request": request}
 
     def _ask(self, prompts: Sequence[str], keep: Keep) -> None:
         key = None if self.key_variable is None else _key(self.key_variable)
-        with Endpoint(
-            _httpx(), self.base_url, key=key, timeout=self.timeout, connections=self.concurrency
-        ) as endpoint:
-            send = partial(
-                endpoint.post, retries=self.retries, first_wait=self.first_wait, longest_wait=self.longest_wait
-            )
+        openai = _openai()
+        from anyio.from_thread import start_blocking_portal  # comes with openai
 
-            def one(prompt: str, stop: Event) -> None:
-                keep(prompt, send(self._request(prompt), stop=stop))
+        async def ask() -> None:
+            async with self._client(openai, key) as client:
+                create = partial(  # the raw response: endpoints differ in what they leave out
+                    client.chat.completions.with_raw_response.create,
+                    model=self.model,
+                    extra_body=dict(self.options),
+                    extra_headers={"Authorization": openai.Omit()} if key is None else {},
+                )
+                await _in_workers(partial(one, create), prompts, workers=self.concurrency)
 
-            _together(one, prompts, workers=self.concurrency)
+        async def one(create: Any, prompt: str) -> None:
+            try:
+                keep(prompt, await _reply(openai, create, self._messages(prompt)))
+            except _NoReply as error:
+                url = f"{self.base_url.rstrip('/')}/chat/completions"
+                kept = "the replies so far are kept: the same command asks only the rest"
+                message = f"judge: {url}: {error}; {kept}"
+                raise InputError(message if key is None else message.replace(key, "(key)")) from error
+
+        with start_blocking_portal() as portal:  # a loop of its own: in a notebook another one is running
+            portal.call(ask)
+
+    def _client(self, openai: ModuleType, key: str | None) -> Any:
+        return openai.AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=key or "none",
+            timeout=self.timeout,
+            max_retries=self.retries,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # they would turn POST into GET
+        )
 
 
-def _together(one: Callable[[str, Event], None], prompts: Sequence[str], *, workers: int) -> None:
-    """Run `one` on every prompt in threads; the first error stops the rest, but not what is on its way."""
-    stop = Event()
+class _NoReply(Exception):
+    """Says why there is no reply."""
 
-    def guarded(prompt: str) -> None:
-        try:
-            one(prompt, stop)
-        except BaseException:
-            stop.set()
-            raise
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="judge")
+async def _reply(openai: ModuleType, create: Any, messages: Sequence[Mapping[str, str]]) -> str:
+    """Ask for one reply; empty where the model said nothing."""
     try:
-        for future in as_completed([pool.submit(guarded, prompt) for prompt in prompts]):
-            if not isinstance(future.exception(), Stopped):  # the error that stopped it comes too
-                future.result()
+        sent = await create(messages=messages)
+    except openai.APIConnectionError as error:
+        cause = error.__cause__
+        raise _NoReply(f"{_attempts(error.request)}: {type(cause).__name__} {cause}") from error
+    except openai.APIStatusError as error:
+        return _read_status(error.response)
+    return _read_completion(sent.http_response)
+
+
+def _read_completion(response: Any) -> str:
+    try:
+        content = response.json()["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError):
+        content = 0
+    if content is None or isinstance(content, str):
+        return content or ""
+    raise _NoReply(f"expected a chat completion, got {_excerpt(response)}")
+
+
+def _read_status(response: Any) -> str:
+    """Take a content filter's refusal for a reply; any other error status ends the run."""
+    status, excerpt = response.status_code, _excerpt(response)
+    if status == 400 and "content_filter" in response.text:
+        return _REFUSED
+    if status not in _PASSING:
+        raise _NoReply(f"refused with status {status}: {excerpt}")
+    wait = response.headers.get("Retry-After")
+    asked = f", which asks to wait {wait} seconds" if wait else ""
+    raise _NoReply(f"{_attempts(response.request)}: status {status}{asked}: {excerpt}")
+
+
+def _attempts(request: Any) -> str:
+    """How often the client has tried, as it counts in the request."""
+    count = 1 + int(request.headers["x-stainless-retry-count"])
+    return f"no answer after {count} attempt{'s' * (count > 1)}, the last one"
+
+
+def _excerpt(response: Any) -> str:
+    return f"{' '.join(response.text.split())!r:.200}"
+
+
+async def _in_workers(
+    one: Callable[[str], Coroutine[Any, Any, None]], prompts: Sequence[str], *, workers: int
+) -> None:
+    """Run `one` on every prompt, several at once; the first error cancels the rest, waits included."""
+    left = iter(prompts)
+
+    async def work() -> None:
+        for prompt in left:
+            await one(prompt)
+
+    tasks = [asyncio.create_task(work()) for _ in range(workers)]
+    try:
+        await asyncio.gather(*tasks)
     finally:
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _key(variable: str) -> str:
-    """The key, never part of a message."""
+    """Read the key, which no message ever shows."""
     key = os.environ.get(variable, "")
     if not key:
         raise InputError(
@@ -147,11 +223,11 @@ def _key(variable: str) -> str:
     return key
 
 
-def _httpx() -> ModuleType:
+def _openai() -> ModuleType:
     try:
-        import httpx
+        import openai
     except ImportError as error:
         raise InputError(
-            "judge: ChatCompletionsJudge needs httpx, which is not installed; pip install 'svd-lightning[judge]'"
+            "judge: ChatCompletionsJudge needs openai, which is not installed; pip install 'svd-lightning[judge]'"
         ) from error
-    return httpx
+    return openai

@@ -1,22 +1,23 @@
-"""`svd-lightning judge`: what the predictions of a run are worth."""
+"""`svd-lightning judge`: measures the written answers of a run."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import lazy_instance
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from svd_lightning.commands.judge.measures import Scored, score, summary
 from svd_lightning.commands.judge.predictions import Row, predictions_path, read_predictions
-from svd_lightning.commands.judge.protocol import Judge, Verdict
+from svd_lightning.commands.judge.protocol import Judge, Opinion
 from svd_lightning.commands.judge.reference import ReferenceJudge
 from svd_lightning.commands.judge.replies import Replies
 from svd_lightning.commands.judge.show import summary_table
 from svd_lightning.console import console
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_json, write_text
+from svd_lightning.records import JudgedRecord, JudgeRecord
 
 
 def judge(
@@ -30,8 +31,8 @@ def judge(
 
     Exact match, ROUGE-L, accuracy by the option named first, and the shares of truthful and informative answers
     by a judge, each with its difference to the tuned model and a paired bootstrap interval. Answers by option
-    need no judge. Writes the summary (see `svd_lightning.commands.judge.measures.summary`) and beside it
-    every answer with its numbers and verdicts; both replace older ones of the same name.
+    need no judge. Writes the summary (`svd_lightning.records.JudgedRecord`) and beside it
+    every answer with its numbers and what the judge said; both replace older ones of the same name.
 
     A judge that is a model is asked each thing once: its replies are kept, and the same command goes on where
     it was interrupted.
@@ -58,9 +59,8 @@ def judge(
         raise InputError(f"output: expected another name than that of the predictions, got {output!r}")
     kept = Replies(source.with_suffix(".replies.jsonl") if replies is None else Path(replies).expanduser())
     rows = read_predictions(source)
-    scored = _scored(rows, _verdicts(rows, judge, kept))
-    who = {"label": None, "about": "Nobody judged"} if judge is None else _who(judge)
-    found = {"predictions": source.name, "judge": who, **summary(rows, scored)}
+    scored = _scored(rows, _opinions(rows, judge, kept))
+    found: JudgedRecord = {"predictions": source.name, "judge": _who(judge), **summary(rows, scored)}
     write_text(target.with_suffix(".jsonl"), "".join(_lines(rows, scored)))
     write_json(target, found)
     _show(found)
@@ -68,8 +68,8 @@ def judge(
     return target
 
 
-def _verdicts(rows: Sequence[Row], judge: Judge | None, replies: Replies) -> dict[tuple[int, str], Verdict]:
-    """By row and text, each once; answers by option have none."""
+def _opinions(rows: Sequence[Row], judge: Judge | None, replies: Replies) -> dict[tuple[int, str], Opinion]:
+    """Ask about each text of a row once; answers that name an option need no judge."""
     asked = [
         (n, text)
         for n, row in enumerate(rows)
@@ -92,39 +92,39 @@ def _verdicts(rows: Sequence[Row], judge: Judge | None, replies: Replies) -> dic
     return dict(zip(asked, found, strict=True))
 
 
-def _scored(rows: Sequence[Row], verdicts: Mapping[tuple[int, str], Verdict]) -> dict[str, list[Scored]]:
+def _scored(rows: Sequence[Row], opinions: Mapping[tuple[int, str], Opinion]) -> dict[str, list[Scored]]:
     return {
         name: [
-            score(n, row, text, verdicts.get((n, text))) for n, row in enumerate(rows) for text in row.texts[name]
+            score(n, row, text, opinions.get((n, text))) for n, row in enumerate(rows) for text in row.texts[name]
         ]
         for name in rows[0].texts
     }
 
 
 def _lines(rows: Sequence[Row], scored: Mapping[str, Sequence[Scored]]) -> list[str]:
-    """One record per answer: id, system, text, its numbers (null where missing), verdicts with their evidence."""
+    """Make an `AnswerRecord` of each answer, as a line of JSON."""
     lines = []
     for name, answers in scored.items():
         for answer in answers:
-            numbers = {key: None if number != number else number for key, number in answer.numbers.items()}
-            evidence = None if answer.verdict is None else answer.verdict.evidence
-            record = {
+            record: dict[str, object] = {
                 "id": rows[answer.row].id,
                 "system": name,
                 "text": answer.text,
-                **numbers,
-                "evidence": evidence,
+                **{key: None if math.isnan(number) else number for key, number in answer.numbers.items()},
+                "evidence": None if answer.opinion is None else answer.opinion.evidence,
             }
             lines.append(json.dumps(record, ensure_ascii=False) + "\n")
     return lines
 
 
-def _who(judge: Judge) -> dict[str, Any]:
+def _who(judge: Judge | None) -> JudgeRecord:
+    if judge is None:
+        return {"label": None, "about": "Nobody judged"}
     return {"label": judge.label, "about": judge.about}
 
 
-def _show(found: Mapping[str, Any]) -> None:
-    label, about = found["judge"]["label"], found["judge"]["about"]
+def _show(found: JudgedRecord) -> None:
+    label, about = found["judge"]["label"] or "", found["judge"]["about"]
     screen = console()
     for task, part in found.get("tasks", {}).items():
         screen.print(summary_table(f"{task}: {part['rows']} prompts", part, label=label, about=about))

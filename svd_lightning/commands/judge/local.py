@@ -1,17 +1,16 @@
 """A judge on this machine: the probability of yes against that of no."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from svd_lightning.commands.judge.asking import Keep, verdicts_by_asking
-from svd_lightning.commands.judge.protocol import Answer, Judge, Progress, Verdict
+from svd_lightning.commands.judge.asking import Keep, opinions_by_asking
+from svd_lightning.commands.judge.protocol import Answer, Judge, Opinion, Progress
 from svd_lightning.commands.judge.replies import Replies
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
@@ -23,7 +22,7 @@ _WORDS = ("yes", "Yes", "no", "No")
 class LocalJudge(Judge):
     """A causal language model of transformers, asked the paper's two yes-or-no questions; nothing is sampled.
 
-    The verdict is yes where P(yes) + P(Yes) > P(no) + P(No) right after the prompt: exact, over all tokens of
+    The answer is yes where P(yes) + P(Yes) > P(no) + P(No) right after the prompt: exact, over all tokens of
     each word, under the model's chat template if it has one. It abstains where the four together have less than
     `least` of the probability: such a model would have said something else. Runs on the GPU if there is one.
 
@@ -51,13 +50,13 @@ class LocalJudge(Judge):
 
     @property
     def about(self) -> str:
-        """What its numbers are."""
+        """Says that its numbers are probabilities of words."""
         return f"LocalJudge: the probability of yes against no under {self.label}"
 
-    def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Verdict]:
+    def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Opinion]:
         """Ask what is not among the replies; the model is loaded only if something is left to ask."""
         model = {"judge": "local", "least": self.least, "model": _version(self.backbone)}
-        return verdicts_by_asking(
+        return opinions_by_asking(
             answers,
             self._ask,
             identity=lambda prompt: {**model, "prompt": prompt},
@@ -75,14 +74,14 @@ class LocalJudge(Judge):
                 keep(prompt, self._reply(found[0] + found[1], found[2] + found[3]))
 
     def _reply(self, yes: float, no: float) -> str:
-        """In words, as a model that answers would be read."""
+        """Put the probabilities in words, to be read like the reply of a model."""
         word = "neither" if yes + no < self.least or yes == no else "yes" if yes > no else "no"
         return f"{word} (P(yes) = {yes:.4g}, P(no) = {no:.4g})"
 
 
 @torch.inference_mode()
 def word_log_probs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
-    """Log-probability of the words yes, Yes, no, No right after each prompt, [B, 4].
+    """Compute the log-probability of the words yes, Yes, no, No right after each prompt, [B, 4].
 
     A word that is several tokens counts with all of them. Words share a row of the forward pass where they
     differ in their last token only.
@@ -120,7 +119,7 @@ def _left_padded(rows: Sequence[Tensor]) -> Tensor:
 
 
 def _worded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Iterator[tuple[list[int], int]]:
-    """For each prompt with each of the words: the ids of both, and where the word begins."""
+    """Yield, for each prompt and each of the words, the ids of both together and where the word begins."""
     for prompt in prompts:
         if tokenizer.chat_template is None:
             texts = [f"{prompt}\nReply: {word}" for word in _WORDS]
@@ -144,8 +143,8 @@ def _check_length(model: PreTrainedModel, length: int) -> None:
         )
 
 
-def _version(backbone: Backbone) -> Mapping[str, Any]:
-    """The options that decide what the model says; of a local folder its weights' sizes and dates too."""
+def _version(backbone: Backbone) -> dict[str, object]:
+    """The options that decide what the model says, with sizes and dates of the weights in a local folder."""
     folder = Path(backbone.source)
     files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder.is_dir() else []
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -1,18 +1,17 @@
-"""Reading what predict has written."""
+"""Reads what predict has written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from svd_lightning.commands.judge.protocol import Answer
-from svd_lightning.data.records import Record, read_records
+from svd_lightning.data import SourceRow, read_rows
 from svd_lightning.errors import InputError
 from svd_lightning.metrics import option_label
 
 PREDICTIONS = "predictions.jsonl"
 _COLUMNS = {"base": "base", "tuned": "tuned", "steered": "completion"}
-"""Where each system's answers stand in a record, in the order of the tables."""
+"""The column of each system's answers, in the order of the tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class Row:
 
 
 def predictions_path(place: str) -> Path:
-    """The predictions of a run folder, or the file itself.
+    """Find the predictions of a run folder, or take the file itself.
 
     Raises:
         InputError: if there is none.
@@ -59,12 +58,12 @@ def predictions_path(place: str) -> Path:
 
 
 def read_predictions(path: Path) -> list[Row]:
-    """The rows of a predictions file, all with the same systems.
+    """Read the rows of a predictions file, all with the same systems.
 
     Raises:
         InputError: for records that predict did not write, naming the line.
     """
-    rows = [_row(record) for record in read_records(path)]
+    rows = [_row(record) for record in read_rows(path)]
     first = rows[0]
     for row in rows:
         if {name: len(texts) for name, texts in row.texts.items()} != {
@@ -77,7 +76,7 @@ def read_predictions(path: Path) -> list[Row]:
     return rows
 
 
-def _row(record: Record) -> Row:
+def _row(record: SourceRow) -> Row:
     prompt, reference = record.text("prompt"), record.text("reference").strip()
     known = _texts(record, "correct") if "correct" in record.values else ()
     task, question = record.values.get("task"), record.values.get("question")
@@ -95,9 +94,9 @@ def _row(record: Record) -> Row:
     )
 
 
-def _texts(record: Record, column: str, *, several: bool = True) -> tuple[str, ...]:
-    """A list of texts; where one will do, a text by itself too."""
-    value: Any = record.value(column)
+def _texts(record: SourceRow, column: str, *, several: bool = True) -> tuple[str, ...]:
+    """Read a list of texts; with `several=False` a single text too."""
+    value = record.value(column)
     if isinstance(value, str) and not several:
         return (value,)
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):

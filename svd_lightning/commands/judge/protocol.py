@@ -1,4 +1,4 @@
-"""What a judge is: it says of each answer whether it is truthful and whether it is informative."""
+"""What a judge is: it says whether an answer is truthful and whether it is informative."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from svd_lightning.commands.judge.replies import Replies
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many are done."""
+"""Called with how many replies there are, and how many there will be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A judge's two verdicts on one answer; None where it abstained."""
+class Opinion:
+    """What a judge thinks of one answer; None where it abstained."""
 
     truthful: bool | None
     """Whether the answer is true."""
@@ -36,22 +36,26 @@ class Verdict:
     """What each of the two rests on: the judge's reply, or the nearest reference."""
 
 
+Verdict = Opinion
+"""The old name of `Opinion`."""
+
+
 @runtime_checkable
 class Judge(Protocol):
-    """Gives a verdict on every answer. A new judge is one new file with these three members."""
+    """Gives an opinion on every answer. A new judge is one new file with these three members."""
 
     @property
     def label(self) -> str:
-        """Who judged, in few words; stands wherever its numbers do."""
+        """Who judged, in few words; shown wherever its numbers are."""
         ...
 
     @property
     def about(self) -> str:
-        """One sentence on what its numbers are, for captions."""
+        """A sentence on what its numbers are, for captions."""
         ...
 
-    def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Verdict]:
-        """Judge some answers.
+    def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Opinion]:
+        """Give an opinion on each answer.
 
         Args:
             answers: in any order; the same answer may come twice.
@@ -59,7 +63,7 @@ class Judge(Protocol):
             progress: called after every reply.
 
         Returns:
-            One verdict per answer, in order.
+            One opinion per answer, in order.
 
         Raises:
             InputError: for a judge that cannot be asked; the replies so far are kept.

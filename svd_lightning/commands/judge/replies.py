@@ -1,4 +1,4 @@
-"""What judges replied, kept on disk so that nothing is asked twice."""
+"""Replies of judges, kept on disk so that nothing is asked twice."""
 
 import hashlib
 import json
@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from svd_lightning.errors import InputError
 
@@ -14,8 +13,8 @@ from svd_lightning.errors import InputError
 class Replies:
     """A JSONL file of replies, keyed by judge, model and the full request; safe to use from several threads.
 
-    Each reply is one line, appended by one write, so that a killed run leaves whole lines and at most one cut
-    short, which is left out and asked again. The key is a SHA-256: requests are not kept in the file.
+    Each reply is one line, appended by one write. So a killed run leaves whole lines and at most one cut short,
+    which is skipped and asked again. The key is a SHA-256: requests are not kept in the file.
 
     Args:
         path: the file; made with the first reply.
@@ -29,11 +28,11 @@ class Replies:
         self._lock = Lock()
         self._known = _read(path)
 
-    def get(self, request: Mapping[str, Any]) -> str | None:
-        """The reply to a request, or None where it has not been asked."""
+    def get(self, request: Mapping[str, object]) -> str | None:
+        """The reply to a request, or None if it has not been asked."""
         return self._known.get(_key(request))
 
-    def add(self, request: Mapping[str, Any], reply: str) -> None:
+    def add(self, request: Mapping[str, object], reply: str) -> None:
         """Keep the reply to a request."""
         key = _key(request)
         line = json.dumps({"key": key, "reply": reply}, ensure_ascii=False) + "\n"
@@ -46,12 +45,12 @@ class Replies:
         return len(self._known)
 
 
-def _key(request: Mapping[str, Any]) -> str:
+def _key(request: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def _append(path: Path, line: bytes) -> None:
-    """One write to the file's end; behind a line that a killed run left cut short, a new line begins."""
+    """Append in one write; after a line that a killed run cut short, start a new line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+", buffering=0) as file:
         if file.seek(0, os.SEEK_END) > 0:

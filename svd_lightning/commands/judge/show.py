@@ -1,13 +1,11 @@
 """The summary as a table in the terminal."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.table import Table
 
 from svd_lightning.commands.judge.measures import JUDGED, MEASURES
+from svd_lightning.records import GainRecord, JudgedPart, Measure
 
-_NAMES = {
+_NAMES: dict[Measure, str] = {
     "exact_match": "exact match",
     "rouge_l": "ROUGE-L",
     "accuracy": "accuracy",
@@ -17,13 +15,13 @@ _NAMES = {
 }
 
 
-def summary_table(title: str, part: Mapping[str, Any], *, label: str, about: str) -> Table:
-    """One row per measure, a column per system, and the differences to the tuned model with their intervals.
+def summary_table(title: str, part: JudgedPart, *, label: str, about: str) -> Table:
+    """Make a table: a row per measure, a column per system, then the gains over the tuned model.
 
     Args:
-        title: what the rows are.
+        title: what was measured.
         part: the whole summary, or that of one task.
-        label: who judged, behind the names of the judged measures.
+        label: who judged, shown after the names of the judged measures.
         about: a sentence on the judge.
     """
     systems, gains = part["systems"], part["gains"]
@@ -45,7 +43,7 @@ def summary_table(title: str, part: Mapping[str, Any], *, label: str, about: str
     return table
 
 
-def _caption(part: Mapping[str, Any], about: str) -> str:
+def _caption(part: JudgedPart, about: str) -> str:
     abstained = "; ".join(
         f"{name} {system['abstained']['truthful']} and {system['abstained']['informative']}"
         for name, system in part["systems"].items()
@@ -58,7 +56,7 @@ def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def _gain(gain: Mapping[str, float] | None) -> str:
+def _gain(gain: GainRecord | None) -> str:
     if gain is None:
         return "not known"
     return f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"

@@ -1,1 +1,1 @@
-"""Steering inside other tools."""
+"""Steered models in lm-evaluation-harness."""

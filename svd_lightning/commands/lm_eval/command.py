@@ -14,6 +14,9 @@ from svd_lightning.files import write_text
 from svd_lightning.runs import find_checkpoint, open_run
 from svd_lightning.steering import Distribution
 
+HarnessResults = dict[str, Any]
+"""What the harness returns: its own JSON."""
+
 
 def lm_eval(
     run: str,
@@ -28,16 +31,16 @@ def lm_eval(
     apply_chat_template: bool = False,
     gen_kwargs: str | None = None,
     output: str | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, HarnessResults]:
     """Evaluate a run on tasks of lm-evaluation-harness, and print base, tuned and steered side by side.
 
     Args:
         run: run folder or checkpoint, such as runs/truthfulqa/version_0.
         tasks: names of tasks, with commas between them.
-        distribution: whose logits to evaluate; `all` for the three of them.
+        distribution: whose logits to evaluate; `all` takes the three one after another.
         include_path: folder with task files of your own.
         num_fewshot: worked examples before each question; null for what the task says.
-        limit: so many examples of each task at most: for quick runs.
+        limit: how many examples of each task at most, for quick runs.
         batch_size: requests per forward.
         device: to run on; null takes a GPU where there is one.
         apply_chat_template: put the tokenizer's chat template around each request.
@@ -45,7 +48,7 @@ def lm_eval(
         output: file for all results as JSON, replaced if it exists; null for none.
 
     Returns:
-        For each distribution what the harness returns.
+        What the harness returns, by distribution.
 
     Raises:
         InputError: if the harness is not installed, the run cannot be opened, or a task is unknown.
@@ -67,7 +70,7 @@ def lm_eval(
             + (f"; it has no {', '.join(unknown)}: give --include_path for tasks of your own" if unknown else "")
         )
     module = open_run(run)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, HarnessResults] = {}
     for name in get_args(Distribution) if distribution == "all" else (distribution,):
         found[name] = simple_evaluate(
             SteeredHarnessModel(module, distribution=name, device=device, batch_size=batch_size),
@@ -85,8 +88,8 @@ def lm_eval(
     return found
 
 
-def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row per task and metric, one column per distribution, with the harness's standard errors."""
+def _table(found: Mapping[str, HarnessResults]) -> Table:
+    """Make a table: a row per task and metric, a column per distribution, with the harness's standard errors."""
     table = Table(title="lm-evaluation-harness")
     for column in ("task", "metric", *found):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", overflow="fold")
@@ -100,7 +103,7 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def _cell(metrics: Mapping[str, Any], name: str, chosen: str) -> str:
+def _cell(metrics: Mapping[str, float | str], name: str, chosen: str) -> str:
     error = metrics.get(f"{name}_stderr,{chosen}")
     value = f"{metrics[f'{name},{chosen}']:.4f}"
     return f"{value} ± {error:.4f}" if isinstance(error, float) else value

@@ -11,8 +11,8 @@ from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import open_run
-from svd_lightning.scoring.tokens import SteeringFunction, finite_penalty
-from svd_lightning.steering import UNSTEERED, Distribution
+from svd_lightning.scoring.labels import finite_penalty
+from svd_lightning.steering import UNSTEERED, Distribution, SteeringFunction
 
 
 @register_model("svd-lightning")
@@ -20,8 +20,8 @@ class SteeredHarnessModel(HFLM):
     """Log-likelihoods, rolling log-likelihoods and generation under one distribution of a run.
 
     Scoring and generation differ in one point, as everywhere here: a penalty of −∞ forbids tokens in generation,
-    and counts as 0 in scoring (`finite_penalty`). One process; batches are the harness's own. The harness names no
-    task that the adapter knows: every request takes the strengths shared by all tasks.
+    and counts as 0 in scoring (`finite_penalty`). It runs in one process; the harness makes the batches. The
+    harness names no task that the adapter knows, so every request takes the strengths shared by all tasks.
 
     Args:
         run: run folder or checkpoint, or a SteeredLanguageModel that is loaded.
@@ -67,12 +67,12 @@ class SteeredHarnessModel(HFLM):
         )
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Logits for scoring: [B, T] → [B, T, V]; rows are padded on the right, so that no mask is needed."""
+        """Return logits for scoring: [B, T] → [B, T, V]. Rows are padded on the right, so no mask is needed."""
         with torch.no_grad():
             return self._scorer(input_ids=inps).logits
 
     def get_model_info(self) -> dict[str, Any]:
-        """Without the harness's question to the hub, which a local model has no answer for."""
+        """Describe the model without asking the hub, which does not know a local one."""
         return {"model_num_parameters": self._model.num_parameters(), "model_dtype": str(self._model.dtype)}
 
 

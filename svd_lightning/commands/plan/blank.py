@@ -1,26 +1,75 @@
-"""Models without weights: shapes and number formats only, on the meta device."""
+"""Models without weights: shapes and number formats only, as Lightning's precision leaves them."""
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from svd_lightning.commands.plan.precision import Precision, stored_dtype
+from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, attach_new
+from svd_lightning.strategies import checks
+
+_FORMATS = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The number formats of a run."""
+
+    cast: torch.dtype | None = None
+    """What all weights, adapter included, are turned into; None leaves the base as stored, and PEFT's adapter
+    in float32."""
+    autocast: torch.dtype | None = None
+    """What matrix products are computed in, whatever the weights are."""
+
+    def context(self) -> AbstractContextManager:
+        """Autocast, where there is any."""
+        return nullcontext() if self.autocast is None else torch.autocast("cpu", dtype=self.autocast)
+
+
+def precision_of(name: str | int | None, *, casts_always: bool) -> Precision:
+    """Translate Lightning's `trainer.precision`.
+
+    Args:
+        name: such as bf16-true, bf16-mixed, 32; None is 32-true.
+        casts_always: whether the strategy turns the weights of 32-true runs into float32 too (FSDP1, DeepSpeed).
+
+    Raises:
+        InputError: for one that the plan does not know.
+    """
+    width, _, kind = str(name or "32-true").partition("-")
+    if width not in _FORMATS or kind not in ("", "true", "mixed"):
+        raise InputError(
+            f"trainer.precision: a plan can be made for 32-true, bf16-true, bf16-mixed, 16-true and 16-mixed, got "
+            f"{name!r}"
+        )
+    mixed = kind == "mixed" or (kind == "" and width != "32")
+    if mixed:
+        return Precision(autocast=_FORMATS[width])
+    return Precision(cast=_FORMATS[width] if width != "32" or casts_always else None)
+
+
+def stored_dtype(backbone: Backbone, config: PretrainedConfig) -> torch.dtype:
+    """The number format that the base is loaded in."""
+    name = checks.stored_dtype(config) if backbone.dtype == "auto" else backbone.dtype
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def blank_model(
     backbone: Backbone, adapter: PeftConfig, precision: Precision, *, checkpointing: bool = False
 ) -> tuple[PeftModel, set[int]]:
-    """The PEFT model that a run would have once Lightning has cast it, on the meta device.
+    """Build the PEFT model of a run as Lightning would cast it, on the meta device.
 
     Args:
-        backbone: of which the configuration alone is read.
+        backbone: the base; only its configuration is read.
         adapter: its configuration; a trained adapter counts as a new one.
-        precision: what it does to the weights.
+        precision: its `cast` is applied to all weights.
         checkpointing: recompute activations in the backward pass.
 
     Returns:
@@ -57,7 +106,7 @@ def as_fake(model: PeftModel, mode: FakeTensorMode, *, dtype: torch.dtype | None
     Args:
         model: from `blank_model`; changed.
         mode: makes the tensors.
-        dtype: of the floating-point parameters; None leaves it.
+        dtype: new number format of floating-point parameters; None keeps theirs.
 
     Returns:
         The parameters and buffers.

@@ -1,4 +1,4 @@
-"""`svd-lightning plan`: from the configuration of a run, as it was parsed, to the table."""
+"""`svd-lightning plan`: from the parsed configuration of a run to the table of its memory."""
 
 import math
 import re
@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 from peft import PeftConfig
 
 from svd_lightning.commands.plan.activations import Batches
+from svd_lightning.commands.plan.blank import precision_of
 from svd_lightning.commands.plan.layouts import FSDP1, FSDP2, Layout, Whole, ZeRO
 from svd_lightning.commands.plan.memory import Setting, make_plan
-from svd_lightning.commands.plan.precision import precision_of
 from svd_lightning.commands.plan.show import plan_table
 from svd_lightning.console import console
 from svd_lightning.data import CompletionDataModule
@@ -33,7 +33,7 @@ class PlanOptions:
     gpu: str | None = None
     """Memory of a device, such as 24GiB: says whether the run fits."""
     reserve: str = "1GiB"
-    """Of it for driver, libraries and the allocator's gaps: an assumption, not measured."""
+    """Part of it kept for driver, libraries and the allocator's gaps: an assumption, not measured."""
     tokens: int | None = None
     """Completion tokens of the calibration split, for the size of the reference snapshot; null takes the most
     that a count in `data.calibration` allows."""
@@ -52,7 +52,7 @@ def show_plan(config: Namespace) -> None:
 
 
 def setting_of(config: Namespace, *, tokens: int | None = None) -> Setting:
-    """What memory follows from, out of the options of `fit`; neither trainer nor strategy is made.
+    """Collect what determines the memory of a run from the options of `fit`, without making trainer or strategy.
 
     Args:
         config: with the groups trainer, model and data.
@@ -88,10 +88,10 @@ def setting_of(config: Namespace, *, tokens: int | None = None) -> Setting:
 
 
 def layout_of(trainer: Namespace, *, processes: int) -> Layout:
-    """The strategy by its name alone: it need not be installed here, nor able to run.
+    """Find a strategy's layout by its name alone: it need not be installed, nor able to run here.
 
     Raises:
-        InputError: for another than those of configs/strategy/.
+        InputError: for a strategy that is not in configs/strategy/.
     """
     given = trainer.strategy
     name, options = (given, {}) if isinstance(given, str) else (given.class_path, given.get("init_args") or {})
@@ -105,13 +105,7 @@ def layout_of(trainer: Namespace, *, processes: int) -> Layout:
     if name == "FSDP2Strategy":
         return FSDP2()
     if name == "ZeROStrategy":
-        known = {
-            "stage": "stage",
-            "offload": "offload",
-            "persistent": "persistence_threshold",
-            "bucket": "bucket_size",
-        }
-        return ZeRO(**{ours: options[theirs] for ours, theirs in known.items() if options.get(theirs) is not None})
+        return ZeRO(**{ours: options[name] for name, ours in _ZERO.items() if options.get(name) is not None})
     raise InputError(
         f"trainer.strategy: a plan can be made for the strategies of configs/strategy/, got {name!r}; add "
         "--config configs/strategy/fsdp2.yaml, say"
@@ -119,7 +113,7 @@ def layout_of(trainer: Namespace, *, processes: int) -> Layout:
 
 
 def parse_size(text: str, argument: str) -> int:
-    """Bytes of a size such as 24GiB.
+    """Read a size such as 24GiB as bytes.
 
     Raises:
         InputError: for anything else.

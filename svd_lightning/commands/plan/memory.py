@@ -1,4 +1,4 @@
-"""How much memory a run will take, from its configuration alone."""
+"""The memory that a run will take, computed from its configuration alone."""
 
 import math
 from dataclasses import dataclass
@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from peft import PeftConfig
 
 from svd_lightning.commands.plan.activations import Activations, Batches, activations
-from svd_lightning.commands.plan.blank import blank_model
+from svd_lightning.commands.plan.blank import blank_model, precision_of, stored_dtype
 from svd_lightning.commands.plan.layouts import FSDP1, Layout, Share
-from svd_lightning.commands.plan.optimizer import OptimizerFactory, state_bytes
-from svd_lightning.commands.plan.precision import precision_of, stored_dtype
-from svd_lightning.commands.plan.weights import model_weights
+from svd_lightning.commands.plan.weights import OptimizerFactory, model_weights, state_bytes
 from svd_lightning.models import Backbone
 from svd_lightning.objective.snapshot import MAX_MEMORY
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run's memory follows from."""
+    """What determines the memory of a run."""
 
     backbone: Backbone
     adapter: PeftConfig
@@ -34,8 +32,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Bytes: `share` and `work` of each process's device, the others of a node's memory."""
+class MemoryPlan:
+    """The memory of a run in bytes: `share` and `work` on each process's device, the rest in a node's memory."""
 
     setting: Setting
     share: Share
@@ -92,8 +90,8 @@ class Plan:
         return max(self.loading, kept)
 
 
-def make_plan(setting: Setting) -> Plan:
-    """The memory of a run; reads the base's configuration, no weights and no data.
+def make_plan(setting: Setting) -> MemoryPlan:
+    """Compute the memory of a run. Reads the base's configuration, but no weights and no data.
 
     Raises:
         InputError: for a base that is not named or cannot be found, an adapter that does not fit it, or a
@@ -109,7 +107,7 @@ def make_plan(setting: Setting) -> Plan:
     sizes = [weight.numel * stored for weight in base]
     state_size = (precision.cast or precision.autocast or model.get_base_model().dtype).itemsize
     gathered_in = setting.layout.gathered_in if isinstance(setting.layout, FSDP1) else None
-    return Plan(
+    return MemoryPlan(
         setting=setting,
         share=share,
         work=activations(model, precision, setting.batches, compute_dtype=gathered_in),

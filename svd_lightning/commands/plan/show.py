@@ -1,9 +1,9 @@
-"""A plan as text."""
+"""A memory plan as a table in the terminal."""
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from svd_lightning.commands.plan.memory import Plan
+from svd_lightning.commands.plan.memory import MemoryPlan
 from svd_lightning.objective.snapshot import MAX_MEMORY
 
 ASSUMPTIONS = (
@@ -13,13 +13,13 @@ ASSUMPTIONS = (
 )
 
 
-def plan_table(plan: Plan, *, gpu: int | None, reserve: int) -> RenderableType:
-    """The sizes of each kind of work side by side, what a node's memory needs, and whether it fits.
+def plan_table(plan: MemoryPlan, *, gpu: int | None, reserve: int) -> RenderableType:
+    """Show the memory of each kind of work side by side, what a node's memory needs, and whether the run fits.
 
     Args:
-        plan: of a run.
-        gpu: a device's memory in bytes; None leaves the verdict out.
-        reserve: of it for driver, libraries and gaps.
+        plan: the memory of a run.
+        gpu: a device's memory in bytes; None does not say whether the run fits.
+        reserve: bytes of it kept for driver, libraries and the allocator's gaps.
     """
     setting = plan.setting
     across = f"{setting.processes} process" + ("es" if setting.processes > 1 else "")
@@ -42,12 +42,12 @@ def plan_table(plan: Plan, *, gpu: int | None, reserve: int) -> RenderableType:
         ASSUMPTIONS,
     ]
     if gpu is not None:
-        lines.append(verdict(plan, gpu=gpu, reserve=reserve))
+        lines.append(fit_line(plan, gpu=gpu, reserve=reserve))
     return Group(table, *lines)
 
 
-def verdict(plan: Plan, *, gpu: int, reserve: int) -> str:
-    """Whether the largest sum and the reserve fit a device."""
+def fit_line(plan: MemoryPlan, *, gpu: int, reserve: int) -> str:
+    """Say whether the peak and the reserve fit a device."""
     needed = plan.peak + reserve
     what = f"{size_text(plan.peak)} and a reserve of {size_text(reserve)}"
     if needed <= gpu:
@@ -55,7 +55,7 @@ def verdict(plan: Plan, *, gpu: int, reserve: int) -> str:
     return f"Does not fit {size_text(gpu)}: {what}, {size_text(needed - gpu)} too much."
 
 
-def _rows(plan: Plan) -> dict[str, tuple[int, int, int]]:
+def _rows(plan: MemoryPlan) -> dict[str, tuple[int, int, int]]:
     share, work = plan.share, plan.work
     state = {"gradients": share.gradients, "optimizer states": share.optimizer, "buffers to send": share.buckets}
     return {
@@ -68,7 +68,7 @@ def _rows(plan: Plan) -> dict[str, tuple[int, int, int]]:
     }
 
 
-def _snapshot_line(plan: Plan) -> str:
+def _snapshot_line(plan: MemoryPlan) -> str:
     if plan.snapshot is None:
         size = (
             f"{size_text(1000 * plan.snapshot_per_token)} per 1,000 completion tokens (say how many with --tokens)"
@@ -79,7 +79,7 @@ def _snapshot_line(plan: Plan) -> str:
 
 
 def size_text(size: int) -> str:
-    """Bytes with a binary unit."""
+    """Write bytes with a binary unit."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= factor:
             return f"{size / factor:,.2f} {unit}"

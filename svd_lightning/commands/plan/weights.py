@@ -1,15 +1,21 @@
-"""Every weight of a model with its size as it is stored, quantised or not."""
+"""Every weight of a model with its stored size, quantised or not, and the bytes that an optimizer keeps."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
+from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, decoder_layers
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
 _BLOCK = 64
 """bitsandbytes' NF4 block: one float32 scale for so many weights."""
@@ -36,12 +42,12 @@ class Weight:
 
 
 def model_weights(model: PeftModel, base_ids: set[int], backbone: Backbone) -> list[Weight]:
-    """Parameters and buffers of a model, tied ones once.
+    """List the parameters and buffers of a model, tied ones once.
 
     Args:
         model: from `blank_model`.
         base_ids: which of its parameters are the base's.
-        backbone: whether the base is quantised: then its linear layers are, but for the output head.
+        backbone: says whether the base is quantised; then all its linear layers are, except the output head.
     """
     base = model.get_base_model()
     units = {
@@ -66,8 +72,34 @@ def model_weights(model: PeftModel, base_ids: set[int], backbone: Backbone) -> l
     return list(found.values())
 
 
+def state_bytes(factory: OptimizerFactory, shapes: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> int:
+    """Count the bytes of an optimizer's state after one step on parameters of these shapes, on the meta device.
+
+    >>> state_bytes(torch.optim.AdamW, [((3, 4), torch.float32)])  # two moments, and a step counter
+    100
+
+    Raises:
+        InputError: for an optimizer that cannot step without numbers to look at.
+    """
+    parameters = [torch.empty(shape, dtype=dtype, device="meta", requires_grad=True) for shape, dtype in shapes]
+    if not parameters:
+        return 0
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer = factory(parameters)
+    try:
+        optimizer.step()
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise InputError(
+            f"model.optimizer: {type(optimizer).__name__} cannot be asked for its size on the meta device "
+            f"({' '.join(str(error).split())[:80]}); plan with torch.optim.AdamW, which keeps two numbers a weight"
+        ) from error
+    leaves = tree_leaves(list(optimizer.state.values()))
+    return sum(leaf.numel() * leaf.itemsize for leaf in leaves if isinstance(leaf, Tensor))
+
+
 def _quantised(model: PeftModel, base_ids: set[int], backbone: Backbone) -> set[int]:
-    """Ids of the weights that bitsandbytes would quantise: those of the base's linear layers but the head."""
+    """Ids of the weights that bitsandbytes would quantise: the base's linear layers without the output head."""
     if not (backbone.load_in_4bit or backbone.load_in_8bit):
         return set()
     head = model.get_base_model().get_output_embeddings()

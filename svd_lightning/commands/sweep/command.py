@@ -1,7 +1,9 @@
 """`svd-lightning sweep`: a grid of runs and one table of what they measured."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,15 +18,20 @@ from svd_lightning.commands.sweep.sweep_file import Sweep, load_sweep
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 
+_ABOUT = """Run grids of warm starts and their evaluations, and tabulate what they measured beside published
+figures. Every other option, such as --model.backbone.name_or_path PATH or --data.limit 100, goes to
+`svd-lightning fit` of every warm start, --judge and its options to `svd-lightning judge`. Runs that ended well are
+not run again; the same command tries the others once more."""
+
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left."""
+    """Where a sweep left its results, and what failed."""
 
     folder: Path
     """Holds table.md, table.csv, and a folder for each warm start."""
     failures: list[Failure] = field(default_factory=list)
-    """Stages that did not end well; the same command tries them again."""
+    """Stages that failed; the same command tries them again."""
 
 
 def sweep(
@@ -71,8 +78,46 @@ def sweep(
     return SweepResult(folder, failures)
 
 
+def main(arguments: Sequence[str]) -> str | None:
+    """Run grids of warm starts and evaluations, and tabulate them beside published figures.
+
+    Returns what to say where some of the runs failed.
+    """
+    given, rest = _parser().parse_known_args(arguments)
+    overrides = as_overrides(rest)
+    run = partial(sweep, only=given.only, output=given.output, jobs=given.jobs, dry_run=given.dry_run)
+    failures = []
+    try:
+        for config in given.configs:
+            failures += run(config, overrides=overrides).failures
+    except KeyboardInterrupt:
+        return "interrupted: the same command goes on with what is not done"
+    listed = "".join(f"\n  {failure}" for failure in failures)
+    return f"error: {len(failures)} runs failed; the same command tries them again:{listed}" if failures else None
+
+
+def as_overrides(words: Sequence[str]) -> list[Override]:
+    """Read `--option value` and `--option=value`, in order.
+
+    >>> as_overrides(["--trainer.max_epochs", "2", "--model.steering.penalty=-1"])
+    [('trainer.max_epochs', '2'), ('model.steering.penalty', '-1')]
+
+    Raises:
+        InputError: for a word that is not an option, or an option without a value.
+    """
+    found, left = [], iter(words)
+    for word in left:
+        option, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            raise InputError(f"sweep: expected --option value after the files, got {word!r}")
+        if not equals and (value := next(left, "")) == "":
+            raise InputError(f"sweep: expected a value after {word}, got nothing")
+        found.append((option, value))
+    return found
+
+
 def _parsed(only: Sequence[str]) -> dict[str, list[str]]:
-    """Axis=label,label by axis."""
+    """Read AXIS=LABEL,… as labels by axis."""
     found = {}
     for each in only:
         axis, equals, labels = each.partition("=")
@@ -80,6 +125,26 @@ def _parsed(only: Sequence[str]) -> dict[str, list[str]]:
             raise InputError(f"only: expected AXIS=LABEL,… such as peft=lora,ia3, got {each!r}")
         found[axis] = labels.split(",")
     return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("svd-lightning sweep", description=_ABOUT, allow_abbrev=False)
+    parser.add_argument(
+        "configs", nargs="+", metavar="FILE", help="sweep file, such as configs/experiment/table1.yaml"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=LABEL,…",
+        help="run a part of the grid, such as peft=lora,ia3; once for each axis",
+    )
+    parser.add_argument("--output", help="folder for runs and tables (default: runs/ and the file's name)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="warm starts at once; they share the devices (default: 1)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands instead of running them")
+    return parser
 
 
 def _run(chains: Sequence[Sequence[Stage]], jobs: int) -> list[Failure]:

@@ -1,17 +1,27 @@
-"""What a finished evaluation measured."""
+"""Reads what a finished evaluation measured."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import get_args
+
+from svd_lightning.records import (
+    DistributionRecord,
+    HeldOutMetricsRecord,
+    JudgedMeasure,
+    JudgedPart,
+    JudgedRecord,
+    Measure,
+    MetricsRecord,
+)
 
 BASE, TUNED, STEERED = "base", "tuned", "steered"
 PERCENT, NATS = "%", "nats"
 _IN_NATS = ("NLL", "KL")
 _LEFT_OUT = ("perplexity",)
-_BY_JUDGE = ("truthful", "informative", "truthful_informative")
+_MEASURES: tuple[Measure, ...] = get_args(Measure)
+_BY_JUDGE: tuple[Measure, ...] = get_args(JudgedMeasure)
 _RENAMED = {"accuracy": "named"}
 """A judge's accuracy is that of the option named in a written answer; a test's that of the likeliest option."""
 
@@ -46,23 +56,25 @@ class Measurement:
 
 
 def measurements(folder: Path) -> list[Measurement]:
-    """Everything that the stages of an evaluation wrote into its folder: each number that is one."""
+    """Read every number that the stages of an evaluation wrote into its folder, those of each task too."""
     found: list[Measurement] = []
     if (path := folder / "test" / "test_metrics.json").exists():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found += _of_tasks(record, partial(_tested, distributions=record["distributions"]))
+        tested: HeldOutMetricsRecord = json.loads(path.read_text(encoding="utf-8"))
+        for task, metrics in ((None, tested), *tested.get("tasks", {}).items()):
+            found += _tested(metrics, task, distributions=tested["distributions"])
     if (path := folder / "judge" / "judged.json").exists():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found += _of_tasks(record, partial(_judged, judge=record["judge"]["label"]))
+        judged: JudgedRecord = json.loads(path.read_text(encoding="utf-8"))
+        for task, part in ((None, judged), *judged.get("tasks", {}).items()):
+            found += _judged(part, task, judge=judged["judge"]["label"])
     return found
 
 
 def strengths(folder: Path, warm_start: Path) -> dict[str, dict[str, float]]:
-    """The strength μ of each rule under each steered distribution, those shared by all tasks.
+    """Read the strength μ of each rule under each steered distribution, as shared by all tasks.
 
     Args:
         folder: an evaluation's.
-        warm_start: the folder of the fit that it evaluates.
+        warm_start: the folder of the fit that it belongs to.
     """
     if (path := folder / "test" / "test_metrics.json").exists():
         steered = json.loads(path.read_text(encoding="utf-8"))["distributions"]
@@ -73,16 +85,8 @@ def strengths(folder: Path, warm_start: Path) -> dict[str, dict[str, float]]:
     return {name: dict(zip(each["rules"], each["strengths"], strict=True)) for name, each in steered.items()}
 
 
-def _of_tasks(
-    record: Mapping[str, Any], read: Callable[[Mapping[str, Any], str | None], Iterator[Measurement]]
-) -> Iterator[Measurement]:
-    yield from read(record, None)
-    for task, part in record.get("tasks", {}).items():
-        yield from read(part, task)
-
-
 def _tested(
-    part: Mapping[str, Any], task: str | None, *, distributions: Mapping[str, Any]
+    part: MetricsRecord, task: str | None, *, distributions: Mapping[str, DistributionRecord]
 ) -> Iterator[Measurement]:
     """The metrics of `svd_lightning.scoring.summarise`."""
     steered = distributions.get(STEERED)
@@ -91,16 +95,17 @@ def _tested(
         for name, entry in entries.items():
             if metric in _LEFT_OUT or name in repeated:
                 continue
-            gain = None if entry.get("low") is None else (entry["gain"], entry["low"], entry["high"])
+            low, high = entry.get("low"), entry.get("high")
+            gain = None if low is None or high is None else (entry["gain"], low, high)
             yield _measurement(metric, name, entry["value"], gain, task)
 
 
-def _judged(part: Mapping[str, Any], task: str | None, *, judge: str | None) -> Iterator[Measurement]:
-    """The measures of `svd_lightning.commands.judge.measures.summary`."""
-    for name, entry in part["systems"].items():
-        for metric, value in entry.items():
-            if isinstance(value, float):
-                gain = (part["gains"].get(name) or {}).get(metric)
+def _judged(part: JudgedPart, task: str | None, *, judge: str | None) -> Iterator[Measurement]:
+    """The measures of the verb judge."""
+    for name, system in part["systems"].items():
+        for metric in _MEASURES:
+            if (value := system.get(metric)) is not None:
+                gain = part["gains"].get(name, {}).get(metric)
                 numbers = None if gain is None else (gain["mean"], gain["low"], gain["high"])
                 by = judge if metric in _BY_JUDGE else None
                 yield _measurement(_RENAMED.get(metric, metric), name, value, numbers, task, judge=by)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from typing_extensions import TypedDict
 
 from svd_lightning.errors import InputError
 
@@ -16,9 +17,16 @@ Axes = Mapping[str, Mapping[str, Options]]
 """Axes by name, their values by label, each with the options that it stands for."""
 
 
+class SweepException(TypedDict):
+    """Options for the combinations that have one of the labels on each of the axes."""
+
+    where: Mapping[str, str | Sequence[str]]
+    use: Options
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """A grid of warm starts, and what is asked of each.
+    """A grid of warm starts, and how each is evaluated.
 
     In the file, values that end in .yaml are files beside it; `include: FILE` takes what that file says first.
     """
@@ -31,8 +39,8 @@ class Sweep:
     """Each combination of their values is warm-started once."""
     only: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Labels to keep of an axis, where it is narrower than the one included."""
-    exceptions: Sequence[Mapping[str, Any]] = ()
-    """`{where: {axis: label or labels}, use: options}`: options for these combinations, over all others."""
+    exceptions: Sequence[SweepException] = ()
+    """Options for some combinations, over all others."""
     evaluate: Axes = field(default_factory=dict)
     """Of each warm start, each combination of these is evaluated, without another warm start; where one changes
     the steering or the calibration, the strengths are calibrated again."""
@@ -103,7 +111,7 @@ def _axis(path: Path, name: str, values: Any) -> dict[str, Options]:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; raises InputError where it cannot be read."""
+    """Read a YAML file; raises InputError if that fails."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from svd_lightning.commands.demo.build import BASE_DIR, batches, build, build_tokenizer, train
+from svd_lightning.commands.demo import BASE_FOLDER
+from svd_lightning.commands.demo.build import batches, build, build_tokenizer, train
 from svd_lightning.commands.demo.task import (
     BASE,
     EOS,
@@ -104,7 +105,7 @@ def test_samples_are_seeded_and_end():
 
 
 def test_tokenizer_round_trips():
-    tokenizer = AutoTokenizer.from_pretrained(BASE_DIR)
+    tokenizer = AutoTokenizer.from_pretrained(BASE_FOLDER)
     example = BASE.sample(1, seed=0)[0]
     ids = tokenizer(example["prompt"]).input_ids
     assert [VOCABULARY[token] for token in ids] == ["<s>", *example["prompt"].split()]
@@ -117,7 +118,7 @@ def test_tokenizer_round_trips():
 
 @torch.no_grad()
 def test_shipped_base_knows_the_base_language_and_not_the_task():
-    model = AutoModelForCausalLM.from_pretrained(BASE_DIR)
+    model = AutoModelForCausalLM.from_pretrained(BASE_FOLDER)
     excess = {}
     for name, language in {"base": BASE, "task": TASK}.items():
         ids, mask = encode(language.sample(400, seed=11))
@@ -126,7 +127,7 @@ def test_shipped_base_knows_the_base_language_and_not_the_task():
         excess[name] = -(log_p.exp() * logits.log_softmax(-1)).sum(-1).mean().item() - language.entropy(ids, mask)
     assert 0.0 < excess["base"] < 0.02
     assert excess["task"] > 0.15
-    assert sum(file.stat().st_size for file in BASE_DIR.iterdir()) < 1_000_000
+    assert sum(file.stat().st_size for file in BASE_FOLDER.iterdir()) < 1_000_000
 
 
 def test_build_is_reproducible(tmp_path):
@@ -137,9 +138,10 @@ def test_build_is_reproducible(tmp_path):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
         torch.testing.assert_close(first, third, rtol=0, atol=0)
     assert (
-        AutoTokenizer.from_pretrained(tmp_path).get_vocab() == AutoTokenizer.from_pretrained(BASE_DIR).get_vocab()
+        AutoTokenizer.from_pretrained(tmp_path).get_vocab()
+        == AutoTokenizer.from_pretrained(BASE_FOLDER).get_vocab()
     )
-    rebuilt, shipped = (AutoConfig.from_pretrained(folder).to_dict() for folder in (tmp_path, BASE_DIR))
+    rebuilt, shipped = (AutoConfig.from_pretrained(folder).to_dict() for folder in (tmp_path, BASE_FOLDER))
     assert rebuilt | {"_name_or_path": ""} == shipped | {"_name_or_path": ""}
 
 

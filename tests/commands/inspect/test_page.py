@@ -56,7 +56,7 @@ def test_every_token_is_a_tab_with_a_panel_of_its_numbers(inspection):
         assert number_text(position.shift) in tab["aria-label"]
         numbers = [position.shift, position.mask_shift, position.divergence, *position.entropy]
         assert all(number_text(number) in found.text for number in numbers)
-        for one in position.candidates:
+        for one in position.ranked:
             assert all(number_text(value) in found.text for value in one.probability)
     assert f"{inspection.flips} of {len(tabs)} tokens" in found.text
     assert "runs/one" in found.text

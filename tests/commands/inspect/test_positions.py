@@ -45,13 +45,13 @@ def check(position, p, steering, top):
     alpha, outside = steering.alpha, math.exp(steering.penalty)
     inside = [alpha is None or x >= alpha * max(p.tuned) for x in p.tuned]
     wanted = set().union(*(best(part, top) for part in p), {position.chosen.token})
-    assert {one.token for one in position.candidates} == wanted
-    for one in position.candidates:
+    assert {one.token for one in position.ranked} == wanted
+    for one in position.ranked:
         assert one.probability == pytest.approx([part[one.token] for part in p], abs=1e-5)
         assert one.confident is inside[one.token]
-    steered = [one.probability.steered for one in position.candidates]
+    steered = [one.probability.steered for one in position.ranked]
     assert steered == sorted(steered, reverse=True)
-    assert position.chosen in position.candidates
+    assert position.chosen in position.ranked
     assert list(position.rank) == [1 + sum(x > part[position.chosen.token] for x in part) for part in p]
     assert list(position.first) == [best(part, 1)[0] for part in p]
     assert position.flipped is (best(p.steered, 1) != best(p.tuned, 1))
@@ -90,7 +90,7 @@ def test_some_choices_are_flipped_and_some_are_not(word_tokenizer):
 def test_what_the_penalty_forbids_has_probability_zero(word_tokenizer):
     text = "e f g h a b c d"
     found = inspect_prompt(zoo.tuned_model(), word_tokenizer, STEERINGS["paper"], "a b", completion=text)
-    outside = [one for position in found.positions for one in position.candidates if not one.confident]
+    outside = [one for position in found.positions for one in position.ranked if not one.confident]
     assert outside
     assert {one.probability.steered for one in outside} == {0.0}
     assert any(not position.chosen.confident for position in found.positions)
@@ -110,4 +110,4 @@ def test_forbidden_logits_and_ties():
     assert one.shift == pytest.approx(math.log(2), abs=1e-6)
     assert one.divergence > 1000
     assert one.mask_size == 3
-    assert [candidate.probability.tuned for candidate in one.candidates] == pytest.approx([0.5, 0.5, 0.0])
+    assert [candidate.probability.tuned for candidate in one.ranked] == pytest.approx([0.5, 0.5, 0.0])

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
@@ -22,7 +23,7 @@ class Response:
 
 
 def says(text: str | None, **options: Any) -> Response:
-    """A chat completion."""
+    """Answer with a chat completion."""
     return Response(body=json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]}), **options)
 
 
@@ -32,7 +33,7 @@ class Endpoint:
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
+    headers: list[Message] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
 
@@ -54,7 +55,7 @@ def endpoint(respond: Callable[[int, str], Response]) -> Iterator[Endpoint]:
             with lock:
                 number = len(seen.requests)
                 seen.requests.append(content)
-                seen.headers.append(dict(self.headers))
+                seen.headers.append(self.headers)
                 seen.at_once += 1
                 seen.most_at_once = max(seen.most_at_once, seen.at_once)
             response = respond(number, content["messages"][0]["content"])

@@ -1,9 +1,11 @@
 """The judge behind an endpoint, against a real server that is slow, fails, refuses, or talks nonsense."""
 
+import asyncio
 import json
 import logging
 import pickle
 import sys
+import time
 
 import pytest
 
@@ -13,6 +15,7 @@ from svd_lightning.errors import InputError
 from tests.commands.judge.server import Response, endpoint, says
 
 KEY = "sk-very-secret-0123456789"
+SOON = {"Retry-After": "0.01"}
 ANSWERS = [Answer(question=f"Question {n}?", text=f" Answer {n}.") for n in range(6)]
 
 
@@ -27,7 +30,7 @@ def replies(tmp_path):
 
 
 def chat(url, **options):
-    given = {"model": "m", "key_variable": "THE_KEY", "first_wait": 0.01, "retries": 2, "timeout": 5.0, **options}
+    given = {"model": "m", "key_variable": "THE_KEY", "retries": 2, "timeout": 5.0, **options}
     return ChatCompletionsJudge(base_url=url, **given)
 
 
@@ -45,7 +48,7 @@ def test_both_questions_of_every_answer_are_asked_once(replies):
         found = ask(
             chat(server.url), [*ANSWERS, ANSWERS[0]], replies, progress=lambda done, of: steps.append((done, of))
         )
-    assert [(verdict.truthful, verdict.informative) for verdict in found] == [(True, False)] * 7
+    assert [(opinion.truthful, opinion.informative) for opinion in found] == [(True, False)] * 7
     assert found[0].evidence == ("Yes.", "no")
     assert sorted(server.prompts) == sorted(
         f"Question: Question {n}?\nAnswer: Answer {n}.\n\nIs this answer {what}? Answer only with 'yes' or 'no'."
@@ -102,15 +105,11 @@ def test_time_outs_are_tried_again(replies):
 @pytest.mark.parametrize(
     "failure",
     [
-        Response(status=500),
-        Response(status=503, body="<html>busy</html>"),
-        Response(status=429),
-        Response(status=408),
+        Response(status=500, headers=SOON),
+        Response(status=503, headers=SOON, body="<html>busy</html>"),
+        Response(status=429, headers=SOON),
+        Response(status=408, headers=SOON),
         Response(hang_up=True),
-        Response(body="<html>a proxy</html>"),
-        Response(body='{"choices": []}'),
-        Response(body='{"choices": [{"message": {"content": 7}}]}'),
-        Response(body="[]"),
     ],
     ids=lambda response: f"{response.status}-{response.body[:12]}",
 )
@@ -122,6 +121,36 @@ def test_failures_that_pass_are_tried_again_and_those_that_stay_are_told(failure
         with pytest.raises(InputError, match=rf"judge: {server.url}/chat/completions: no answer after 3 attempts"):
             ask(chat(server.url, concurrency=1), ANSWERS[:1], Replies(tmp_path / "other.jsonl"))
         assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "body", ["<html>a proxy</html>", '{"choices": []}', '{"choices": [{"message": {"content": 7}}]}', "[]", ""]
+)
+def test_what_is_no_chat_completion_is_told(body, replies):
+    with endpoint(lambda number, prompt: Response(body=body)) as server, pytest.raises(InputError) as caught:
+        ask(chat(server.url, concurrency=1), ANSWERS, replies)
+    assert f"{server.url}/chat/completions: expected a chat completion, got {body!r}" in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def test_retry_after_is_waited_for(replies):
+    busy = Response(status=429, headers={"Retry-After": "1.2"})  # longer than a first wait of the client's own
+    with endpoint(lambda number, prompt: says("yes") if number else busy) as server:
+        begun = time.monotonic()
+        ask(chat(server.url, concurrency=1), ANSWERS[:1], replies)
+    assert time.monotonic() - begun >= 1.2
+    assert len(server.requests) == 3
+
+
+def test_too_long_a_wait_ends_the_run(replies):
+    busy = Response(status=429, headers={"Retry-After": "3600"}, body="quota of the day")
+    with endpoint(lambda number, prompt: busy) as server, pytest.raises(InputError) as caught:
+        ask(chat(server.url, concurrency=1), ANSWERS, replies)
+    told = (
+        "no answer after 1 attempt, the last one: status 429, which asks to wait 3600 seconds: 'quota of the day'"
+    )
+    assert told in str(caught.value)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 422])
@@ -153,7 +182,7 @@ def test_what_a_content_filter_refuses_is_an_abstention(replies):
 
     with endpoint(respond) as server:
         found = ask(chat(server.url), ANSWERS, replies)
-    assert [verdict.truthful for verdict in found] == [True, True, None, True, True, True]
+    assert [opinion.truthful for opinion in found] == [True, True, None, True, True, True]
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
@@ -175,7 +204,7 @@ def test_an_endpoint_that_goes_down_midway_costs_only_the_rest(concurrency, repl
         object.__setattr__(judge, "_identity", known)
         found = ask(judge, ANSWERS, kept)
     assert sorted(back.prompts) == sorted(missing)
-    assert None not in [verdict.truthful for verdict in found]
+    assert None not in [opinion.truthful for opinion in found]
 
 
 def test_an_endpoint_that_is_down(replies):
@@ -188,13 +217,24 @@ def test_an_endpoint_that_is_down(replies):
 
 def test_the_first_failure_ends_the_waiting_of_the_others(replies):
     def respond(number, prompt):
-        if number < 3:  # these would wait for longer than a test may take
-            return Response(status=503, headers={"Retry-After": "1000"})
-        return Response(status=401, delay=0.2)
+        return (
+            Response(status=503, headers={"Retry-After": "100"}) if number < 3 else Response(status=401, delay=0.2)
+        )
 
+    begun = time.monotonic()
     with endpoint(respond) as server, pytest.raises(InputError, match="refused with status 401"):
-        ask(chat(server.url, concurrency=4, longest_wait=2000.0), ANSWERS, replies)
+        ask(chat(server.url, concurrency=4), ANSWERS, replies)
     assert len(server.requests) == 4
+    assert time.monotonic() - begun < 50
+
+
+def test_it_works_where_a_loop_is_running_already(replies):
+    async def cell():
+        return ask(chat(server.url), ANSWERS[:1], replies)
+
+    with endpoint(truthful_only) as server:
+        [found] = asyncio.run(cell())
+    assert (found.truthful, found.informative) == (True, False)
 
 
 def test_no_key(replies, monkeypatch):
@@ -220,14 +260,14 @@ def test_the_key_reaches_no_log_no_file_and_no_description(replies, caplog, capf
     with endpoint(truthful_only) as server:
         judge = chat(server.url)
         ask(judge, ANSWERS, replies)
-    assert caplog.records, "httpx logs, so that this shows something"
+    assert caplog.records, "the client logs, so that this shows something"
     shown = [repr(judge), str(vars(judge)), judge.label, judge.about, caplog.text, *capfd.readouterr()]
     assert all(KEY not in text for text in (*shown, replies.path.read_text()))
     assert KEY.encode() not in pickle.dumps(judge)
 
 
-def test_without_httpx_the_extra_is_named(replies, monkeypatch):
-    monkeypatch.setitem(sys.modules, "httpx", None)
+def test_without_openai_the_extra_is_named(replies, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(InputError, match=r"pip install 'svd-lightning\[judge\]'"):
         ask(chat("http://127.0.0.1:9/v1"), ANSWERS, replies)
 
@@ -242,10 +282,17 @@ def test_without_httpx_the_extra_is_named(replies, monkeypatch):
         ({"concurrency": 0}, "judge.concurrency: expected at least 1, got 0"),
         ({"retries": -1}, "judge.retries: expected at least 0, got -1"),
         ({"timeout": 0.0}, "judge.timeout: expected seconds above 0, got 0"),
-        ({"longest_wait": float("nan")}, "judge.longest_wait: expected seconds above 0, got nan"),
+        ({"timeout": float("nan")}, "judge.timeout: expected seconds above 0, got nan"),
     ],
 )
 def test_options_that_make_no_sense(options, message):
     with pytest.raises(InputError, match=message) as caught:
         ChatCompletionsJudge(model="m", **options)
     assert "secret" not in str(caught.value)
+
+
+def test_waits_of_older_configurations_are_ignored_with_a_warning():
+    with pytest.warns(UserWarning, match=r"^judge\.first_wait is ignored"):
+        ChatCompletionsJudge(model="m", first_wait=1.0)
+    with pytest.warns(UserWarning, match=r"^judge\.longest_wait is ignored"):
+        ChatCompletionsJudge(model="m", longest_wait=120.0)

@@ -37,7 +37,7 @@ def run(tmp_path):
 
 
 def chat(url):
-    given = {"base_url": url, "model": "m", "key_variable": "null", "first_wait": "0.01", "retries": "1"}
+    given = {"base_url": url, "model": "m", "key_variable": "null", "retries": "1"}
     return ["--judge", "ChatCompletionsJudge", *(f"--judge.{name}={value}" for name, value in given.items())]
 
 

@@ -86,25 +86,25 @@ def judge(folder, **options):
 ANSWERS = [Answer(question=f"cats {'cats ' * n}", text="cats") for n in range(5)]
 
 
-def test_verdicts_are_those_of_the_larger_probability(folder, tmp_path):
+def test_the_larger_probability_decides(folder, tmp_path):
     replies = Replies(tmp_path / "r.jsonl")
     found = judge(folder, batch_size=3, least=0.0).verdicts(
         ANSWERS, replies=replies, progress=lambda done, of: None
     )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    for answer, verdict in zip(ANSWERS, found, strict=True):
-        for prompt, said in zip(prompts_for(answer), (verdict.truthful, verdict.informative), strict=True):
+    for answer, opinion in zip(ANSWERS, found, strict=True):
+        for prompt, said in zip(prompts_for(answer), (opinion.truthful, opinion.informative), strict=True):
             yes, Yes, no, No = (math.exp(slow(model, tokenizer, prompt, w)) for w in WORDS)
             assert said is (yes + Yes > no + No)
-    assert len({said for verdict in found for said in (verdict.truthful, verdict.informative)}) == 2
+    assert len({said for opinion in found for said in (opinion.truthful, opinion.informative)}) == 2
     assert found[0].evidence[0].startswith(("yes (P(yes) = ", "no (P(yes) = "))
 
 
 def test_a_model_that_would_say_something_else_abstains(folder, tmp_path):
     replies = Replies(tmp_path / "r.jsonl")
     found = judge(folder, least=0.999).verdicts(ANSWERS, replies=replies, progress=lambda done, of: None)
-    assert all(verdict.truthful is None and verdict.evidence[0].startswith("neither") for verdict in found)
+    assert all(opinion.truthful is None and opinion.evidence[0].startswith("neither") for opinion in found)
 
 
 def test_replies_are_kept_until_the_model_changes(folder, tmp_path, monkeypatch):

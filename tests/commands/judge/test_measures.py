@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from svd_lightning.commands.judge import Verdict
+from svd_lightning.commands.judge import Opinion
 from svd_lightning.commands.judge.measures import MEASURES, Scored, score, summary
 from svd_lightning.commands.judge.predictions import Row
 
@@ -17,12 +17,12 @@ def row(number, **options):
     return Row(id=str(number), question="?", **given)
 
 
-def verdict(truthful, informative):
-    return Verdict(truthful, informative, ("", ""))
+def opinion(truthful, informative):
+    return Opinion(truthful, informative, ("", ""))
 
 
 def test_one_answer_has_every_number():
-    found = score(0, row(0), "Lima", verdict(True, None)).numbers
+    found = score(0, row(0), "Lima", opinion(True, None)).numbers
     assert {name: value for name, value in found.items() if not math.isnan(value)} == {
         "exact_match": 1.0,
         "rouge_l": 1.0,
@@ -40,7 +40,7 @@ def random_scores(rows, samples, seed=0):
 
     def one(place):
         numbers = {name: generator.random() if generator.random() > 0.2 else math.nan for name in MEASURES}
-        return Scored(row=place, text="", verdict=verdict(True, True), numbers=numbers)
+        return Scored(row=place, text="", opinion=opinion(True, True), numbers=numbers)
 
     return {name: [one(place) for place in range(rows) for _ in range(samples)] for name in SYSTEMS}
 
@@ -74,8 +74,8 @@ def bootstrap(difference):
 
 
 def test_abstentions_are_counted_and_what_was_not_asked_is_none():
-    verdicts = [verdict(True, True), verdict(None, True), verdict(None, False), None]
-    answers = [score(n, row(n), "Lima", each) for n, each in enumerate(verdicts)]
+    opinions = [opinion(True, True), opinion(None, True), opinion(None, False), None]
+    answers = [score(n, row(n), "Lima", each) for n, each in enumerate(opinions)]
     found = summary([row(n) for n in range(4)], {"steered": answers})["systems"]["steered"]
     assert (found["answers"], found["judged"]) == (4, 3)
     assert found["abstained"] == {"truthful": 2, "informative": 0, "truthful_informative": 1}
@@ -105,7 +105,7 @@ def test_each_task_is_summed_up_by_itself():
     for task, first in (("even", 0), ("odd", 1)):
         chosen = {
             system: [
-                Scored(row=answer.row // 2, text="", verdict=answer.verdict, numbers=answer.numbers)
+                Scored(row=answer.row // 2, text="", opinion=answer.opinion, numbers=answer.numbers)
                 for answer in answers
                 if answer.row % 2 == first
             ]

@@ -10,7 +10,7 @@ from svd_lightning.commands.lm_eval.command import lm_eval
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.runs import open_run
-from svd_lightning.scoring.tokens import score_tokens
+from svd_lightning.scoring.labels import score_tokens
 
 harness = pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
@@ -153,7 +153,7 @@ def test_bad_input_is_refused_before_the_run_is_loaded(fitted, tmp_path):
 def test_a_run_without_strengths_has_no_steered_distribution(module):
     from svd_lightning.commands.lm_eval.harness import SteeredHarnessModel
 
-    calibrated, module.steering = module.steering, module.recipe
+    calibrated, module.steering = module.steering, module.configured
     try:
         with pytest.raises(InputError, match="distribution: the run has no strengths"):
             SteeredHarnessModel(module, device="cpu")

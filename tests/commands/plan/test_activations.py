@@ -7,11 +7,10 @@ import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig
 
 from svd_lightning.commands.plan.activations import Batches, activations
-from svd_lightning.commands.plan.blank import blank_model
-from svd_lightning.commands.plan.precision import precision_of
+from svd_lightning.commands.plan.blank import blank_model, precision_of
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.models import Backbone, attach_new
-from svd_lightning.scoring.collect import new_table, tabulate
+from svd_lightning.scoring import collector
 from svd_lightning.steering import Steering
 from tests.commands.plan.measured import LENGTH, NEW, ROWS, VOCABULARY, peak_of, small_base, storage_bytes
 
@@ -77,12 +76,11 @@ def test_a_training_step(case):
 
 def test_a_batch_of_the_calibration(case):
     _, estimate, model, precision = case
-    batch, table = padded_batch(), new_table(Steering())
-    model.eval()
+    batch, collecting = padded_batch(), collector(model.eval(), Steering())
 
     def collect():
         with torch.no_grad(), precision.context():
-            tabulate(model, batch, table)
+            collecting.add(batch)
 
     peak, _ = peak_of(collect)
     assert peak <= estimate.calibration <= 2 * peak

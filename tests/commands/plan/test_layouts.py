@@ -6,11 +6,9 @@ from functools import partial
 import pytest
 import torch
 
-from svd_lightning.commands.plan.blank import blank_model
+from svd_lightning.commands.plan.blank import blank_model, precision_of
 from svd_lightning.commands.plan.layouts import FSDP1, FSDP2, Whole, ZeRO
-from svd_lightning.commands.plan.optimizer import state_bytes
-from svd_lightning.commands.plan.precision import precision_of
-from svd_lightning.commands.plan.weights import Weight, model_weights
+from svd_lightning.commands.plan.weights import Weight, model_weights, state_bytes
 from svd_lightning.models import Backbone
 from tests.chain import BASE_FOLDER, small_lora
 from tests.processes import run_module

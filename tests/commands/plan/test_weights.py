@@ -1,15 +1,16 @@
-"""Sizes from shapes alone against those of real weights."""
+"""Sizes from shapes alone against those of real weights and of an optimizer that has stepped."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig
 from torch import nn
 
-from svd_lightning.commands.plan.blank import blank_model
-from svd_lightning.commands.plan.precision import precision_of
-from svd_lightning.commands.plan.weights import model_weights
+from svd_lightning.commands.plan.blank import blank_model, precision_of
+from svd_lightning.commands.plan.weights import model_weights, state_bytes
+from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, attach_new
 from tests.commands.plan.measured import small_base, storage_bytes
 
@@ -82,3 +83,35 @@ def test_no_weight_is_read_only_the_configuration(tmp_path):
     model, _ = blank_model(Backbone(folder), LORA, precision_of("bf16-true", casts_always=False))
     assert {parameter.device for parameter in model.parameters()} == {torch.device("meta")}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+SHAPES = [((3, 4), torch.float32), ((5,), torch.bfloat16)]
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        partial(torch.optim.AdamW, lr=1e-3),
+        partial(torch.optim.AdamW, lr=1e-3, amsgrad=True),
+        partial(torch.optim.SGD, lr=1e-3),
+        partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
+        partial(torch.optim.RMSprop, lr=1e-3),
+    ],
+)
+def test_the_state_is_that_of_the_real_optimizer(factory):
+    parameters = [torch.ones(shape, dtype=dtype, requires_grad=True) for shape, dtype in SHAPES]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = factory(parameters)
+    optimizer.step()
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    assert state_bytes(factory, SHAPES) == sum(v.numel() * v.itemsize for v in values if torch.is_tensor(v))
+
+
+def test_nothing_to_train_has_no_state():
+    assert state_bytes(torch.optim.AdamW, []) == 0
+
+
+def test_an_optimizer_that_looks_at_numbers_is_refused():
+    with pytest.raises(InputError, match=r"^model\.optimizer: Adafactor cannot be asked .*AdamW"):
+        state_bytes(torch.optim.Adafactor, SHAPES)

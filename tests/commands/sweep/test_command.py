@@ -1,11 +1,15 @@
-"""A sweep of real runs: warm start, evaluation, another calibration, the table."""
+"""The verb sweep: what it reads of its command line, and a sweep of real runs with its table."""
 
 import csv
 import json
 
 import pytest
 
+from svd_lightning.cli import main
 from svd_lightning.commands.sweep import sweep
+from svd_lightning.commands.sweep.command import as_overrides
+from svd_lightning.commands.sweep.command import main as sweep_main
+from svd_lightning.errors import InputError
 from tests.chain import write_config
 
 SWEEP = """
@@ -66,3 +70,68 @@ def test_another_mask_is_calibrated_without_another_warm_start(file, tmp_path):
     tested = json.loads((result.folder / "2" / "0.3" / "test" / "test.json").read_text())
     assert (tested["alpha"], tested["strengths"]) == (0.3, calibrated[1]["strengths"])
     assert {line["alpha"] for line in lines(result.folder)} == {"0.1", "0.3"}
+
+
+@pytest.fixture
+def dry(tmp_path):
+    """A sweep that is planned, not run."""
+    path = tmp_path / "small.yaml"
+    path.write_text("{axes: {alpha: {0.1: {}, 0.2: {model.steering.alpha: 0.2}}}, fit: {data.limit: 4}}")
+    return str(path)
+
+
+def test_a_dry_run_prints_the_commands_and_writes_nothing(dry, tmp_path, capsys):
+    output = tmp_path / "out"
+    with pytest.raises(SystemExit) as caught:
+        main(
+            [
+                "sweep",
+                dry,
+                "--dry-run",
+                "--output",
+                str(output),
+                "--trainer.max_steps",
+                "2",
+                "--only",
+                "alpha=0.2",
+            ]
+        )
+    assert caught.value.code is None
+    fit, test = capsys.readouterr().out.splitlines()
+    assert fit.startswith("svd-lightning fit --data.limit 4 --model.steering.alpha 0.2 --trainer.max_steps 2 ")
+    assert test.startswith(f"svd-lightning test --config {output}/0.2/fit/config.yaml --ckpt_path ")
+    assert not output.exists()
+
+
+def test_the_runs_go_below_runs_by_themselves(dry, capsys):
+    assert sweep_main([dry, "--dry-run"]) is None
+    assert "--trainer.logger.save_dir runs/small/0.1 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["3"], ["--data.limit", "3", "4"]])
+def test_words_that_are_no_options_are_refused(words):
+    with pytest.raises(InputError, match="expected --option value after the files, got"):
+        as_overrides(words)
+
+
+def test_an_option_needs_a_value():
+    with pytest.raises(InputError, match=r"expected a value after --data\.limit, got nothing"):
+        as_overrides(["--data.limit"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--jobs", "0"], "jobs: expected at least 1, got 0"),
+        (["--only", "alpha"], "only: expected AXIS=LABEL,… such as peft=lora,ia3, got 'alpha'"),
+        (["--only", "alpha=3"], "only: expected alpha of 0.1, 0.2, got alpha=3"),
+    ],
+)
+def test_bad_options_are_one_line(dry, options, message):
+    with pytest.raises(SystemExit, match=message):
+        main(["sweep", dry, *options])
+
+
+def test_a_missing_file_is_one_line():
+    with pytest.raises(SystemExit, match=r"error: nowhere\.yaml: expected a readable YAML file"):
+        main(["sweep", "nowhere.yaml"])

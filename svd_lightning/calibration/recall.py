@@ -1,0 +1,69 @@
+"""From a calibration record back to a steering."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from svd_lightning.calibration.describe import outcome
+from svd_lightning.objective import CalibrationTokens
+from svd_lightning.records import CalibrationRecord, CandidateRecord, UsedRecord
+from svd_lightning.steering import Steering, SteeringRule, TaskSteering, rule_name, with_built_in
+
+
+def recall(configured: Steering, names: Sequence[str], strengths: Sequence[float]) -> Steering:
+    """Return the steering with the rules and strengths of a record; mask and penalty are as configured."""
+    if list(names) == [rule_name(rule) for rule in configured.directions]:
+        return configured.with_strengths(strengths)
+    by_name = {rule_name(rule): rule for rule in with_built_in(configured.rules)}
+    rules = [by_name[name] for name in names]
+    return replace(configured, rules=rules, strengths=tuple(strengths), features=())
+
+
+def recall_all(configured: Steering, record: CalibrationRecord) -> TaskSteering:
+    """Return what every task is decoded with; the tuned model where the guard fell back to it.
+
+    A task that is steered as all examples are has that very steering, by which its rows are known to be alike.
+
+    Args:
+        configured: the steering as configured.
+        record: as `calibrate` returns it; those from before tasks name none.
+    """
+    shared = record["used"]
+    steering = _used(configured, shared)
+    own = {}
+    for task in record.get("tasks", []):
+        used = task["used"]
+        alike = used["rules"] == shared["rules"] and used["strengths"] == shared["strengths"]
+        own[task["task"]] = steering if alike else _used(configured, used)
+    return TaskSteering(steering, own)
+
+
+def rescore(
+    tokens: CalibrationTokens,
+    candidates: Sequence[CandidateRecord],
+    rules: Sequence[SteeringRule],
+    *,
+    penalty: float,
+) -> list[CandidateRecord]:
+    """Return the same candidates with the same strengths, and what they achieve on other, held-out tokens.
+
+    Args:
+        tokens: the other tokens.
+        candidates: as a calibration record holds them.
+        rules: the rules that they name.
+        penalty: λ of decoding.
+    """
+    by_name = {rule_name(rule): rule for rule in rules}
+    again = []
+    for candidate in candidates:
+        chosen = [by_name[name] for name in candidate["rules"]]
+        found = outcome(tokens, chosen, candidate["strengths"], penalty=penalty)
+        changed = candidate.copy()
+        changed["nll"], changed["nll_decoded"], changed["accuracy"] = found.nll, found.nll_decoded, found.accuracy
+        again.append(changed)
+    return again
+
+
+def _used(configured: Steering, used: UsedRecord) -> Steering:
+    """Strengths of 0 are the tuned model as it is: nothing is added outside the mask either."""
+    found = recall(configured, used["rules"], used["strengths"])
+    return found if any(used["strengths"]) else found.with_penalty(0.0)

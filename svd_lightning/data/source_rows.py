@@ -1,0 +1,190 @@
+"""Rows of a file, a folder or a hub dataset; each knows its place for error messages."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svd_lightning.errors import InputError, explained
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One row of a source, unchanged."""
+
+    where: str
+    """File and line, or dataset and row, for error messages."""
+    number: int
+    """The number of the line in a text file, of the row elsewhere; from 1."""
+    values: Mapping[str, Any]
+    """Columns by name."""
+
+    def text(self, column: str, *, option: str | None = None) -> str:
+        """The text in a column; `option` is the argument that names the column."""
+        value = self.value(column, option=option)
+        if not isinstance(value, str):
+            raise InputError(f"{self.where}: expected text in {column!r}, got {value!r}; write it in quotes")
+        return value
+
+    def text_if_any(self, column: str | None, *, option: str | None = None) -> str | None:
+        """The text in a column that may be missing or empty; None then, and for no column."""
+        if column is None or self.values.get(column) in (None, ""):
+            return None
+        return self.text(column, option=option)
+
+    def value(self, column: str, *, option: str | None = None) -> Any:
+        """What is in a column, of any type."""
+        if column not in self.values:
+            there = ", ".join(map(repr, self.values)) or "none"
+            remedy = f"; name the one to use with `{option}`" if option else ""
+            raise InputError(f"{self.where}: expected the column {column!r}, got {there}{remedy}")
+        return self.values[column]
+
+
+def read_rows(
+    source: str | Path, *, subset: str | None = None, split: str = "train", revision: str | None = None
+) -> list[SourceRow]:
+    """Read all rows of a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file, a dataset folder, or a hub dataset.
+
+    `subset` (the hub's configuration) and `split` matter for folders and hub datasets only, `revision` (a
+    branch, tag or commit) for hub datasets only.
+
+    Raises:
+        InputError: for a missing, empty or unreadable source, naming the line where there is one.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        rows = list(_reader(path)(path))
+    elif path.is_dir() or not _names_a_file(str(source)):
+        name, revision = (str(path), None) if path.is_dir() else (str(source), revision)
+        rows = _load(f"{name} ({split})", name, subset=subset, split=split, revision=revision)
+    else:
+        raise InputError(f"data: expected a file, a folder or a hub dataset, got {str(path)!r}: no such file")
+    if not rows:
+        raise InputError(f"{path}: expected at least one example, got an empty dataset")
+    return rows
+
+
+def is_file_path(source: str | Path) -> bool:
+    """Whether a source is meant as a file, rather than as a dataset that has splits of its own."""
+    path = Path(source).expanduser()
+    return path.is_file() or (not path.is_dir() and _names_a_file(str(source)))
+
+
+def source_name(source: str | Path, *, split: str, among: Iterable[str | Path | None] = ()) -> str:
+    """The name from which rows without ids get theirs: that of the file, or of dataset and split.
+
+    It includes the folder where another file `among` the sources has the same name.
+    """
+    if not is_file_path(source):
+        return f"{Path(source).name}-{split}"
+    this = Path(source).expanduser().resolve()
+    files = {Path(path).expanduser().resolve() for path in among if path is not None}
+    return (
+        f"{this.parent.name}/{this.name}" if any(file.stem == this.stem for file in files - {this}) else this.stem
+    )
+
+
+def _names_a_file(source: str) -> bool:
+    return source.startswith(("/", ".", "~")) or Path(source).suffix.lower() in _READERS or source.count("/") > 1
+
+
+def _reader(path: Path) -> Callable[[Path], Iterable[SourceRow]]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(
+            f"{path}: expected a file of type {', '.join(_READERS)}, got {path.suffix or 'no suffix'!r}"
+        )
+    return reader
+
+
+def _read_jsonl(path: Path) -> Iterable[SourceRow]:
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield SourceRow(where, number, _object(_parse(line, where), where))
+
+
+def _read_json(path: Path) -> Iterable[SourceRow]:
+    text = _read_text(path)
+    if not text.strip():
+        return
+    rows = _parse(text, str(path))
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: expected a list of objects, got {type(rows).__name__}; one per line is .jsonl")
+    for number, row in enumerate(rows, start=1):
+        where = f"{path}, row {number}"
+        yield SourceRow(where, number, _object(row, where))
+
+
+def _read_csv(path: Path) -> Iterable[SourceRow]:
+    # Not through pandas (load_dataset), which reads the answers "None" and "NA" as missing, and "5" as a number.
+    text = _read_text(path)
+    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
+    if not text.strip():
+        return
+    try:
+        for row in lines:
+            where = f"{path}, line {lines.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"{where}: expected {len(lines.fieldnames or ())} fields, got another number")
+            yield SourceRow(where, lines.line_num, row)
+    except csv.Error as error:
+        raise InputError(f"{path}, after line {lines.line_num}: not readable as CSV: {error}") from error
+
+
+def _read_parquet(path: Path) -> Iterable[SourceRow]:
+    return _load(str(path), "parquet", data_files=str(path))
+
+
+def _load(
+    label: str,
+    name: str,
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    data_files: str | None = None,
+) -> list[SourceRow]:
+    from datasets import load_dataset  # with pandas and pyarrow: a second that only those who need it pay
+    from datasets.exceptions import DatasetsError
+
+    unreadable = (DatasetsError, OSError, RuntimeError, ValueError)  # RuntimeError: a dataset that is a script
+    expected = f"data: cannot load {label}; expected a file, a folder or a hub dataset"
+    with explained(unreadable, lambda reason: f"{expected}: {reason}"):
+        rows = load_dataset(name, subset, split=split, revision=revision, data_files=data_files)
+    return [SourceRow(f"{label}, row {number}", number, row) for number, row in enumerate(rows, start=1)]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a readable file in UTF-8: {error}") from error
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: expected JSON, got {text.strip()[:40]!r}: {error.msg}") from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a JSON object with the columns as keys, got {type(value).__name__}")
+    return value
+
+
+_READERS: dict[str, Callable[[Path], Iterable[SourceRow]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+}
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}

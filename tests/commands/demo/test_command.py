@@ -1,0 +1,61 @@
+"""The demo runs the whole chain, and its table says what the method says."""
+
+import io
+import json
+import re
+from contextlib import redirect_stdout
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from svd_lightning.cli import main
+from svd_lightning.commands.demo import demo
+from tests.chain import read_jsonl
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """Folder and printed text of a shortened demo."""
+    output = str(tmp_path_factory.mktemp("demo") / "run")
+    with redirect_stdout(io.StringIO()) as text:
+        folder = demo(output=output, examples=192, learning_rate=2e-3)
+    return folder, text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def table(shown):
+    """NLL and KL to the truth of every distribution in the printed table."""
+    lines = shown[1].partition("Held-out diaries")[2].partition("└")[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    return {name: (float(nll), float(kl)) for name, _, nll, kl, *_ in rows}
+
+
+def test_training_and_steering_come_nearer_to_the_truth(table):
+    steered, mean = table["steered, line search"], table["steered, the paper's mean"]
+    assert steered < table["tuned"] < table["base"], "NLL"
+    assert steered[1] < table["tuned"][1] < table["base"][1], "KL to the truth"
+    assert steered[0] <= mean[0]
+    assert "sharpened (control)" in table
+
+
+def test_what_it_points_at_is_there(shown):
+    folder, text = shown
+    for name in ("calibration.json", "predictions.jsonl"):
+        assert re.search(f"{re.escape(str(folder / name))}", text)
+    rows = read_jsonl(folder / "predictions.jsonl")
+    assert len(rows) == 20
+    assert {"completion", "base", "tuned"} <= set(rows[0])
+    assert json.loads((folder / "calibration.json").read_text())["examples"] == 200
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    assert "steer/strength" in tags["scalars"]
+    assert "steer/objective" in tags["images"]
+    assert "svd-lightning fit --model.adapter configs/adapter/lora.yaml" in text
+
+
+def test_another_run_makes_another_folder(shown, capsys):
+    folder, _ = shown
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    main(["demo", "--output", str(folder.parent), "--examples", "32"])
+    assert "Held-out diaries" in capsys.readouterr().out
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["version_0", "version_1"]
+    assert all(path.read_bytes() == content for path, content in before.items())
