@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.processes import run_both
 from tests.metrics import two_ranks
+from tests.processes import run_both
 
 
 @pytest.fixture(scope="module")
