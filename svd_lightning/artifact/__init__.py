@@ -1,4 +1,4 @@
-"""What a user carries away: a PEFT adapter folder that decodes steered, with svd_lightning or without."""
+"""Artefacts: PEFT adapter folders that decode steered, with svd_lightning or without."""
 
 from svd_lightning.artifact.load import Artifact, load_artifact
 from svd_lightning.artifact.save import save_artifact

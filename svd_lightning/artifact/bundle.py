@@ -1,9 +1,9 @@
-"""Modules of this package and what they import of it, written as one source file."""
+"""One source file from a module and the modules of this package that it imports."""
 
 import ast
+import inspect
 from collections.abc import Iterator, Mapping
-from importlib import import_module, util
-from pathlib import Path
+from importlib import import_module
 from pprint import pformat
 from typing import Any
 
@@ -18,19 +18,18 @@ and peft alone.
 
 
 def bundle(module: str, *, title: str, version: str, content: Mapping[str, Any]) -> str:
-    """The source of a module with all that it imports from this package inlined, imported modules first.
+    """Return the source of a module with its imports from this package inlined, imported modules first.
 
     Args:
         module: dotted name; it defines the dictionary CONTENT.
         title: first line of the file's docstring.
         version: of the package.
-        content: plain data, put into CONTENT at the end.
+        content: plain data for CONTENT.
 
     Raises:
         AssertionError: if two modules define the same name, or one cannot be inlined.
     """
-    order = list(dict.fromkeys(_with_imports(module)))
-    trees = {name: ast.parse(_source(name)) for name in order}
+    trees = {name: ast.parse(_source(name)) for name in dict.fromkeys(_with_imports(module))}
     _check_names(trees)
     parts = [_HEAD.format(title=title, version=version), _imports(trees)]
     parts += [f"\n\n# {name}\n\n{_body(_source(name), tree)}\n" for name, tree in trees.items()]
@@ -39,7 +38,7 @@ def bundle(module: str, *, title: str, version: str, content: Mapping[str, Any])
 
 
 def _with_imports(module: str) -> Iterator[str]:
-    """Modules that a module needs, dependencies first, the module itself last; with repetitions."""
+    """Yield the modules that a module needs, dependencies first, itself last; some more than once."""
     for node in _own_imports(ast.parse(_source(module))):
         for alias in node.names:
             yield from _with_imports(_defining(node.module, alias.name))
@@ -47,7 +46,7 @@ def _with_imports(module: str) -> Iterator[str]:
 
 
 def _own_imports(tree: ast.Module) -> list[ast.ImportFrom]:
-    """The imports from this package; `from svd_lightning.x import y` is the one form that can be inlined."""
+    """Return the imports from this package; only `from svd_lightning.x import y` can be inlined."""
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -60,7 +59,7 @@ def _own_imports(tree: ast.Module) -> list[ast.ImportFrom]:
 
 
 def _defining(module: str | None, name: str) -> str:
-    """The module that defines a name: for a package, the one its `__init__` takes the name from."""
+    """Return the module that defines a name; for a package, the one from which its `__init__` imports it."""
     assert module is not None
     for node in _own_imports(ast.parse(_source(module))):
         if any(alias.name == name for alias in node.names):
@@ -70,28 +69,24 @@ def _defining(module: str | None, name: str) -> str:
 
 
 def _source(module: str) -> str:
-    spec = util.find_spec(module)
-    assert spec is not None, module
-    assert spec.origin is not None, module
-    return Path(spec.origin).read_text(encoding="utf-8")
+    return inspect.getsource(import_module(module))
 
 
 def _imports(trees: Mapping[str, ast.Module]) -> str:
-    """The imports from elsewhere, each once, sorted."""
+    """Return the imports from other packages, each once, sorted."""
     plain: set[str] = set()
     names: dict[str, set[str]] = {}
-    own = {id(node) for tree in trees.values() for node in _own_imports(tree)}
-    for node in (node for tree in trees.values() for node in tree.body if id(node) not in own):
+    for node in (node for tree in trees.values() for node in tree.body):
         if isinstance(node, ast.Import):
             plain.add(ast.unparse(node))
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] != _PACKAGE:
             names.setdefault(str(node.module), set()).update(ast.unparse(alias) for alias in node.names)
-    lines = [f"from {module} import {', '.join(sorted(found))}" for module, found in sorted(names.items())]
+    lines = [f"from {module} import {', '.join(sorted(each))}" for module, each in sorted(names.items())]
     return "\n".join([*sorted(plain), *lines]) + "\n"
 
 
 def _body(source: str, tree: ast.Module) -> str:
-    """A module without its docstring and imports."""
+    """Return a module without its docstring and imports."""
     lines = source.splitlines()
     kept = [node for node in tree.body if not isinstance(node, ast.Import | ast.ImportFrom)]
     if ast.get_docstring(tree) is not None:
@@ -103,7 +98,7 @@ def _body(source: str, tree: ast.Module) -> str:
 
 
 def _check_names(trees: Mapping[str, ast.Module]) -> None:
-    """Top-level names of all modules share one namespace."""
+    """Refuse top-level names that two modules define."""
     owner: dict[str, str] = {}
     for module, tree in trees.items():
         for name in _defined(tree):

@@ -1,4 +1,4 @@
-"""The model card of an artefact: what it is, what was measured, how to run it."""
+"""The model card of an artefact: what it is, how to run it, and what was measured."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ Every option of `generate` works. Leave `custom_generate` out for the adapter wi
 
 
 def model_card(content: Mapping[str, Any], calibration: CalibrationRecord | None) -> str:
-    """README.md with the metadata that the hub reads.
+    """Return README.md with the metadata that the hub reads.
 
     Args:
         content: steering, base and versions, as in `steering_config.json`.
@@ -65,7 +65,7 @@ def model_card(content: Mapping[str, Any], calibration: CalibrationRecord | None
 
 
 def _metadata(base: str | None) -> list[str]:
-    """YAML lines; a base that is a folder of this machine has no place on the hub."""
+    """Return the metadata as YAML lines, without a base that is a local folder."""
     named = [f"base_model: {base}", "base_model_relation: adapter"]
     return [
         "library_name: peft",
@@ -89,7 +89,7 @@ def _recipe(steering: Mapping[str, Any]) -> str:
 
 
 def _tasks(tasks: Mapping[str, Any]) -> str:
-    """The strengths of each task; nothing where all tasks share theirs."""
+    """Return a table of each task's strengths; "" where all tasks share them."""
     if not tasks:
         return ""
     rows = (
@@ -97,7 +97,7 @@ def _tasks(tasks: Mapping[str, Any]) -> str:
         for task, one in tasks.items()
     )
     table = ReportTable("", ("task", "rules", "strength μ", "95 % interval"), tuple(map(Row, rows)))
-    about = "Pass `task=` to `generate`, one name or one per row, for strengths of their own:"
+    about = "Pass `task=` to `generate`, one name or one per row, to steer with a task's own strengths:"
     return f"\n\n{about}\n\n{table.markdown()}"
 
 
@@ -107,4 +107,4 @@ def _names(steering: Mapping[str, Any], parts: str) -> list[str]:
 
 def _measured(record: CalibrationRecord) -> str:
     title = "## What was measured on the calibration split"
-    return "\n\n".join([title, record["message"], candidate_table(record).markdown(), "What is used is bold."])
+    return "\n\n".join([title, record["message"], candidate_table(record).markdown(), "Bold: what is used."])

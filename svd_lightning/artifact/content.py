@@ -1,4 +1,4 @@
-"""`steering_config.json`: what an artefact says of itself, and how it is recognised as whole."""
+"""`steering_config.json`: what an artefact holds, and the digests that show whether it is whole."""
 
 import hashlib
 import json
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from svd_lightning.errors import InputError
-from svd_lightning.files import write_json
+from svd_lightning.files import strict, write_json
+from svd_lightning.records import CalibrationRecord, UsedRecord
+from svd_lightning.steering.saved import SteeringData, TasksData
 
 FORMAT_VERSION = 1
-"""Raised when older code could no longer read the folder rightly."""
+"""Raised when older code cannot read the folder correctly."""
 
 CONFIG, CARD = "steering_config.json", "README.md"
 _SELF = "sha256"
@@ -23,46 +25,44 @@ _FROM_RECORD = (
 )
 
 
-def calibration_summary(record: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What a calibration found, and the digest by which its whole record is known again; None without one."""
+def calibration_summary(record: CalibrationRecord | None) -> dict[str, object] | None:
+    """Return the main results of a calibration and its record's digest; None without one."""
     if record is None:
         return None
-    return {"digest": digest_of(record), **{name: record[name] for name in _FROM_RECORD if name in record}}
+    return {"digest": digest_of(record), **{name: record.get(name) for name in _FROM_RECORD if name in record}}
 
 
-def with_intervals(plain: Mapping[str, Any], record: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The steering of `tasks_as_plain`, every strength with the 95 % interval that the calibration put on it.
+def with_intervals(plain: TasksData, record: CalibrationRecord | None) -> dict[str, Any]:
+    """Add to each steering the 95 % intervals of its strengths.
 
-    None for strengths that are not the record's, and those that have none there.
+    They are None for strengths that are not the record's, and where the record has none.
     """
-    known = {} if record is None else {task["task"]: task["used"] for task in record.get("tasks") or []}
+    used = {task["task"]: task["used"] for task in record.get("tasks") or []} if record else {}
 
-    def one(steering: Mapping[str, Any], used: Mapping[str, Any]) -> dict[str, Any]:
-        same = steering["strengths"] == used.get("strengths")
-        return {**steering, "intervals": used.get("intervals") if same else None}
+    def one(steering: SteeringData, found: UsedRecord | None) -> dict[str, object]:
+        same = found is not None and steering["strengths"] == found["strengths"]
+        return {**steering, "intervals": found.get("intervals") if found and same else None}
 
     return {
-        "steering": one(plain["steering"], (record or {}).get("used") or {}),
-        "tasks": {task: one(steering, known.get(task, {})) for task, steering in plain["tasks"].items()},
+        "steering": one(plain["steering"], record["used"] if record else None),
+        "tasks": {task: one(steering, used.get(task)) for task, steering in plain["tasks"].items()},
     }
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256 of plain data, whatever the order of its keys."""
+    """Return the SHA-256 of plain data; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
 
 
 def write_content(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write `steering_config.json` with its own SHA-256 and that of every file beside it but the card."""
-    files = {name: _sha256(folder / name) for name in files_of(folder) - {CARD, CONFIG}}
-    sealed = {"format_version": FORMAT_VERSION, **content, "files": dict(sorted(files.items()))}
-    write_json(folder / CONFIG, sealed)
-    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))  # infinities are words there
+    """Write `steering_config.json` with its own SHA-256 and that of every other file but the card."""
+    files = {name: _sha256(folder / name) for name in sorted(files_of(folder) - {CARD, CONFIG})}
+    written = strict({"format_version": FORMAT_VERSION, **content, "files": files})
     write_json(folder / CONFIG, {**written, _SELF: digest_of(written)})
 
 
 def read_content(folder: Path) -> dict[str, Any]:
-    """The content of an artefact that is whole.
+    """Read the content of an artefact, and check that it is whole.
 
     Raises:
         InputError: for a folder without one, a newer format, an edited or missing file.
@@ -78,7 +78,7 @@ def read_content(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"artifact: cannot read {str(path)!r}: {error}; it is cut short or damaged") from error
     if not isinstance(content, dict) or not isinstance(content.get("format_version"), int):
-        raise InputError(f"artifact: {str(path)!r} names no format_version; it is no steering configuration")
+        raise InputError(f"artifact: {str(path)!r} names no format_version; it is not a steering configuration")
     if content["format_version"] > FORMAT_VERSION:
         raise InputError(
             f"artifact: {str(folder)!r} has format {content['format_version']}, this version reads up to "
@@ -92,7 +92,7 @@ def read_content(folder: Path) -> dict[str, Any]:
 
 
 def files_of(folder: Path) -> set[str]:
-    """Every file in a folder, by its path there."""
+    """Return the paths of all files in a folder, relative to it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 

@@ -11,10 +11,10 @@ from svd_lightning.errors import InputError
 
 
 def check_hub_name(name: str) -> None:
-    """Refuse what cannot be the name of a repository.
+    """Refuse a name that the hub would refuse.
 
     Raises:
-        InputError: for a name that the hub would refuse.
+        InputError: for such a name.
     """
     try:
         validate_repo_id(name)
@@ -23,18 +23,15 @@ def check_hub_name(name: str) -> None:
 
 
 def push_folder(folder: Path, name: str, *, private: bool) -> str:
-    """Upload an artefact, whole and unchanged since it was written, in one commit.
+    """Upload an artefact in one commit, after checking that it is whole; return the commit's address.
 
     Args:
         folder: the artefact.
-        name: of the repository, made if there is none.
-        private: whether it is made private.
-
-    Returns:
-        The commit's address.
+        name: of the repository, which is created if it is missing.
+        private: whether a repository created here is private.
 
     Raises:
-        InputError: for a folder that is damaged, or if the hub cannot be reached or refuses.
+        InputError: for a damaged folder, or if the hub cannot be reached or refuses.
     """
     check_hub_name(name)
     content = read_content(folder)

@@ -1,4 +1,4 @@
-"""Reading an artefact back."""
+"""Loading an artefact."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,14 +29,14 @@ class Artifact:
 
     @property
     def steering(self) -> Steering:
-        """The steering of whatever is of no task in particular."""
+        """The steering that all tasks share."""
         return self.task_steering.shared
 
     def steered(self, task: str | Sequence[str | None] | None = None) -> Any:
-        """The steered model (`steer_model`), with the artefact's decoding options as defaults.
+        """Return the steered model (`steer_model`), with the artefact's decoding options as defaults.
 
         Args:
-            task: of all that is decoded, or of each row of the batch.
+            task: takes the strengths of one task, or of each row's task; None takes the shared ones.
         """
         model = steer_model(self.peft_model, steering_of(self.task_steering, task))
         model.generation_config = self.generation
@@ -48,16 +48,15 @@ def load_artifact(folder: str | Path, *, base: PreTrainedModel | None = None) ->
 
     Args:
         folder: on this machine; `hf download NAME --local-dir FOLDER` brings one from the hub.
-        base: the base model, where its dtype or device matter, or it lies elsewhere by now; None loads the one
-            that the artefact names. It gets the adapter's layers.
+        base: the base model, to choose its dtype, device or place; None loads the one that the artefact names.
+            It gets the adapter's layers.
 
     Raises:
-        InputError: for a folder that is no artefact, is damaged or of a newer format, or for another base.
+        InputError: for a folder that is not an artefact, is damaged or of a newer format, or for another base.
     """
     path = Path(folder).expanduser()
     content = read_content(path)
-    steering = tasks_from_plain(content)
-    stored = content["base"]
+    steering, stored = tasks_from_plain(content), content["base"]
     if base is None:
         base = Backbone(stored["name"], revision=stored["revision"]).load_model()
     check_base(base, stored)

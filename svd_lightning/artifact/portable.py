@@ -1,7 +1,7 @@
 """`custom_generate`: steered decoding where only torch, transformers and peft are installed.
 
-At export this module and the parts of svd_lightning that it needs become one file, `custom_generate/generate.py`
-(`svd_lightning.artifact.bundle`), with the artefact's own content at its end.
+An export writes this module and the parts of svd_lightning that it needs into one file,
+`custom_generate/generate.py` (`svd_lightning.artifact.bundle`), with the artefact's content at its end.
 """
 
 import logging
@@ -29,16 +29,16 @@ _checked: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
 def generate(model: PreTrainedModel, *, task: str | Sequence[str | None] | None = None, **arguments: Any) -> Any:
-    """What `model.generate(..., custom_generate=FOLDER, trust_remote_code=True)` runs: the same call, steered.
+    """Decode steered: `model.generate(..., custom_generate=FOLDER, trust_remote_code=True)` calls this.
 
     Args:
-        model: the base with the artefact's adapter on it, by `peft.PeftModel.from_pretrained(base, FOLDER)`, or,
-            where transformers can load the adapter, `AutoModelForCausalLM.from_pretrained(FOLDER)`.
-        task: for an adapter of several tasks, that of all rows or of each; None for the strengths that all share.
-        arguments: those of transformers' `generate`, as they came: sampling, beams, streamers, stop strings.
+        model: the base with the artefact's adapter, from `peft.PeftModel.from_pretrained(base, FOLDER)`, or, where
+            transformers can load the adapter, `AutoModelForCausalLM.from_pretrained(FOLDER)`.
+        task: takes the strengths of one task, or of each row's task; None takes the shared ones.
+        arguments: of transformers' `generate`: sampling, beams, streamers, stop strings.
 
     Raises:
-        InputError: for a model without an adapter, another base, another adapter, or what `steer_model` refuses.
+        InputError: for a model without an adapter, another base or adapter, or a model that `steer_model` refuses.
     """
     adapted = carrier(model)
     check_adapter(adapted)
@@ -51,20 +51,20 @@ def generate(model: PreTrainedModel, *, task: str | Sequence[str | None] | None 
 
 
 def steering_of(steering: TaskSteering, task: str | Sequence[str | None] | None) -> Steering | RowSteering:
-    """The steering of one task, or of a batch's rows by theirs."""
+    """Return the steering of one task, or of each row's task in a batch."""
     if task is None or isinstance(task, str):
         return steering.of_task(task)
     return steering.of_batch({"task": task})
 
 
 def carrier(model: PreTrainedModel) -> AdaptedModel:
-    """What carries the adapter: the model, or the PeftModel that has just called it for its virtual tokens."""
+    """Return the model with the adapter: this one, or the PeftModel that just called it for its virtual tokens."""
     owner = getattr(model.__dict__.get("prepare_inputs_for_generation"), "__self__", None)
     return owner if isinstance(owner, PeftModel) else model
 
 
 def check_base(base: PreTrainedModel, stored: Mapping[str, Any]) -> None:
-    """Refuse a base that is not the artefact's; where one of the two is in float16, only warn.
+    """Refuse a base that is not the artefact's; only warn if one of the two is in float16.
 
     Raises:
         InputError: if the fingerprints differ.
@@ -76,7 +76,7 @@ def check_base(base: PreTrainedModel, stored: Mapping[str, Any]) -> None:
         f"base: this artefact steers {stored['name']!r} (fingerprint {stored['fingerprint'][:8]}), got "
         f"{base.config._name_or_path!r} ({found[:8]})"
     )
-    if "torch.float16" in (stored["dtype"], str(base.dtype)):  # the same weights are rounded otherwise there
+    if "torch.float16" in (stored["dtype"], str(base.dtype)):  # rounding changes the fingerprint there
         _log.warning("%s; in float16 the two cannot be told apart: make sure that it is the same", difference)
         return
     raise InputError(f"{difference}; its strengths mean nothing there; load the first")

@@ -1,10 +1,10 @@
-"""Writing an artefact: a PEFT adapter folder that carries its steering along."""
+"""Writing an artefact: a PEFT adapter folder with its steering."""
 
 import copy
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -38,27 +38,24 @@ def save_artifact(
     steering: Steering | TaskSteering,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    calibration: Mapping[str, Any] | None = None,
+    calibration: CalibrationRecord | None = None,
     generation: GenerationConfig | None = None,
     revision: str | None = None,
 ) -> Path:
     """Write a model and its steering as a folder that PEFT loads, and that decodes without svd_lightning.
 
     It holds `adapter_config.json` and `adapter_model.safetensors` as PEFT writes them, the tokenizer,
-    `generation_config.json`, `steering_config.json`, a model card, and `custom_generate/generate.py`. The base is
-    not in it. The folder appears whole or not at all.
+    `generation_config.json`, `steering_config.json`, a model card, and `custom_generate/generate.py`, but not the
+    base. The folder appears whole or not at all. Returns its path.
 
     Args:
         folder: new, empty, or an artefact, which is replaced.
         peft_model: in evaluation mode.
-        steering: calibrated; of one recipe, or of every task.
+        steering: calibrated; one for everything, or one per task.
         tokenizer: of the base.
         calibration: the record of the calibration, for the model card; None for strengths given by hand.
-        generation: decoding options to go with it, over those of the base.
+        generation: decoding options that replace those of the base.
         revision: of the base on the hub.
-
-    Returns:
-        The folder.
 
     Raises:
         InputError: for a folder that holds something else, an adapter that cannot be steered, a steering that is
@@ -73,7 +70,7 @@ def save_artifact(
             "or give the strengths yourself"
         )
     plain = tasks_as_plain(steering if isinstance(steering, TaskSteering) else TaskSteering(steering))
-    tasks_from_plain(plain)  # refuses rules that would not come back
+    tasks_from_plain(plain)  # refuses rules that could not be loaded again
     base = peft_model.get_base_model()
     with replacing_folder(target) as new:
         _save_adapter(peft_model, new)
@@ -92,7 +89,7 @@ def save_artifact(
             "versions": versions(),
         }
         write_text(new / GENERATE, _portable(content))
-        write_text(new / CARD, model_card(content, cast(CalibrationRecord | None, calibration)))
+        write_text(new / CARD, model_card(content, calibration))
         write_content(new, content)
     return target
 
@@ -101,19 +98,19 @@ def check_target(folder: Path) -> None:
     """Refuse to write over anything but an artefact.
 
     Raises:
-        InputError: for a file, or a folder that holds something else, or something besides.
+        InputError: for a file, or a folder that holds any file that is not the artefact's.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise InputError(f"out: expected a new folder, got the file {str(folder)!r}; choose another name")
-    found = files_of(folder)
-    if found and CONFIG not in found:
+    files = files_of(folder)
+    if files and CONFIG not in files:
         raise InputError(
             f"out: expected a new folder or an artefact to replace, got {str(folder)!r}, which holds "
-            f"{min(found)}; choose another name"
+            f"{min(files)}; choose another name"
         )
-    strange = found - {CONFIG, CARD, *(read_content(folder)["files"] if found else ())}
+    strange = files - {CONFIG, CARD, *(read_content(folder)["files"] if files else ())}
     if strange:
         raise InputError(
             f"out: {str(folder)!r} is an artefact that also holds {min(strange)}; move that away, or choose "
@@ -122,7 +119,7 @@ def check_target(folder: Path) -> None:
 
 
 def _save_adapter(peft_model: PeftModel, folder: Path) -> None:
-    """The active adapter alone, as PEFT stores the one named "default"."""
+    """Save the active adapter where PEFT stores the one named "default"."""
     name = peft_model.active_adapters[0]
     peft_model.save_pretrained(str(folder), selected_adapters=[name])
     if name != "default":
@@ -132,7 +129,7 @@ def _save_adapter(peft_model: PeftModel, folder: Path) -> None:
 
 
 def _save_generation(base: GenerationConfig, chosen: GenerationConfig | None, folder: Path) -> None:
-    config = copy.deepcopy(base)  # it knows the end-of-sequence token
+    config = copy.deepcopy(base)  # keeps the end-of-sequence token
     if chosen is not None:
         config.update(**chosen.to_diff_dict())
     try:
@@ -142,7 +139,7 @@ def _save_generation(base: GenerationConfig, chosen: GenerationConfig | None, fo
 
 
 def _portable(content: Mapping[str, Any]) -> str:
-    """`custom_generate/generate.py`, with what it must know of this artefact."""
-    known = strict({name: content[name] for name in ("steering", "tasks", "base", "adapter")})
+    """Return `custom_generate/generate.py` with the artefact's content."""
+    plain = strict({name: content[name] for name in ("steering", "tasks", "base", "adapter")})
     version = content["versions"].get("svd-lightning", "from source")
-    return bundle("svd_lightning.artifact.portable", title=_TITLE, version=version, content=known)
+    return bundle("svd_lightning.artifact.portable", title=_TITLE, version=version, content=plain)

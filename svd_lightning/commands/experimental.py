@@ -1,4 +1,4 @@
-"""`svd-lightning sampled-contrast` and `svd-lightning learned-vector`: a base and data in, a vector out."""
+"""`svd-lightning sampled-contrast` and `svd-lightning learned-vector`: make a vector from a base and data."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from svd_lightning.console import console
 from svd_lightning.data import CompletionDataModule, EncodedExample
 from svd_lightning.errors import InputError
-from svd_lightning.experimental.learned_vector import LearnedVector, Reward, train_by_nll, train_by_reward
+from svd_lightning.experimental.learned_vector import LearnedVector, Reward, nll_step, reward_step, train
 from svd_lightning.experimental.sampled_contrast import Contrast
 from svd_lightning.experimental.sampling import batches, sample_answers
 from svd_lightning.experimental.vector import save_vector
@@ -27,17 +27,17 @@ def sampled_contrast(
     batch_size: int = 8,
     seed: int = 42,
 ) -> Path:
-    """EXPERIMENTAL: a steering vector from the base's own better and worse answers, without fine-tuning.
+    """Make a steering vector from the base's own better and worse answers, without fine-tuning. EXPERIMENTAL.
 
-    Steer with it by the rule `svd_lightning.experimental.ConstantVector`; see `Contrast` for what is computed and
-    what is known to be wrong with it.
+    Steer with it by the rule `svd_lightning.experimental.ConstantVector`. `Contrast` says how it is computed, and
+    lists its known problems.
 
     Args:
         out: the file to write, such as contrast.safetensors.
-        data: its training split is answered.
+        data: the base answers the prompts of its training split.
         backbone: the base.
-        samples: answers per prompt; the nearest to the gold answer and the farthest count.
-        max_new_tokens: where an answer ends at the latest.
+        samples: answers per prompt; the nearest to the gold answer and the farthest are compared.
+        max_new_tokens: the most tokens of an answer.
         batch_size: prompts at a time.
         seed: of the sampling.
 
@@ -53,11 +53,10 @@ def sampled_contrast(
     _at_least(1, max_new_tokens=max_new_tokens, batch_size=batch_size)
     rows, model, tokenizer = _opened(data, backbone, seed=seed)
     contrast = Contrast(_vocabulary(model))
-    parts = list(batches(rows, batch_size, seed=seed))
-    for part in track(parts, "Sampling", console=console(), transient=True):
-        found = sample_answers(model, tokenizer, part, samples=samples, max_new_tokens=max_new_tokens)
-        for row, answers in zip(part, found, strict=True):
-            contrast.add(model, row.prompt_ids, row.completion, answers)
+    for part in track(list(batches(rows, batch_size, seed=seed)), "Sampling", console=console(), transient=True):
+        answers = sample_answers(model, tokenizer, part, samples=samples, max_new_tokens=max_new_tokens)
+        for row, sampled in zip(part, answers, strict=True):
+            contrast.add(model, row.prompt_ids, row.completion, sampled)
     if not contrast.examples:
         raise InputError(
             f"samples: expected answers that differ in nearness to the gold one, got none for all {len(rows)} "
@@ -65,7 +64,7 @@ def sampled_contrast(
         )
     print(
         f"{path}: contrast of {contrast.examples} examples at {contrast.positions} positions; {contrast.skipped} "
-        "skipped, their answers being equally near"
+        "skipped, because their answers are equally near"
     )
     about = {"idea": "sampled contrast", "examples": str(contrast.examples), "samples": str(samples)}
     save_vector(path, contrast.direction(), tokenizer.get_vocab(), about=about)
@@ -86,14 +85,14 @@ def learned_vector(
     batch_size: int = 8,
     seed: int = 42,
 ) -> Path:
-    """EXPERIMENTAL: one trained vector in logit space, the base frozen; by NLL, or by reward with REINFORCE.
+    """Train one vector in logit space with the base frozen, by NLL or by reward (REINFORCE). EXPERIMENTAL.
 
-    Steer with it by the rule `svd_lightning.experimental.ConstantVector`; see `LearnedVector` for what is learned
-    and what is known to be wrong with it.
+    Steer with it by the rule `svd_lightning.experimental.ConstantVector`. `LearnedVector` says what is learned,
+    and lists its known problems.
 
     Args:
         out: the file to write, such as vector.safetensors.
-        data: its training split is learned from.
+        data: its training split is used.
         backbone: the base.
         reward: maps an answer and a list of references to a number, such as svd_lightning.metrics.rouge_l; null
             learns from the completions' NLL.
@@ -101,7 +100,7 @@ def learned_vector(
         epochs: passes over the data.
         learning_rate: of Adam.
         samples: answers per prompt, with a reward.
-        max_new_tokens: where a sampled answer ends at the latest.
+        max_new_tokens: the most tokens of a sampled answer.
         batch_size: examples at a time.
         seed: of order and sampling.
 
@@ -117,15 +116,13 @@ def learned_vector(
     _at_least(1, epochs=epochs, max_new_tokens=max_new_tokens, batch_size=batch_size)
     rows, model, tokenizer = _opened(data, backbone, seed=seed)
     vector = LearnedVector(_vocabulary(model), scale=scale).to(model.device)
-    ways = {"epochs": epochs, "batch_size": batch_size, "seed": seed}
     if reward is None:
-        name, pad = "NLL", tokenizer.pad_token_id
-        means = train_by_nll(model, vector, rows, pad_token_id=pad, learning_rate=learning_rate, **ways)
+        name, step = "NLL", nll_step(model, vector, pad_token_id=tokenizer.pad_token_id)
     else:
-        name = "reward"
-        ways |= {"samples": samples, "max_new_tokens": max_new_tokens}
-        means = train_by_reward(model, tokenizer, vector, rows, reward, learning_rate=learning_rate, **ways)
-    print(f"{path}: mean {name} of each epoch, while it learned: {', '.join(f'{mean:.4f}' for mean in means)}")
+        ways = {"samples": samples, "max_new_tokens": max_new_tokens}
+        name, step = "reward", reward_step(model, tokenizer, vector, reward, **ways)
+    means = train(vector, rows, step, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
+    print(f"{path}: mean {name} of each epoch, during training: {', '.join(f'{mean:.4f}' for mean in means)}")
     about = {"idea": "learned vector", "learned from": name, "scale": str(scale)}
     save_vector(path, vector().detach(), tokenizer.get_vocab(), about=about)
     return path
@@ -134,7 +131,7 @@ def learned_vector(
 def _opened(
     data: CompletionDataModule | None, backbone: Backbone, *, seed: int
 ) -> tuple[list[EncodedExample], PreTrainedModel, PreTrainedTokenizerBase]:
-    """The training rows, the frozen base and its tokenizer; the data first, for they are cheap to refuse."""
+    """Open the training rows, the frozen base and its tokenizer; the data first, because they fail sooner."""
     if data is None:
         raise InputError("data: expected a dataset, got none; write --data JSONLData --data.path train.jsonl")
     L.seed_everything(seed, verbose=False)

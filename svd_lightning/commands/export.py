@@ -1,4 +1,4 @@
-"""`svd-lightning export`: a run as a folder to carry away."""
+"""`svd-lightning export`: a run as an artefact."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from svd_lightning.runs import open_run
 
 
 def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool = True) -> Path:
-    """Write a run as a PEFT adapter folder that decodes steered wherever transformers and peft are.
+    """Write a run as a PEFT adapter folder that decodes steered with transformers and peft alone.
 
     The folder holds adapter, tokenizer, decoding options, steering and a model card; the base is not in it.
 
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.
-        out: folder to write; an artefact that is there already is replaced.
-        push_to_hub: hub name to upload the folder to as well, such as me/my-adapter; needs `hf auth login`.
-        private: whether a repository that the upload makes is private.
+        out: folder to write; an older artefact there is replaced.
+        push_to_hub: hub name to which the folder is uploaded too, such as me/my-adapter; needs `hf auth login`.
+        private: whether a repository that the upload creates is private.
 
     Returns:
         The folder.

@@ -8,7 +8,7 @@ from svd_lightning.report.page import page
 
 
 def report(run: str, *, output: str | None = None, test: str | None = None) -> Path:
-    """Write what the calibration of a run found as one HTML file, and print its path.
+    """Write the calibration of a run as one HTML file, and print its path.
 
     The page holds the verdict, the table of candidates and the figures; it needs neither scripts nor a network.
 
@@ -24,8 +24,7 @@ def report(run: str, *, output: str | None = None, test: str | None = None) -> P
         InputError: if the folder holds no calibration, or a damaged one.
     """
     folder = Path(run).expanduser()
-    found = load_run(folder, test=None if test is None else Path(test).expanduser())
     path = folder / "report.html" if output is None else Path(output).expanduser()
-    write_text(path, page(found))
+    write_text(path, page(load_run(folder, test=None if test is None else Path(test).expanduser())))
     print(path)
     return path

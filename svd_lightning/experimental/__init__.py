@@ -1,8 +1,7 @@
 """EXPERIMENTAL: one vector in logit space for every position, found without fine-tuning.
 
-Two ideas from the slides of the method's authors, built so that they can be tried and doubted; nothing else here
-depends on them, and they may change or go. Their known problems are in the docstrings of `sampled_contrast` and
-`learned_vector`.
+Two ideas from the slides of the method's authors. No other package depends on them, and they may change or go.
+The docstrings of `Contrast` and `LearnedVector` list their known problems.
 """
 
 from svd_lightning.experimental.learned_vector import LearnedVector, learned_direction

@@ -1,10 +1,11 @@
-"""Answers sampled from a frozen base, and what it says of the labels of a batch."""
+"""Answers sampled from a frozen base, and its logits at the labels of a batch."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -18,21 +19,21 @@ from svd_lightning.scoring.tokens import IGNORED, completion_tokens
 
 
 class Answers(NamedTuple):
-    """What was sampled for one prompt."""
+    """The sampled answers to one prompt."""
 
     ids: list[Tensor]
-    """Tokens of each answer, its EOS included, int64."""
+    """Tokens of each answer with its EOS, int64."""
     texts: list[str]
 
 
 class AddVector(LogitsProcessor):
-    """Adds a vector [V] to the logits of every step; normalised, as beam search needs it."""
+    """Adds a vector [V] to the logits of every step."""
 
     def __init__(self, vector: Tensor) -> None:
         self.vector = vector
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return (scores.float() + self.vector).log_softmax(dim=-1)
+        return scores.float() + self.vector
 
 
 @torch.no_grad()
@@ -45,12 +46,12 @@ def sample_answers(
     max_new_tokens: int,
     vector: Tensor | None = None,
 ) -> list[Answers]:
-    """Answers to each row's prompt, drawn from the model's own distribution: temperature 1, nothing cut off.
+    """Sample answers to each row's prompt from the model's own distribution: temperature 1, nothing cut off.
 
     Args:
         model: in evaluation mode.
-        tokenizer: the model's.
-        rows: their prompts count.
+        tokenizer: of the model.
+        rows: only their prompts are used.
         samples: per prompt.
         max_new_tokens: where an answer without EOS ends.
         vector: added to the logits, [V].
@@ -68,38 +69,31 @@ def sample_answers(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    found = model.generate(
+    sequences = model.generate(
         input_ids=batch["input_ids"].to(model.device),
         attention_mask=batch["attention_mask"].to(model.device),
         generation_config=config,
         logits_processor=LogitsProcessorList([] if vector is None else [AddVector(vector)]),
     )
-    ids = [_until(answer, tokenizer.eos_token_id) for answer in found[:, batch["input_ids"].shape[1] :].cpu()]
+    ids = [_until(answer, tokenizer.eos_token_id) for answer in sequences[:, batch["input_ids"].shape[1] :].cpu()]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [
-        Answers(ids[start : start + samples], texts[start : start + samples])
-        for start in range(0, len(ids), samples)
-    ]
+    starts = range(0, len(ids), samples)
+    return [Answers(ids[start : start + samples], texts[start : start + samples]) for start in starts]
 
 
-def answered(rows: Iterable[tuple[Tensor, Tensor]], *, pad_token_id: int) -> dict[str, Tensor]:
-    """Prompts with answers as a labelled batch [R, T], padded on the right."""
-    joined = [(torch.cat([prompt, answer]), len(prompt)) for prompt, answer in rows]
-    width = max(len(ids) for ids, _ in joined)
-    batch = {
-        "input_ids": torch.full((len(joined), width), pad_token_id),
-        "attention_mask": torch.zeros(len(joined), width, dtype=torch.int64),
-        "labels": torch.full((len(joined), width), IGNORED),
+def answered(rows: Sequence[tuple[Tensor, Tensor]], *, pad_token_id: int) -> dict[str, Tensor]:
+    """Join prompts with answers to a labelled batch [R, T], padded on the right."""
+    ids = [torch.cat(pair) for pair in rows]
+    labels = [torch.cat([torch.full_like(prompt, IGNORED), answer]) for prompt, answer in rows]
+    return {
+        "input_ids": pad_sequence(ids, batch_first=True, padding_value=pad_token_id),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
     }
-    for row, (ids, start) in enumerate(joined):
-        batch["input_ids"][row, : len(ids)] = ids
-        batch["attention_mask"][row, : len(ids)] = 1
-        batch["labels"][row, start : len(ids)] = ids[start:]
-    return batch
 
 
 class LabelLogits(NamedTuple):
-    """A frozen model's logits where the labels of a batch are predicted."""
+    """A frozen model's logits at the positions that predict a batch's labels."""
 
     logits: Tensor
     """float32 [N, V]"""
@@ -111,7 +105,7 @@ class LabelLogits(NamedTuple):
 
 @torch.no_grad()
 def label_logits(model: PreTrainedModel, batch: Mapping[str, Any]) -> LabelLogits:
-    """Logits of a labelled batch [B, T]; takes B · T · V numbers, so keep batches small."""
+    """Return the logits that predict the labels of a batch [B, T]; they take B · T · V numbers of memory."""
     batch = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels")}
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     tokens = completion_tokens(batch)
@@ -119,13 +113,13 @@ def label_logits(model: PreTrainedModel, batch: Mapping[str, Any]) -> LabelLogit
 
 
 def batches(rows: Sequence[EncodedExample], size: int, *, seed: int) -> Iterator[list[EncodedExample]]:
-    """The rows once, shuffled, so many at a time."""
+    """Yield the rows once, shuffled, in batches of this size."""
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     for start in range(0, len(rows), size):
         yield [rows[place] for place in order[start : start + size]]
 
 
 def _until(answer: Tensor, eos_token_id: int) -> Tensor:
-    """The answer up to its EOS, which belongs to it."""
+    """Cut an answer after its EOS."""
     ends = (answer == eos_token_id).nonzero()
     return answer[: int(ends[0]) + 1] if len(ends) else answer

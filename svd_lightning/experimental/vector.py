@@ -1,4 +1,4 @@
-"""A vector in logit space: a safetensors file, and a steering rule that goes along it."""
+"""A vector in logit space: its file, and the steering rule that uses it."""
 
 import hashlib
 import json
@@ -19,13 +19,13 @@ _FORMAT = "svd_lightning logit vector 1"
 def save_vector(
     path: Path, values: Tensor, vocabulary: Mapping[str, int], *, about: Mapping[str, str] | None = None
 ) -> None:
-    """Write a vector in one step.
+    """Write a vector as a safetensors file, in one step.
 
     Args:
         path: the file.
         values: d, [V].
-        vocabulary: the tokenizer's, by which another is refused later.
-        about: said of the vector besides.
+        vocabulary: the tokenizer's; loading refuses another.
+        about: notes on the vector.
 
     Raises:
         InputError: for values that are not finite.
@@ -38,30 +38,30 @@ def save_vector(
 
 
 def load_vector(path: Path, vocabulary: Mapping[str, int] | None = None) -> tuple[Tensor, dict[str, str]]:
-    """The vector of a file, float32 [V], and what was said of it.
+    """Read the vector of a file, float32 [V], and the notes on it.
 
     Args:
         path: the file.
-        vocabulary: the tokenizer's for which it is wanted; None leaves that open.
+        vocabulary: the tokenizer's; None accepts any.
 
     Raises:
-        InputError: if the file is missing or something else, or the vector belongs to another vocabulary.
+        InputError: if the file is missing or not a vector, or the vector belongs to another vocabulary.
     """
     values, digest, about = _read(path)
-    if vocabulary is not None and digest != _digest(vocabulary):
-        raise _other_vocabulary(path)
+    if vocabulary is not None:
+        _check_vocabulary(path, digest, vocabulary)
     return values, about
 
 
 class ConstantVector:
-    """d = v, the same at every position: a vector of `sampled-contrast` or `learned-vector`. EXPERIMENTAL.
+    """Steers along d = v at every position, a vector of `sampled-contrast` or `learned-vector`. EXPERIMENTAL.
 
-    It steers without a mask (`steering.alpha: null`), for the calibration table does not know which tokens its
-    entries are. Its strength is calibrated like any other's; with an adapter that is not trained (a new LoRA
-    changes nothing) it steers the base itself.
+    It needs a steering without a mask (`steering.alpha: null`), because the calibration table does not say which
+    tokens its entries are. Its strength is calibrated like any other's. With an adapter that is not trained (a
+    new LoRA changes nothing) it steers the base itself.
 
     Args:
-        path: the file. A checkpoint remembers the path, not the numbers.
+        path: the file. A checkpoint holds the path, not the numbers.
 
     Raises:
         InputError: if the file cannot be read; later, for another vocabulary.
@@ -73,19 +73,18 @@ class ConstantVector:
 
     def check_vocabulary(self, vocabulary: Mapping[str, int]) -> None:
         """Refuse a tokenizer with another vocabulary."""
-        if _digest(vocabulary) != self._vocabulary:
-            raise _other_vocabulary(Path(self.path))
+        _check_vocabulary(Path(self.path), self._vocabulary, vocabulary)
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Nothing is needed: 0."""
+        """Return 0: the direction needs no centre."""
         return torch.zeros_like(log_p[..., 0])
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
-        """The vector at every position, on the whole vocabulary only."""
+        """Return the vector at every position; the logits must cover the whole vocabulary."""
         if log_p.shape[-1] != len(self._values):
             raise InputError(
                 f"steering.rules: ConstantVector holds {len(self._values)} logits and was asked for "
-                f"{log_p.shape[-1]}; it takes the base that it was made with"
+                f"{log_p.shape[-1]}; use the base with which it was made"
             )
         return self._values.to(log_p).expand_as(log_p)
 
@@ -107,7 +106,8 @@ def _digest(vocabulary: Mapping[str, int]) -> str:
     return hashlib.sha256(json.dumps(sorted(vocabulary.items())).encode()).hexdigest()[:32]
 
 
-def _other_vocabulary(path: Path) -> InputError:
-    return InputError(
-        f"{path}: expected a vector of this tokenizer's vocabulary, got one of another; make it with this base"
-    )
+def _check_vocabulary(path: Path, digest: str, vocabulary: Mapping[str, int]) -> None:
+    if _digest(vocabulary) != digest:
+        raise InputError(
+            f"{path}: expected a vector of this tokenizer's vocabulary, got one of another; make it with this base"
+        )

@@ -1,4 +1,4 @@
-"""What a calibration found, for readers: tables, figures, and a page that holds them."""
+"""The results of a calibration as tables, figures, and a page that holds them."""
 
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.folder import Run, load_run, save_calibration, save_test

@@ -1,4 +1,4 @@
-"""How the figures are drawn: a few colours with names, and SVG that follows the page's light or dark scheme."""
+"""Named colours, and figures as SVG that follows the page's light or dark scheme."""
 
 import io
 import math
@@ -22,15 +22,15 @@ DARK = {
     TEAL: "#5bc8d2",
     RED: "#ff8a80",
 }
-"""What each colour becomes on a dark page."""
+"""Each colour on a dark page."""
 
 _WIDTH = 4.4
 _LINE = 48
-"""Characters of a legend's line, the symbol of each label counted as four."""
+"""Characters of a legend's line; the symbol of each label counts as four."""
 
 
 def canvas(height: float, *, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure as wide as a phone's screen, with panels one above the other on a common horizontal axis."""
+    """Return a figure as wide as a phone's screen, with panels one above the other on a common horizontal axis."""
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0].tolist()
     for panel in axes:
@@ -49,16 +49,16 @@ def name_axes(axes: Axes, *, x: str = "", y: str = "") -> None:
 
 
 def legend_below(figure: Figure) -> None:
-    """A legend under the axes, where it hides nothing, in as many columns as its longest label leaves room for."""
+    """Put a legend below the axes, in as many columns as its longest label allows."""
     labels = [label for axes in figure.axes for label in axes.get_legend_handles_labels()[1]]
-    columns = min(3, max(1, _LINE // (4 + max(map(len, labels))))) if labels else 1
+    columns = min(3, max(1, _LINE // (4 + max(map(len, labels), default=0))))
     figure.legend(
         loc="outside lower center", ncols=columns, frameon=False, fontsize=10, labelcolor=INK, handletextpad=0.4
     )
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an SVG element for an HTML page that defines `scheme_css`."""
+    """Return the figure as an SVG element for an HTML page that defines `scheme_css`."""
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "svd-lightning"}):
         figure.savefig(buffer, format="svg", transparent=True)
@@ -66,35 +66,34 @@ def svg(figure: Figure) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # numbered alike in every figure, and nothing refers to them
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*" ?', r"<svg \1", text, count=1)
-    text = re.sub(r'<svg ([^>]*?)height="[^"]*" ?', r"<svg \1", text, count=1)
+    for size in ("width", "height"):
+        text = re.sub(rf'<svg ([^>]*?){size}="[^"]*" ?', r"<svg \1", text, count=1)
     for light in DARK:
         text = text.replace(light, f"var({variable(light)})")
     return text
 
 
 def scheme_css() -> str:
-    """The colours as CSS variables, for light and for dark pages."""
+    """Return the colours as CSS variables, for light and for dark pages."""
     light = " ".join(f"{variable(colour)}: {colour};" for colour in DARK)
     dark = " ".join(f"{variable(colour)}: {other};" for colour, other in DARK.items())
     return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
 
 
 def variable(colour: str) -> str:
-    """The CSS variable of a colour."""
+    """Return the name of a colour's CSS variable."""
     return f"--c{colour.lstrip('#')}"
 
 
 def decades(far: float) -> list[float]:
-    """At most four powers of ten on each side, and 0."""
+    """Return 0 and at most four powers of ten on each side of it."""
     top = math.floor(math.log10(far) + 1e-9)
-    steps = range(0, top + 1, max(1, math.ceil((top + 1) / 3)))
-    powers = [10.0**power for power in steps]
+    powers = [10.0**power for power in range(0, top + 1, max(1, math.ceil((top + 1) / 3)))]
     return [*(-power for power in reversed(powers)), 0.0, *powers]
 
 
 def decade_text(value: float) -> str:
-    """A power of ten as a label of an axis, in figures as far as they are short."""
+    """Return a power of ten as an axis label, written out while that is short."""
     if abs(value) < 1e4:
         return f"{value:g}".replace("-", "−")
     return f"{'−' if value < 0 else ''}$10^{{{round(math.log10(abs(value)))}}}$"

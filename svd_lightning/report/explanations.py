@@ -8,27 +8,49 @@ from svd_lightning.report.words import short
 
 
 def about_figure(name: str, record: CalibrationRecord, history: Sequence[HistoryRecord]) -> tuple[str, str]:
-    """Heading and explanation of a figure of `calibration_figures`."""
+    """Return heading and explanation of a figure of `calibration_figures`."""
     kind, _, rule = name.partition("/")
     if kind == "objective":
         return _objective(record, rule)
     if kind == "tasks":
-        return _tasks(record, rule)
-    return {
-        "token_strength": _token_strength,
-        "mask": _mask,
-        "gain": _gain,
-        "history": lambda _: _history(history),
-    }[kind](record)
+        pooled = short(record["strengths"][record["rules"].index(rule)])
+        return f"{rule}, task by task", _TASKS.format(pooled=pooled)
+    if kind == "mask":
+        return "What the mask lets through", _mask(record)
+    if kind == "history":
+        return "Epoch by epoch", _history(history)
+    return _FIXED[kind]
+
+
+_FIXED = {
+    "token_strength": (
+        "What single tokens ask for",
+        "For each calibration token, the strength that would suit its own label by the paper's formula. The axis "
+        "is logarithmic on both sides of 0 (linear between −0.1 and 0.1). Long tails come from tokens on which "
+        "the tuned and the base model almost agree. They can pull the mean far from the median, and neither needs "
+        "to be near the optimum.",
+    ),
+    "gain": (
+        "What each candidate gains",
+        "Bars: held-out gain over the tuned model as decoded; to the right of 0 is better. Lines: the 95 % "
+        "interval. Grey bars may be no better than the tuned model, blue ones are better, and the orange one is "
+        "in use. A bar that would leave the chart is cut and carries its number.",
+    ),
+}
+
+_TASKS = (
+    "Dots: each task's strength, between its own and that of all examples (orange line, {pooled}). Lines: 95 % "
+    "intervals. Dots on the orange line mean that the tasks do not ask for different strengths, or have too few "
+    "examples to tell."
+)
 
 
 def _objective(record: CalibrationRecord, rule: str) -> tuple[str, str]:
     if not rule and len(record["rules"]) > 1:
         return (
             "All strengths together",
-            "The loss on the calibration split on the way from the tuned model (0) through the strengths "
-            "found (1) "
-            "and beyond. Where the curve is lowest at 1, the strengths cannot be bettered by a common factor.",
+            "The loss on the calibration split on the way from the tuned model (0) through the strengths found (1)"
+            " and beyond. Where the curve is lowest at 1, no common factor makes the strengths better.",
         )
     which = rule or record["rules"][0]
     if which != record["rules"][0]:
@@ -37,70 +59,35 @@ def _objective(record: CalibrationRecord, rule: str) -> tuple[str, str]:
         f"How far to go along {which}",
         "The curve is the loss on the calibration split at every strength μ, under the distribution that decoding "
         "uses; lower is better. It has one lowest point, and LineSearch finds it. The other estimators are "
-        "formulas for the same number: what lies between one of them and the lowest point of the curve is "
-        "gain left "
-        "on the table, and one on the far side of 0 steers the wrong way.",
+        "formulas for the same number. The height of one of them above the lowest point is gain that it misses. "
+        "One on the far side of 0 steers the wrong way.",
     )
 
 
-def _token_strength(record: CalibrationRecord) -> tuple[str, str]:
-    return (
-        "What single tokens ask for",
-        "For each calibration token, the strength that would suit its own label by the paper's formula. The axis "
-        "is logarithmic on both sides of 0 (linear between −0.1 and 0.1). Long tails come from tokens on which "
-        "the tuned and the base model almost agree: they can pull the mean far from the median, and neither needs "
-        "to be near the optimum.",
-    )
-
-
-def _mask(record: CalibrationRecord) -> tuple[str, str]:
+def _mask(record: CalibrationRecord) -> str:
     text = (
         "A larger α keeps fewer tokens in the mask. Above: the share of the true labels that are still inside. "
         "Below: how many tokens the mask holds per position, on average. "
     )
     if record["alpha"] is None:
-        text += "The steering in use has no mask."
-    elif record["penalty"] == -math.inf:
-        text += (
-            f"The penalty in use is −∞, which forbids what lies outside: at α = {record['alpha']:g} that is the "
+        return text + "The steering in use has no mask."
+    if record["penalty"] == -math.inf:
+        return text + (
+            f"The penalty in use is −∞, which forbids every token outside: at α = {record['alpha']:g} that is the "
             f"label of {1 - record['coverage']:.1%} of the tokens. Where this share is large, a smaller α or a "
             "finite penalty is the safer choice."
         )
-    else:
-        text += f"The penalty in use is {record['penalty']:g}: what lies outside stays possible."
-    return "What the mask lets through", text
+    return text + f"The penalty in use is {record['penalty']:g}: tokens outside stay possible."
 
 
-def _gain(record: CalibrationRecord) -> tuple[str, str]:
-    return (
-        "What each candidate gains",
-        "Bars: held-out gain over the tuned model as decoded, to the right of 0 is better; lines: the 95 % "
-        "interval. "
-        "Grey bars are not surely better than the tuned model, blue ones are, and orange is what is in use. A bar "
-        "that would leave the chart is cut and carries its number.",
-    )
-
-
-def _tasks(record: CalibrationRecord, rule: str) -> tuple[str, str]:
-    pooled = short(record["strengths"][record["rules"].index(rule)])
-    return (
-        f"{rule}, task by task",
-        f"Dots: each task's strength, between its own and that of all examples (orange line, {pooled}); lines: "
-        "95 % intervals. Dots on the orange line mean that the tasks do not ask for different strengths, or have "
-        "too few examples to tell.",
-    )
-
-
-def _history(history: Sequence[HistoryRecord]) -> tuple[str, str]:
-    last = history[-1]
+def _history(history: Sequence[HistoryRecord]) -> str:
     text = (
         "Above: how far training has moved the model from its base, as the mean divergence over calibration "
-        "tokens; "
-        "this is the distance that steering extends. Below: the loss of base, tuned and steered model (with the "
-        "strengths found, whether the guard uses them or not). "
+        "tokens. Steering extends this distance. Below: the loss of base, tuned and steered model, with the "
+        "strengths found, whether the guard uses them or not. "
     )
     if len(history) == 1:
-        text += f"There was one calibration, at a divergence of {short(last['kl_to_reference'])} nats."
-    else:
-        text += "Where the tuned line turns upwards while the divergence grows, training has gone on for too long."
-    return "Epoch by epoch", text
+        return text + f"There was one calibration, at a divergence of {short(history[0]['kl_to_reference'])} nats."
+    return (
+        text + "Where the tuned line turns upwards while the divergence grows, training has gone on for too long."
+    )

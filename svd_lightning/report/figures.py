@@ -36,7 +36,7 @@ _STYLES = (("s", PURPLE), ("^", GREEN), ("D", TEAL), ("P", RED), ("v", BLUE), ("
 _LINES = {"Mean": (RED, "--"), "Median": (PURPLE, ":"), "LineSearch": (ORANGE, "-")}
 _POINTS = 81
 _OFF_CHART = 1.5
-"""Estimators further out than this many widths of the chart's core are shown as an arrow at its edge."""
+"""Estimators further out than this many widths of the chart's core become an arrow at its edge."""
 _OUTLIER = 8.0
 """Gains beyond this many times the upper quartile of all do not widen the chart."""
 _LINEAR = 0.1
@@ -50,16 +50,16 @@ def calibration_figures(
     rules: Sequence[SteeringRule] | None,
     history: Sequence[HistoryRecord] = (),
 ) -> dict[str, Figure]:
-    """Every figure that can be drawn, by name: `objective`, `token_strength`, `mask`, `gain`, `history`.
+    """Draw every figure for which there are data: `objective`, `token_strength`, `mask`, `gain`, `history`.
 
-    Where there are tasks, `tasks/RULE` has each rule's strengths in them. With several rules
-    `objective` is the way to all strengths, and each that was tried alone has `objective/RULE`.
+    With tasks, `tasks/RULE` shows each rule's strengths in them. With several rules `objective` is the way to
+    all strengths, and each rule that was tried alone has `objective/RULE`.
 
     Args:
-        record: a calibration record.
+        record: of the calibration.
         table: the calibration tokens; anything but a `TokenTable` leaves the curves out.
-        rules: the directions that the record names, or None to leave the curves out.
-        history: rows with epoch, kl_to_reference and NLL, one per calibration.
+        rules: the rules that the record names, or None to leave the curves out.
+        history: one row per calibration.
     """
     figures = {}
     if isinstance(table, TokenTable) and rules and record["alpha"] is not None:
@@ -82,15 +82,14 @@ def calibration_figures(
 
 
 def objective_figure(table: TokenTable, rule: SteeringRule, record: CalibrationRecord) -> Figure:
-    """K(μ) of one rule, with every estimator of it that the record knows.
+    """Draw K(μ) of one rule, with every estimator of it in the record.
 
-    The chart holds the tuned model (0), the optimum, and the estimators near them; those far out become
-    arrows at its edge.
+    The chart holds the tuned model (0), the optimum, and the estimators near them. Those far out become arrows
+    at its edge.
     """
     objective = MaskedObjective(table, [rule], penalty=record["penalty"])
     marks = _marks(record, rule)
-    optimum = marks.get("LineSearch", next(iter(marks.values()), 0.0))
-    low, high = _window(objective, optimum, list(marks.values()))
+    low, high = _window(objective, marks)
     grid = torch.linspace(low, high, _POINTS, dtype=torch.float64)
     figure, [axes] = canvas(4.0)
     curve = [_nll(objective, [mu]) for mu in grid.tolist()]
@@ -103,11 +102,9 @@ def objective_figure(table: TokenTable, rule: SteeringRule, record: CalibrationR
         place, off = min(max(mu, low), high), not low <= mu <= high
         heights.append(_nll(objective, [place]))
         marker = (">" if mu > high else "<") if off else marker
-        label = f"{name}: {short(mu)}" + " (off the chart)" * off
-        size = 13 if marker == "*" else 7
-        axes.plot(
-            [place], [heights[-1]], marker, color=colour, markersize=size, label=label, zorder=3, clip_on=False
-        )
+        label, size = f"{name}: {short(mu)}" + " (off the chart)" * off, 13 if marker == "*" else 7
+        [mark] = axes.plot([place], [heights[-1]], marker, color=colour, markersize=size, label=label)
+        mark.set(zorder=3, clip_on=False)
     _focus(axes, curve, heights)
     axes.set_xlim(low, high)
     name_axes(axes, x=f"strength μ of {rule_name(rule)} (0: tuned model)", y="K(μ), nats per token")
@@ -116,7 +113,7 @@ def objective_figure(table: TokenTable, rule: SteeringRule, record: CalibrationR
 
 
 def ray_figure(table: TokenTable, rules: Sequence[SteeringRule], record: CalibrationRecord) -> Figure:
-    """K along the ray from the tuned model (0) through the calibrated strengths of several rules (1)."""
+    """Draw K along the ray from the tuned model (0) through the calibrated strengths of several rules (1)."""
     objective = MaskedObjective(table, rules, penalty=record["penalty"])
     strengths = torch.tensor(record["strengths"], dtype=torch.float64)
     grid = torch.linspace(-0.5, 2.0, _POINTS, dtype=torch.float64)
@@ -134,19 +131,19 @@ def ray_figure(table: TokenTable, rules: Sequence[SteeringRule], record: Calibra
 
 
 def token_strength_values(table: TokenTable, rule: SteeringRule) -> Tensor:
-    """μ* of the informative tokens, [n]: what the paper's estimators average."""
+    """Return μ* of the informative tokens, [n]: what the paper's estimators average."""
     return token_strengths(MaskedObjective(table, [rule]).terms())
 
 
 def strength_figure(values: Tensor, *, marks: Mapping[str, float] | None = None) -> Figure:
-    """Histogram of μ* on a symmetric logarithmic axis, with some strengths as lines: the tails are long.
+    """Draw a histogram of μ* on a symmetric logarithmic axis, because the tails are long.
 
     Args:
         values: μ* of each token, [n].
-        marks: strengths by name; the mean, the median and the optimum are shown.
+        marks: strengths by estimator; Mean, Median and LineSearch become lines.
     """
     values = values.double()
-    shown = {name: (marks or {})[name] for name in _LINES if name in (marks or {})}
+    shown = {name: mu for name, mu in (marks or {}).items() if name in _LINES}
     far = max([1.0, *values.abs().tolist(), *map(abs, shown.values())])
     positive = torch.logspace(math.log10(_LINEAR), math.log10(far), 30, dtype=torch.float64)
     positive[-1] = far
@@ -170,7 +167,7 @@ def strength_figure(values: Tensor, *, marks: Mapping[str, float] | None = None)
 
 
 def mask_figure(record: CalibrationRecord) -> Figure:
-    """Coverage and mask size against α."""
+    """Draw coverage and mask size against α."""
     sweep = record["sweep"]
     alphas = [choice["alpha"] for choice in sweep]
     figure, [above, below] = canvas(4.2, panels=2)
@@ -186,16 +183,15 @@ def mask_figure(record: CalibrationRecord) -> Figure:
         # labels nearer to each other than a factor of two would touch
         alphas = [alpha for place, alpha in enumerate(alphas) if not place or alpha >= 2 * alphas[place - 1]]
     below.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas])
-    _plain(above)
-    _plain(below)
+    _plain(above, below)
     name_axes(above, y="labels inside, %")
     name_axes(below, x="mask α", y="tokens in the mask")
     return figure
 
 
 def gain_figure(record: CalibrationRecord) -> Figure:
-    """Held-out gain of every candidate with its 95 % interval; a bar that leaves the chart ends in its number."""
-    candidates = list(record["candidates"])
+    """Draw every candidate's held-out gain with its 95 % interval; a bar that is cut carries its number."""
+    candidates = record["candidates"]
     labels = ["\n".join(textwrap.wrap(recipe_name(c["rules"]), 26)) + f"\n{c['estimator']}" for c in candidates]
     lines = [label.count("\n") + 1 for label in labels]
     tops = [sum(lines[:i]) + 0.5 * i for i in range(len(lines))]
@@ -226,7 +222,7 @@ def gain_figure(record: CalibrationRecord) -> Figure:
 
 
 def history_figure(history: Sequence[HistoryRecord]) -> Figure:
-    """Divergence from the base, and NLL, after each epoch."""
+    """Draw the divergence from the base, and the NLL, after each epoch."""
     epochs = [(row["epoch"] or 0) + 1 for row in history]
     figure, [above, below] = canvas(4.2, panels=2)
     above.plot(epochs, [row["kl_to_reference"] for row in history], "o-", color=TEAL, linewidth=2)
@@ -244,21 +240,21 @@ def history_figure(history: Sequence[HistoryRecord]) -> Figure:
 
 
 def _marks(record: CalibrationRecord, rule: SteeringRule) -> dict[str, float]:
-    """Strength by estimator, of the candidates that steer by this rule alone."""
-    mine = [c for c in record["candidates"] if c["rules"] == [rule_name(rule)]]
-    return {candidate["estimator"]: candidate["strengths"][0] for candidate in mine}
+    """Return the strength by estimator, of the candidates that steer by this rule alone."""
+    return {c["estimator"]: c["strengths"][0] for c in record["candidates"] if c["rules"] == [rule_name(rule)]}
 
 
 def _nll(objective: MaskedObjective, strengths: list[float]) -> float:
     return -objective.label_log_probs(torch.tensor(strengths, dtype=torch.float64)).mean().item()
 
 
-def _window(objective: MaskedObjective, optimum: float, others: list[float]) -> tuple[float, float]:
-    """From below 0 and the optimum to above, at least so wide that the curve is seen to bend."""
+def _window(objective: MaskedObjective, marks: Mapping[str, float]) -> tuple[float, float]:
+    """Return a range around 0 and the optimum that is wide enough to see the curve bend."""
+    optimum = marks.get("LineSearch", next(iter(marks.values()), 0.0))
     curvature = objective.evaluate(torch.tensor([optimum], dtype=torch.float64)).hessian.item()
     width = max(abs(optimum), 0.25 / math.sqrt(curvature) if curvature > 1e-12 else 1.0)
     low, high = min(0.0, optimum) - 0.5 * width, max(0.0, optimum) + 0.5 * width
-    near = [mu for mu in others if low - _OFF_CHART * width <= mu <= high + _OFF_CHART * width]
+    near = [mu for mu in marks.values() if low - _OFF_CHART * width <= mu <= high + _OFF_CHART * width]
     return min([low, *(mu - 0.1 * width for mu in near)]), max([high, *(mu + 0.1 * width for mu in near)])
 
 
@@ -271,21 +267,20 @@ def _focus(axes: Axes, curve: list[float], heights: list[float]) -> None:
     _plain(axes)
 
 
-def _plain(axes: Axes) -> None:
-    """Whole numbers on the axis, not offsets from one."""
-    axes.ticklabel_format(axis="y", useOffset=False, style="plain")
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+def _plain(*panels: Axes) -> None:
+    """Write whole numbers on the vertical axis, not offsets from one."""
+    for axes in panels:
+        axes.ticklabel_format(axis="y", useOffset=False, style="plain")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
 def _reach(gains: list[GainRecord]) -> tuple[float, float]:
-    """The range of the gains, without the few that would hide all others."""
+    """Return the range of the gains, without the few that would hide all others."""
     ends = [end for g in gains for end in (g["mean"], g["low"], g["high"]) if math.isfinite(end)] or [0.0]
     typical = max(sorted(map(abs, ends))[3 * len(ends) // 4], 1e-4)
     kept = [end for end in ends if abs(end) <= _OUTLIER * typical]
     low, high = min(0.0, *kept), max(0.0, *kept)
     room = max(high - low, 1e-4)
-    # what is cut still gets a piece of a bar, long enough for its number
-    return (
-        low - room * (0.08 if min(ends) >= low else 0.35),
-        high + room * (0.08 if max(ends) <= high else 0.35),
-    )
+    # a bar that is cut needs room for its number
+    below, above = (0.08 if min(ends) >= low else 0.35), (0.08 if max(ends) <= high else 0.35)
+    return low - room * below, high + room * above

@@ -1,9 +1,10 @@
-"""What a calibration leaves in the run folder, and how the report finds it again."""
+"""What calibration and test write into the run folder, and how the report reads it."""
 
 import json
 import logging
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,13 +32,8 @@ from svd_lightning.steering import (
     with_built_in,
 )
 
-RECORD, TABLE, HISTORY, TEST, METRICS = (
-    "calibration.json",
-    "calibration_table.safetensors",
-    "calibration_history.jsonl",
-    "test.json",
-    "test_metrics.json",
-)
+RECORD, TABLE, HISTORY = "calibration.json", "calibration_table.safetensors", "calibration_history.jsonl"
+TEST, METRICS = "test.json", "test_metrics.json"
 _KEPT = tuple(HistoryRecord.__annotations__)
 _LIBRARIES = ("svd-lightning", "torch", "lightning", "transformers", "peft", "torchmetrics", "safetensors")
 _log = logging.getLogger(__name__)
@@ -45,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder tells about its calibration."""
+    """The contents of a run folder."""
 
     folder: Path
     record: CalibrationRecord
@@ -53,9 +49,9 @@ class Run:
     history: list[HistoryRecord]
     """A few numbers of every calibration, the oldest first."""
     table: TokenTable | None
-    """The tokens of the last calibration, or None where they were not kept."""
+    """The tokens of the last calibration; None where they were not kept."""
     rules: tuple[SteeringRule, ...] | None
-    """The record's rules, or None where one of them is not built in."""
+    """The record's rules; None where one of them is not built in."""
     test: HeldOutTableRecord | None
     """The same candidates on the test split."""
     metrics: HeldOutMetricsRecord | None
@@ -69,12 +65,12 @@ class Run:
 def save_calibration(folder: Path, record: CalibrationRecord, table: object) -> None:
     """Write the record, its line of the history, and the tokens if they are a `TokenTable`.
 
-    A full disk may cost the tokens only.
+    An error while writing the tokens is only logged.
     """
     write_json(folder / RECORD, {**record, "versions": versions()})
     write_history(folder / HISTORY, record)
     if not isinstance(table, TokenTable):
-        return  # unmasked steering asks the models themselves
+        return  # without a mask there is no table
     try:
         save_table(table, folder / TABLE, metadata={"global_step": str(record["global_step"])})
     except OSError as error:
@@ -82,24 +78,23 @@ def save_calibration(folder: Path, record: CalibrationRecord, table: object) -> 
 
 
 def save_test(folder: Path, results: TestResults) -> None:
-    """Write what a test found: `test_metrics.json`, and with a mask `test.json`."""
+    """Write the results of a test: `test_metrics.json`, and with a mask `test.json`."""
     if results.table is not None:
         write_json(folder / TEST, results.table)
     write_json(folder / METRICS, results.metrics)
 
 
 def write_history(path: Path, record: CalibrationRecord) -> None:
-    """Add a calibration behind those of earlier steps; what a resumed run does again replaces the old lines."""
+    """Append a calibration; lines of the same step or later ones, which a resumed run repeats, are dropped."""
     before = [row for row in read_history(path) if row["global_step"] < record["global_step"]]
-    rows = [*before, _history_row(record)]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, "".join(json.dumps(row) + "\n" for row in [*before, _history_row(record)]))
 
 
 def read_history(path: Path) -> list[HistoryRecord]:
-    """The lines of a history; none where there is no file.
+    """Read the lines of a history; none where there is no file.
 
     Raises:
-        InputError: for a file that is no history.
+        InputError: for a file that is not a history.
     """
     if not path.exists():
         return []
@@ -113,8 +108,8 @@ def load_run(folder: Path, *, test: Path | None = None) -> Run:
     """Read a run folder.
 
     Args:
-        folder: holds `calibration.json`, and what else there is.
-        test: another run folder whose test results are shown, where `test` ran on its own.
+        folder: holds `calibration.json`; the other files may be missing.
+        test: another run folder with the test results, where `test` ran on its own.
 
     Raises:
         InputError: if there is no calibration, or a file is damaged.
@@ -147,18 +142,16 @@ def load_run(folder: Path, *, test: Path | None = None) -> Run:
 
 
 def _history_row(record: CalibrationRecord) -> HistoryRecord:
-    """What the history keeps; None for what an old record lacks."""
+    """Return a record's line of the history; None for fields that an old record lacks."""
     return cast(HistoryRecord, {name: record.get(name) for name in _KEPT})
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the libraries on which the numbers depend."""
+    """Return the versions of Python and of the installed libraries on which the numbers depend."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -168,18 +161,18 @@ def _table_of(folder: Path, record: CalibrationRecord) -> tuple[TokenTable | Non
         return None, (f"There is no {TABLE}, so the curves are left out: calibrate again with this version.",)
     table, about = load_table(path)
     if about.get("global_step") != str(record.get("global_step")):
-        return None, (f"{TABLE} is of another step than {RECORD}, so the curves are left out.",)
+        return None, (f"{TABLE} comes from another step than {RECORD}, so the curves are left out.",)
     return table, ()
 
 
 def _rules(names: Sequence[str]) -> tuple[SteeringRule, ...] | None:
-    known = expand((*with_built_in(()), ConfidentSet()), (Entropy(), Divergence(), Agreement()))
-    by_name = {rule_name(rule): rule for rule in known}
+    built_in = expand((*with_built_in(()), ConfidentSet()), (Entropy(), Divergence(), Agreement()))
+    by_name = {rule_name(rule): rule for rule in built_in}
     return tuple(by_name[name] for name in names) if set(names) <= set(by_name) else None
 
 
 def _remedy(folder: Path) -> str:
-    """Where a calibration may be instead."""
+    """Suggest where the calibration may be instead."""
     below = sorted(folder.glob(f"version_*/{RECORD}"), key=lambda path: path.stat().st_mtime)
     if below:
         return f"did you mean {below[-1].parent}?"
@@ -189,10 +182,10 @@ def _remedy(folder: Path) -> str:
 def _read_json(path: Path, *, remedy: str) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path.parent}: expected a run folder with {path.name}, and there is none; {remedy}")
-    found = _parsed(path, path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(found).__name__}")
-    return found
+    content = _parsed(path, path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _parsed(path: Path, text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The report of a run as one HTML page that needs nothing else: no scripts, no network."""
+"""The report of a run as one HTML page without scripts or network."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +20,11 @@ from svd_lightning.report.words import (
     strengths_text,
 )
 
+_SETTINGS = ("estimator", "guard", "alpha", "penalty", "tokens", "examples", "epoch", "global_step")
+
 
 def page(run: Run) -> str:
-    """The whole report.
-
-    Args:
-        run: what `load_run` found.
-    """
+    """Return the whole report of a run (`load_run`) as HTML."""
     record = run.record
     found = _strengths(record)
     drawn = calibration_figures(record, table=run.table, rules=run.rules, history=run.history)
@@ -56,7 +54,7 @@ def _tables(run: Run) -> Iterator[ReportTable]:
 
 
 def _numbers(record: CalibrationRecord) -> tuple[tuple[str, str, str], ...]:
-    """The few numbers to look at first."""
+    """Return the few numbers to look at first: name, value and unit."""
     used = next((candidate for candidate in record["candidates"] if in_use(candidate, record["used"])), None)
     return (
         ("NLL, base model", f"{record['nll_base']:.4f}", "nats per token"),
@@ -77,13 +75,6 @@ def _settings(record: CalibrationRecord, found: str) -> dict[str, object]:
     return {
         "rules": ", ".join(record["rules"]),
         "features": ", ".join(record.get("features") or []) or None,
-        "estimator": record.get("estimator"),
-        "guard": record.get("guard"),
-        "alpha": record["alpha"],
-        "penalty": record["penalty"],
-        "tokens": record["tokens"],
-        "examples": record["examples"],
-        "epoch": record.get("epoch"),
-        "global_step": record.get("global_step"),
+        **{name: record.get(name) for name in _SETTINGS},
         "strengths found": found,
     }

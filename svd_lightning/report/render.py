@@ -1,4 +1,4 @@
-"""A table for the terminal, the page and Markdown; and the templates of pages."""
+"""Tables for terminal, page and Markdown, and the templates of pages."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -21,17 +21,14 @@ class Row:
 
     cells: tuple[str, ...]
     used: bool = False
-    """Whether decoding uses what the row tells of."""
+    """Whether decoding uses it."""
     warning: str | None = None
-    """For the page; the log has told it to the terminal."""
+    """Shown on the page only; on the terminal it is in the log."""
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table once, for every reader.
-
-    `rich` prints it and jinja2 templates include it, as they do everything with `__rich__` and `__html__`.
-    """
+    """A table that `rich` prints, jinja2 templates include, and `markdown` writes."""
 
     title: str
     heads: tuple[str, ...]
@@ -39,7 +36,7 @@ class ReportTable:
     notes: tuple[str, ...] = ()
     """How to read it."""
     labels: int = 1
-    """The first columns, which say what a row is of; a page puts them one below the other."""
+    """How many of the first columns name the row; a page puts them one below the other."""
 
     def __rich__(self) -> Table:
         table = Table(title=escape(self.title), title_justify="left", caption_justify="left")
@@ -54,7 +51,7 @@ class ReportTable:
         return templates(_HERE).get_template("table.html").render(table=self)
 
     def markdown(self) -> str:
-        """The table without its title, and the notes below it."""
+        """Return the table as Markdown without its title, and the notes below it."""
         rows = [[*self.heads], ["---"] * len(self.heads)]
         for row in self.rows:
             first, *others = (cell.replace("|", "\\|").replace("\n", ", ") for cell in row.cells)
@@ -65,17 +62,19 @@ class ReportTable:
 
 @cache
 def templates(folder: Path) -> Environment:
-    """The templates of a folder, and behind them those of the report. They escape every value.
+    """Return an environment with a folder's templates and the report's, which escapes every value.
 
-    They know the colours of the figures by name, `ink` and the like, and the `scheme` that defines them.
+    Templates can use the colours of the figures by name, such as `ink`, and the `scheme` that defines them.
     """
-    found = Environment(
+    environment = Environment(
         loader=FileSystemLoader([folder, _HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals.update({name.lower(): f"var({canvas.variable(getattr(canvas, name))})" for name in _COLOURS})
-    found.globals["scheme"] = canvas.scheme_css()
-    return found
+    environment.globals.update(
+        {name.lower(): f"var({canvas.variable(getattr(canvas, name))})" for name in _COLOURS}
+    )
+    environment.globals["scheme"] = canvas.scheme_css()
+    return environment

@@ -1,4 +1,4 @@
-"""Every table of a calibration and a test, once."""
+"""The tables of a calibration and a test."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -31,10 +31,10 @@ from svd_lightning.report.words import (
 _GAIN = "gain, 95 % interval"
 _OUTCOMES = ("NLL", "as decoded", "accuracy")
 _CHOICES = (
-    "With each value its gain over tuned in percentage points, with a paired 95 % interval from drawing questions "
-    "again. MC1: the best choice scores above every false one. MC2: probability mass on the true choices. MC3: "
-    "share of true choices that score above every false one. Accuracy: some true choice does. The score is the "
-    "sum of a choice's log-probabilities, or their mean per token."
+    "Each value is followed by its gain over tuned in percentage points, with a paired 95 % interval (bootstrap "
+    "over questions). MC1: the best choice scores above every false one. MC2: probability mass on the true "
+    "choices. MC3: share of true choices that score above every false one. Accuracy: a true choice scores above "
+    "every false one. The score is the sum of a choice's log-probabilities, or their mean per token."
 )
 
 Compared = CalibrationRecord | HeldOutTableRecord
@@ -43,7 +43,7 @@ Outcomes = tuple[str, str, str]
 
 
 def calibration_tables(record: CalibrationRecord) -> Iterator[ReportTable | str]:
-    """What the terminal tells of a calibration: candidates, masks, the verdict, and the tasks."""
+    """Yield what the terminal shows of a calibration: candidates, masks, the verdict, and the tasks."""
     yield candidate_table(record)
     if record["sweep"]:
         yield mask_table(record)
@@ -55,7 +55,7 @@ def calibration_tables(record: CalibrationRecord) -> Iterator[ReportTable | str]
 def held_out_tables(
     test: HeldOutTableRecord | None, metrics: HeldOutMetricsRecord | None
 ) -> Iterator[ReportTable]:
-    """What the terminal tells of a test: every candidate, and where there are questions how they were answered."""
+    """Yield what the terminal shows of a test: every candidate, and how questions were answered."""
     if test is not None:
         title = "Candidates on the test split, with the strengths of the calibration split"
         yield _comparison(title, [test], test, _reading(test))
@@ -64,7 +64,7 @@ def held_out_tables(
 
 
 def candidate_table(record: CalibrationRecord, test: HeldOutTableRecord | None = None) -> ReportTable:
-    """Base, tuned, the control and every candidate; where a test is given, on both splits."""
+    """Compare base, tuned, the control and every candidate; where a test is given, on both splits."""
     notes = [*_reading(record), _found(record)]
     if test is None:
         return _comparison("Candidates on the calibration split", [record], record["used"], notes)
@@ -73,7 +73,7 @@ def candidate_table(record: CalibrationRecord, test: HeldOutTableRecord | None =
 
 
 def mask_table(record: CalibrationRecord) -> ReportTable:
-    """Every mask that was compared, and the one with the largest gain."""
+    """Return every mask that was compared, and the one with the largest gain."""
     best = record["recommended"]
     assert best is not None, "a comparison recommends one"
     rows = (
@@ -97,7 +97,7 @@ def mask_table(record: CalibrationRecord) -> ReportTable:
 
 
 def task_table(record: CalibrationRecord) -> ReportTable:
-    """Every task: its strengths, between those of all examples and its own, and what is used."""
+    """Return every task with its strengths, its gain, and what it is decoded with."""
     rows = (
         (
             task["task"],
@@ -111,16 +111,16 @@ def task_table(record: CalibrationRecord) -> ReportTable:
     )
     notes = (
         prior_text(record["tasks"][0]["prior_examples"]),
-        "Own weight: how far a task's strengths are its own, from 0 % (those of all examples) to 100 %; the more "
-        "examples it has, and the more the tasks differ, the further. Gain: held out, as decoded, over the tuned "
-        "model. A task with few examples is decoded as the verdict over all of them says.",
+        "Own weight: how far a task's strengths are its own, from 0 % (those of all examples) to 100 %. It grows "
+        "with the task's examples, and with how much the tasks differ. Gain: held out, as decoded, over the tuned "
+        "model. For a task with few examples the verdict over all examples decides.",
     )
     heads = ("task", "examples", "own weight", "strength μ", _GAIN, "used")
     return ReportTable("Tasks, each with strengths of its own", heads, tuple(map(Row, rows)), notes)
 
 
 def choice_tables(metrics: HeldOutMetricsRecord) -> Iterator[ReportTable]:
-    """How questions were answered under each distribution, over all and by task; none where there are none."""
+    """Yield how questions were answered under each distribution, over all and by task."""
     if metrics["questions"]:
         yield _choices("Choices", metrics, metrics["distributions"], _CHOICES)
     for task, part in metrics["tasks"].items():
@@ -145,8 +145,7 @@ def _choices(
 def _comparison(
     title: str, splits: Sequence[Compared], used: UsedRecord | FiguresRecord, notes: Sequence[str]
 ) -> ReportTable:
-    """Base, tuned and the candidates of the first split, with what they achieve on every split."""
-    here, *others = splits
+    """Compare base, tuned and the candidates of the first split, on every split."""
     outcomes = [_outcomes(split) for split in splits]
 
     def row(key: object, *labels: str, used: bool = False, warning: str | None = None) -> Row:
@@ -166,21 +165,20 @@ def _comparison(
                 used=in_use(candidate, used),
                 warning=candidate.get("warning"),
             )
-            for candidate in here["candidates"]
+            for candidate in splits[0]["candidates"]
         ),
     ]
-    again = (f"{name}, test" for name in _OUTCOMES * len(others))
+    again = (f"{name}, test" for name in _OUTCOMES * (len(splits) - 1))
     heads = ("distribution", "estimator", "strength μ", _GAIN, *_OUTCOMES, *again)
     return ReportTable(title, heads, tuple(rows), tuple(filter(None, notes)), labels=2)
 
 
 def _outcomes(record: Compared) -> dict[object, Outcomes]:
-    found: dict[object, Outcomes] = {
+    outcomes: dict[object, Outcomes] = {
         _key(one): _texts(one["nll"], one["nll_decoded"], one["accuracy"]) for one in record["candidates"]
     }
-    found["base"] = (f"{record['nll_base']:.4f}", "", "")
-    found["tuned"] = _texts(record["nll_tuned"], record["nll_decoded_tuned"], record["accuracy_tuned"])
-    return found
+    tuned = _texts(record["nll_tuned"], record["nll_decoded_tuned"], record["accuracy_tuned"])
+    return {**outcomes, "base": (f"{record['nll_base']:.4f}", "", ""), "tuned": tuned}
 
 
 def _texts(nll: float, decoded: float, accuracy: float) -> Outcomes:
@@ -192,7 +190,6 @@ def _key(candidate: CandidateRecord) -> tuple[tuple[str, ...], str, tuple[float,
 
 
 def _reading(record: Compared) -> list[str]:
-    """How to read the candidates."""
     if record["alpha"] is None:
         decoded = "No mask: the whole vocabulary is steered, and decoded so."
     else:
@@ -208,15 +205,15 @@ def _reading(record: Compared) -> list[str]:
         "accuracy: label ranked first.",
         decoded,
         "Gain: as decoded, over the tuned model, held out by cross-fitting on the calibration split; the interval "
-        "comes from drawing examples again (bootstrap). One that includes zero means that the gain is not sure. "
-        "Sharpening alone is the control: steering earns its name by what it gains beyond it.",
+        "is a bootstrap over examples. If it includes zero, there may be no gain. Sharpening alone is the "
+        "control: only a gain beyond it speaks for steering.",
     ]
 
 
 def _found(record: CalibrationRecord) -> str:
-    """The strengths found, and others in use, with their intervals; nothing in records that know of none."""
-    found: list[UsedRecord | CalibrationRecord] = [record]
+    """Return the strengths found, and others in use, with their intervals; "" for old records without them."""
+    steerings: list[UsedRecord | CalibrationRecord] = [record]
     if record["used"]["strengths"] != record["strengths"]:
-        found.append(record["used"])
-    parts = (named_strengths(part) for part in found if "intervals" in part and any(part["strengths"]))
+        steerings.append(record["used"])
+    parts = (named_strengths(part) for part in steerings if "intervals" in part and any(part["strengths"]))
     return " ".join(f"Strength and 95 % interval: {text}." for text in parts)

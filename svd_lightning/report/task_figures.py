@@ -1,4 +1,4 @@
-"""A picture of each rule's strengths in the tasks of a calibration that has several."""
+"""Figures of each rule's strengths in the tasks of a calibration."""
 
 import math
 
@@ -13,14 +13,13 @@ _LINE = 0.3
 
 
 def task_figures(record: CalibrationRecord) -> dict[str, Figure]:
-    """`tasks/RULE` for each rule: its strength in every task, with intervals where there are some."""
+    """Draw `tasks/RULE` for each rule: its strength in every task, with intervals where there are some."""
     if not record.get("tasks"):
         return {}
     return {f"tasks/{rule}": _task_figure(record, place) for place, rule in enumerate(record["rules"])}
 
 
 def _task_figure(record: CalibrationRecord, place: int) -> Figure:
-    """One rule's strengths, task by task, beside that of all examples."""
     tasks, pooled = record["tasks"], record["strengths"][place]
     figure, [axes] = canvas(1.3 + _LINE * len(tasks))
     axes.axvline(0.0, color=MUTED, linewidth=1)

@@ -1,4 +1,4 @@
-"""Numbers and recipes as readers see them."""
+"""Numbers and recipes as text."""
 
 import math
 from collections.abc import Sequence
@@ -15,25 +15,23 @@ from svd_lightning.records import (
 )
 
 Strengths = UsedRecord | TaskRecord | CalibrationRecord
-"""Records with strengths and, unless they are old, their intervals."""
+"""Records with strengths; old ones lack the intervals."""
 
 CHOICE_METRICS = ("MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
-"""What is shown of `test_metrics.json`."""
-
-CONTROL_NAME = "sharpened (control)"
+"""The metrics of `test_metrics.json` that tables show."""
 
 
 def recipe_name(rules: Sequence[str]) -> str:
-    """The rules of a recipe, or what it is called.
+    """Return the rules of a recipe, or the name of the control.
 
     >>> recipe_name(["KLGradient", "NaturalGradient"])
     'KLGradient + NaturalGradient'
     """
-    return CONTROL_NAME if list(rules) == ["Temperature"] else " + ".join(rules)
+    return "sharpened (control)" if list(rules) == ["Temperature"] else " + ".join(rules)
 
 
 def strengths_text(strengths: Sequence[float]) -> str:
-    """Strengths to three digits.
+    """Return strengths to three digits.
 
     >>> strengths_text([0.012345, 81.26])
     '0.0123, 81.3'
@@ -42,7 +40,7 @@ def strengths_text(strengths: Sequence[float]) -> str:
 
 
 def intervals_text(intervals: Intervals | None) -> str:
-    """The intervals of strengths; nothing where they have none.
+    """Return the intervals of strengths; "" where they have none.
 
     >>> intervals_text([[-0.012345, 81.26], None]), intervals_text(None)
     ('[-0.0123, 81.3], (no interval)', '')
@@ -51,7 +49,7 @@ def intervals_text(intervals: Intervals | None) -> str:
 
 
 def with_intervals(part: Strengths) -> list[str]:
-    """Each strength with its interval, or that it has none; nothing of intervals in records that know of none.
+    """Return each strength with its interval, or a note that it has none; old records show strengths alone.
 
     >>> with_intervals({"strengths": [1.5, 2.0], "intervals": [[1.0, 2.0], None]})
     ['1.5 [1, 2]', '2 (no interval)']
@@ -67,7 +65,7 @@ def with_intervals(part: Strengths) -> list[str]:
 
 
 def named_strengths(part: UsedRecord | CalibrationRecord) -> str:
-    """Each rule with its strength and interval.
+    """Return each rule with its strength and interval.
 
     >>> named_strengths({"rules": ["KLGradient"], "strengths": [1.5], "intervals": [[1.0, 2.0]]})
     'KLGradient 1.5 [1, 2]'
@@ -76,7 +74,7 @@ def named_strengths(part: UsedRecord | CalibrationRecord) -> str:
 
 
 def task_used(task: TaskRecord, *, guard: bool) -> str:
-    """What a task is decoded with, and whether all examples said so.
+    """Return what a task is decoded with, and whether the verdict over all examples decided it.
 
     >>> task_used({"verdict": "control", "judged_by": "pool"}, guard=True)
     'sharpening, as over all'
@@ -87,7 +85,7 @@ def task_used(task: TaskRecord, *, guard: bool) -> str:
 
 
 def prior_text(examples: float) -> str:
-    """How much of its own a task has, by how many examples the strengths of all of them weigh.
+    """Say how many of a task's own examples the strengths of all examples weigh.
 
     >>> prior_text(32.0)
     "The strengths of all examples weigh as much as 32 of a task's own."
@@ -98,7 +96,7 @@ def prior_text(examples: float) -> str:
 
 
 def short(value: float) -> str:
-    """Three digits, without an exponent below a million.
+    """Return a number to three digits, without an exponent below a million.
 
     >>> short(-0.0123456), short(31640.0), short(2.5e7), short(0.0)
     ('-0.0123', '31640', '2.5e+07', '0')
@@ -107,24 +105,24 @@ def short(value: float) -> str:
 
 
 def mask_text(alpha: float | None) -> str:
-    """The mask's α, or that there is none."""
+    """Return the mask's α, or "no mask"."""
     return "no mask" if alpha is None else f"α = {alpha:g}"
 
 
 def gain_text(gain: GainRecord) -> str:
-    """A gain in nats per token with its interval."""
+    """Return a gain in nats per token with its interval."""
     if not math.isfinite(gain["low"]):
         return "not known"
     return f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
 
 
 def metric_name(metric: str) -> str:
-    """A metric of choices; those by the mean log-probability say so."""
+    """Return a choice metric's name; those by the mean log-probability say "per token"."""
     return metric.replace("_normalised", " per token")
 
 
 def share_text(entry: MetricRecord) -> str:
-    """A share in percent, with its gain and interval in percentage points.
+    """Return a share in percent, with its gain and interval in percentage points.
 
     >>> share_text({"value": 0.5, "gain": 0.01, "low": -0.02, "high": 0.04})
     '50.0% +1.0 [-2.0, +4.0]'
@@ -136,7 +134,7 @@ def share_text(entry: MetricRecord) -> str:
 
 
 def in_use(candidate: CandidateRecord, used: UsedRecord | FiguresRecord) -> bool:
-    """Whether a candidate is what decoding uses."""
+    """Return whether decoding uses this candidate."""
     return candidate["rules"] == used["rules"] and candidate["strengths"] == used["strengths"]
 
 

@@ -9,9 +9,10 @@ from svd_lightning.experimental import LearnedVector, learned_direction
 from svd_lightning.experimental.learned_vector import (
     leave_one_out,
     nll_loss,
+    nll_step,
     reinforce_loss,
-    train_by_nll,
-    train_by_reward,
+    reward_step,
+    train,
 )
 from svd_lightning.experimental.sampling import LabelLogits, label_logits
 from svd_lightning.metrics import exact_match
@@ -61,7 +62,9 @@ def test_training_by_nll_lowers_it_and_leaves_the_base_alone(base, rows):
     before = {name: weight.clone() for name, weight in base.state_dict().items()}
     vector, tokens = LearnedVector(14), found(base, rows)
     start = nll_loss(vector(), tokens).item()
-    means = train_by_nll(base, vector, rows, pad_token_id=0, epochs=60, batch_size=4, learning_rate=0.05)
+    means = train(
+        vector, rows, nll_step(base, vector, pad_token_id=0), epochs=60, batch_size=4, learning_rate=0.05
+    )
     end = nll_loss(vector(), tokens).item()
     assert end < start - 0.2
     assert means[-1] < means[0]
@@ -82,7 +85,7 @@ def test_training_by_nll_finds_the_best_vector(base, rows):
 
     search.step(closure)
     vector = LearnedVector(14, scale=1.0)
-    train_by_nll(base, vector, rows, pad_token_id=0, epochs=300, batch_size=12, learning_rate=0.05)
+    train(vector, rows, nll_step(base, vector, pad_token_id=0), epochs=300, batch_size=12, learning_rate=0.05)
     assert nll_loss(vector(), tokens).item() <= nll_loss(best, tokens).item() + 0.02
 
 
@@ -118,26 +121,17 @@ def test_reinforce_raises_the_expected_reward(base, rows, word_tokenizer):
     torch.manual_seed(0)
     vector = LearnedVector(14)
     before = expected_reward(base, rows, vector).item()
-    means = train_by_reward(
-        base,
-        word_tokenizer,
-        vector,
-        rows,
-        exact_match,
-        epochs=25,
-        batch_size=6,
-        samples=16,
-        max_new_tokens=1,
-        learning_rate=0.1,
-    )
+    step = reward_step(base, word_tokenizer, vector, exact_match, samples=16, max_new_tokens=1)
+    means = train(vector, rows, step, epochs=25, batch_size=6, learning_rate=0.1)
     assert expected_reward(base, rows, vector).item() > before + 0.2
     assert sum(means[-5:]) > sum(means[:5])
 
 
 def test_a_reward_that_is_no_number_is_refused(base, rows, word_tokenizer):
-    options = {"epochs": 1, "batch_size": 2, "samples": 2, "max_new_tokens": 1, "learning_rate": 0.1}
+    ways = {"samples": 2, "max_new_tokens": 1}
+    step = reward_step(base, word_tokenizer, LearnedVector(14), lambda *_: float("nan"), **ways)
     with pytest.raises(InputError, match="reward: expected finite numbers"):
-        train_by_reward(base, word_tokenizer, LearnedVector(14), rows, lambda *_: float("nan"), **options)
+        step(rows[:2])
 
 
 @pytest.mark.parametrize("rewards", [[[1.0, 1.0, 1.0]], [[0.0, 0.0]]])

@@ -1,4 +1,4 @@
-"""Looking inside: what steering did at each token of a completion, as a page, a table, or in the terminal."""
+"""What steering did at each token of a completion: as a page, a notebook's table, or in the terminal."""
 
 from svd_lightning.commands.inspect.inspection import Inspection
 from svd_lightning.commands.inspect.page import page

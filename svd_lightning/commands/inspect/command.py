@@ -43,9 +43,9 @@ def inspect(
 
     Args:
         run: run folder of fit or calibrate, a checkpoint, or the folder of an exported artefact.
-        prompt: text to be continued.
+        prompt: text to continue.
         completion: text to look at instead of decoding one.
-        max_new_tokens: length of the completion at most; null takes the run's own, else 64.
+        max_new_tokens: the most tokens of a completion; null takes the run's own limit, else 64.
         generation: options of transformers.GenerationConfig over the run's own, such as '{"do_sample": true}'.
         chat: put the prompt through the tokenizer's chat template, as the user's turn.
         compare: decode with the tuned and the base model too.
@@ -54,21 +54,21 @@ def inspect(
         task: take the strengths of this task of the run; null takes the shared ones.
         strengths: other strengths than those in use, one per rule (and feature) of the run.
         device: to run on, such as cuda.
-        output: file to write, replaced if it exists; null for inspect.html in the run folder, or here where run
-            is no run folder.
+        output: file to write, replaced if it exists; null for inspect.html in the run folder, or in the current
+            folder where run is not a run folder.
 
     Returns:
-        What is shown; `_repr_html_` shows it in a notebook.
+        The inspection; a notebook shows it as a table.
 
     Raises:
         InputError: if the run cannot be opened or has no strengths, or for what `inspect_prompt` refuses.
     """
     options = generation or {}
-    generation_config(options)  # refuses what it does not know, before anything is loaded
+    generation_config(options)  # refuses unknown options before anything is loaded
     check_request(prompt, completion, top)
     place = _device(device)
     subject = open_subject(run, task=task, strengths=[strengths] if isinstance(strengths, float) else strengths)
-    found = inspect_prompt(
+    inspection = inspect_prompt(
         subject.peft_model.to(place),
         subject.tokenizer,
         subject.steering,
@@ -81,13 +81,13 @@ def inspect(
         top=top,
         seed=seed,
     )
-    found = replace(found, notes=subject.notes)
+    inspection = replace(inspection, notes=subject.notes)
     path = _target(run, output)
-    write_text(path, page(found, name=run))
-    console().print(found)
-    for line in (*found.notes, str(path)):
+    write_text(path, page(inspection, name=run))
+    console().print(inspection)
+    for line in (*inspection.notes, str(path)):
         console().print(line, highlight=False, markup=False, soft_wrap=True)
-    return found
+    return inspection
 
 
 def _device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""An inspection as one HTML page that needs nothing else: no network, and no script but its own."""
+"""An inspection as one HTML page without network, and with no script but its own."""
 
 import base64
 import hashlib
@@ -11,16 +11,15 @@ _SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 
 
 def page(found: Inspection, *, name: str = "") -> str:
-    """The whole page.
+    """Return the whole page of an inspection.
 
     Args:
-        found: of `inspect_prompt`.
-        name: what was inspected, such as the run's folder.
+        found: the inspection.
+        name: of what was inspected, such as the run's folder.
     """
     return TEMPLATES.get_template("page.html").render(
         found=found,
         name=name,
-        places=list(zip(found.positions, found.pieces, strict=True)),
         script=_SCRIPT,
         digest=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
     )

@@ -1,17 +1,20 @@
-"""Tokens as text that hides nothing: spaces, line breaks, control characters, bytes of half a character."""
+"""Tokens as text that shows everything: spaces, line breaks, control characters, bytes of half a character."""
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 _MARKERS = {" ": "·", "\n": "↵", "\t": "⇥", "\r": "␍"}
+_BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
+"""Byte-level tokenizers write each byte as one character."""
 _CONTEXT = 4
-"""Tokens before one that its text may depend on: a space at the border, the first bytes of a character."""
+"""How many tokens before one its text may depend on: a space at the border, the first bytes of a character."""
 
 
 class Part(NamedTuple):
@@ -19,7 +22,7 @@ class Part(NamedTuple):
 
     text: str
     marker: bool
-    """Whether it stands for what cannot be seen; else it is the text itself."""
+    """Whether it stands for something invisible; else it is the text itself."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,18 @@ class Piece:
     """What one token adds to the text."""
 
     text: str
-    """As it is; "" for tokens that are no text of their own: special ones, and bytes of half a character."""
+    """As it is; "" for tokens without text of their own: special ones, and bytes of half a character."""
     parts: tuple[Part, ...]
     """As it is shown: nothing in it is invisible or moves its neighbours."""
 
     @property
     def shown(self) -> str:
-        """The parts in a row."""
+        """The text of all parts."""
         return "".join(part.text for part in self.parts)
 
 
 def piece(tokenizer: PreTrainedTokenizerBase, context: Sequence[int], token: int) -> Piece:
-    """The text of a token after others, as the tokenizer's own decoder writes it there.
+    """Return the text of a token after others, as the tokenizer's own decoder writes it there.
 
     Args:
         tokenizer: of the model.
@@ -55,17 +58,18 @@ def piece(tokenizer: PreTrainedTokenizerBase, context: Sequence[int], token: int
     text = after.removeprefix(before)
     if text and after.startswith(before) and "\ufffd" not in text:
         return Piece(text, tuple(visible(text)))
-    found = _bytes_of(raw)
-    return _marked(raw if found is None else found.hex(" ").upper())
+    data = _bytes_of(raw)
+    return _marked(raw if data is None else data.hex(" ").upper())
 
 
 def visible(text: str) -> Iterator[Part]:
-    """The text with a marker for every character that cannot be seen.
+    """Split a text into parts, with a marker for every invisible character.
 
     >>> "".join(part.text for part in visible(" a\\tb\\u202e"))
     '·a⇥b⟨U+202E⟩'
     """
-    return _joined(map(_part, text))
+    for marker, run in groupby(map(_part, text), key=lambda part: part.marker):
+        yield Part("".join(part.text for part in run), marker)
 
 
 def _part(character: str) -> Part:
@@ -77,11 +81,6 @@ def _part(character: str) -> Part:
     return Part(f"◌{character}" if kind[0] == "M" else character, False)
 
 
-def _joined(parts: Iterable[Part]) -> Iterator[Part]:
-    for marker, run in groupby(parts, key=lambda part: part.marker):
-        yield Part("".join(part.text for part in run), marker)
-
-
 def _marked(text: str) -> Piece:
     shown = "".join(part.text for part in visible(text.strip("<>⟨⟩")))
     return Piece("", (Part(f"⟨{shown}⟩", True),))
@@ -91,19 +90,8 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """Character → byte, as byte-level tokenizers write them: printable ones as they are, others from 256 on."""
-    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    others = (byte for byte in range(256) if byte not in printable)
-    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
-
-
-_BYTES = _byte_alphabet()
-
-
 def _bytes_of(raw: str) -> bytes | None:
-    """The bytes of a byte-level token, or of a fallback such as <0xE2>; None where it is neither."""
-    fallback = re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", raw)
-    if fallback:
+    """Return the bytes of a byte-level token, or of a fallback such as <0xE2>; None for other tokens."""
+    if fallback := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", raw):
         return bytes.fromhex(fallback[1])
     return bytes(_BYTES[character] for character in raw) if all(c in _BYTES for c in raw) else None

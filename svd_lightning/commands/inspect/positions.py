@@ -1,4 +1,4 @@
-"""What steering did at each position: numbers from both models' logits, and nothing else."""
+"""What steering did at each position, in numbers from both models' logits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,25 +34,24 @@ class RankedToken:
 
 @dataclass(frozen=True)
 class Position:
-    """One position of a completion: the token that stands there, and what else might have."""
+    """One position of a completion: the token there, and those that might have been."""
 
     chosen: RankedToken
-    """The token that stands there."""
+    """The completion's token."""
     rank: Triple[int]
     """How many tokens are likelier than it, plus 1."""
     shift: float
     """How far steering moved the distribution: KL(steered ‖ tuned) in nats."""
     mask_shift: float
-    """The same had all strengths been 0: what the mask and its penalty do alone."""
+    """The same with all strengths 0: what the mask and its penalty do alone."""
     divergence: float
-    """KL(p ‖ q) in nats, of the tuned from the base distribution."""
+    """KL(tuned ‖ base) in nats."""
     entropy: Triple[float]
     """In nats."""
     first: Triple[int]
     """The likeliest token of each distribution."""
     flipped: bool
-    """Whether steering changed the likeliest token; a token that shares the tuned model's first place changes
-    nothing."""
+    """Whether steering changed the likeliest token; a tie with the tuned model's first is no change."""
     mask_size: int
     """Tokens inside the mask."""
     ranked: tuple[RankedToken, ...]
@@ -62,13 +61,13 @@ class Position:
 def positions(
     logits: Triple[Tensor], labels: Tensor, mask: Tensor | None, *, penalty: float = 0.0, top: int = 5
 ) -> Iterator[Position]:
-    """The positions of a completion, in order.
+    """Yield the positions of a completion, in order.
 
     Args:
         logits: of both models and after steering, [n, V] each; −∞ is allowed.
-        labels: the tokens that stand there, int64 [n].
+        labels: the completion's tokens, int64 [n].
         mask: confident tokens, bool [n, V]; None where all are steered.
-        penalty: λ, which the steered logits of the others have got.
+        penalty: λ, which the steered logits outside the mask contain.
         top: how many of each distribution's likeliest tokens are ranked.
     """
     log_p = Triple(*map(log_probabilities, logits))
@@ -79,45 +78,41 @@ def positions(
     confident = inside.gather(-1, ids).tolist()
     rank = torch.stack([_rank(part, labels) for part in log_p], dim=-1).tolist()
     entropy = torch.stack([_entropy(part) for part in log_p], dim=-1).tolist()
-    first = Triple(*(part[:, 0] for part in likeliest))
-    flipped = (_rank(log_p.tuned, first.steered) > 1).tolist()
-    firsts = torch.stack(list(first), dim=-1).tolist()
+    first = torch.stack([part[:, 0] for part in likeliest], dim=-1)
+    flipped = (_rank(log_p.tuned, first[:, 2]) > 1).tolist()
     silent = steer(logits.tuned, (), mask, strength=(), penalty=penalty)
-    shift, mask_shift, divergence = (
-        _divergences(logits.steered, logits.tuned),
-        _divergences(silent, logits.tuned),
-        _divergences(logits.tuned, logits.base),
-    )
+    shift, mask_shift = (_divergences(one, logits.tuned) for one in (logits.steered, silent))
+    divergence = _divergences(logits.tuned, logits.base)
     sizes = inside.sum(dim=-1).tolist()
     for n, row in enumerate(ids.tolist()):
-        found = {
-            token: RankedToken(token, Triple(*probability[n][place]), confident[n][place])
-            for place, token in enumerate(row)
+        tokens = {
+            token: RankedToken(token, Triple(*values), inside_mask)
+            for token, values, inside_mask in zip(row, probability[n], confident[n], strict=True)
         }
         yield Position(
-            chosen=found[row[0]],
+            chosen=tokens[row[0]],
             rank=Triple(*rank[n]),
             shift=shift[n],
             mask_shift=mask_shift[n],
             divergence=divergence[n],
             entropy=Triple(*entropy[n]),
-            first=Triple(*firsts[n]),
+            first=Triple(*first[n].tolist()),
             flipped=flipped[n],
             mask_size=sizes[n],
-            ranked=tuple(sorted(found.values(), key=lambda one: one.probability[::-1], reverse=True)),
+            ranked=tuple(sorted(tokens.values(), key=lambda one: one.probability[::-1], reverse=True)),
         )
 
 
 def _rank(log_p: Tensor, tokens: Tensor) -> Tensor:
-    """Tokens that are strictly likelier, plus 1: [n, V], [n] → int64 [n]."""
+    """Count the tokens that are strictly likelier, plus 1: [n, V], [n] → int64 [n]."""
     return (log_p > log_p.gather(-1, tokens.unsqueeze(-1))).sum(dim=-1) + 1
 
 
 def _entropy(log_p: Tensor) -> Tensor:
-    """−E_p[log p] of every row; 0 rather than −0 where one token has it all."""
+    """Return −E_p[log p] of every row; 0 rather than −0 where one token has all the probability."""
     return (-expectation(log_p, log_p)).clamp_min(0.0) + 0.0
 
 
 def _divergences(of: Tensor, against: Tensor) -> list[float]:
-    """KL from one distribution to another, of every row of their logits; rounding leaves nothing below 0."""
+    """Return the KL of every row of logits, with negative rounding errors cut off."""
     return kl_divergence(of, against).clamp_min(0.0).tolist()

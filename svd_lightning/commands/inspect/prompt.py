@@ -1,4 +1,4 @@
-"""From a prompt to an inspection: decode or score once, then look at both models' logits."""
+"""From a prompt to an inspection: decode a completion or take one, then look at both models' logits."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from svd_lightning.commands.inspect.inspection import Inspection
 from svd_lightning.commands.inspect.pieces import Piece, piece
 from svd_lightning.commands.inspect.positions import Position, Triple, positions
-from svd_lightning.commands.inspect.writing import decode, decoding_options, decoding_text, text_of
+from svd_lightning.commands.inspect.writing import decode, decoding_options, decoding_text
 from svd_lightning.data.examples import Example, Message
 from svd_lightning.data.tokenise import EncodedExample, encode
 from svd_lightning.errors import InputError
@@ -19,7 +19,7 @@ from svd_lightning.functional import check_logits, confidence_mask
 from svd_lightning.models import context_length
 from svd_lightning.models.switch import active_config
 from svd_lightning.report.words import mask_text, strengths_text
-from svd_lightning.scoring.tokens import IGNORED, LogitChunk, logit_chunks
+from svd_lightning.scoring.tokens import IGNORED, logit_chunks
 from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name
 
 _UNLIMITED = 2**31
@@ -48,18 +48,18 @@ def inspect_prompt(
         peft_model: in evaluation mode.
         tokenizer: of the base.
         steering: with its strengths.
-        prompt: to be continued.
-        completion: text to look at instead of decoding one; its end-of-sequence token is looked at too.
-        max_new_tokens: length at most; None takes that of `generation`, else 64.
-        generation: transformers' decoding options; None decodes as the base's own say, greedily for most.
+        prompt: text to continue.
+        completion: text to look at instead of decoding one, with its end-of-sequence token.
+        max_new_tokens: the most tokens of a completion; None takes the limit of `generation`, else 64.
+        generation: transformers' decoding options; None takes the base's own, greedy for most.
         chat: put the prompt through the tokenizer's chat template, as the user's turn.
         compare: decode with the tuned and the base model too.
         top: how many of each distribution's likeliest tokens are shown.
-        seed: of sampling; the caller's random state is left alone.
+        seed: of sampling; the caller's random state does not change.
 
     Raises:
-        InputError: for an empty prompt or completion, one too long for the model's context, steering without
-            strengths, or what `steer_model` refuses.
+        InputError: for an empty prompt or completion, one too long for the model's context, a steering without
+            strengths, or a model that `steer_model` refuses.
     """
     check_request(prompt, completion, top)
     if not steering.calibrated:
@@ -82,11 +82,11 @@ def inspect_prompt(
             for name, one in writers.items()
         }
         ids, decoding = written.pop("steered"), decoding_text(config, peft_model)
-        others = {name: text_of(tokenizer, written[name]) for name in reversed(written)}
+        others = {name: tokenizer.decode(written[name], skip_special_tokens=True) for name in reversed(written)}
     found = tuple(_positions(peft_model, steering, example.prompt_ids, ids, top))
     return Inspection(
         prompt=example.prompt,
-        completion=text_of(tokenizer, ids),
+        completion=tokenizer.decode(ids, skip_special_tokens=True),
         positions=found,
         pieces=tuple(_pieces(tokenizer, [*example.prompt_ids.tolist(), *ids.tolist()], found)),
         steering=steering_text(steering),
@@ -97,7 +97,7 @@ def inspect_prompt(
 
 
 def steering_text(steering: Steering) -> str:
-    """Rules, strengths, mask and penalty.
+    """Return rules, strengths, mask and penalty in words.
 
     >>> steering_text(Steering(strengths=[2.0]))
     'KLGradient, μ = 2, α = 0.1, λ = −∞'
@@ -110,7 +110,7 @@ def steering_text(steering: Steering) -> str:
 
 
 def check_request(prompt: str, completion: str | None, top: int) -> None:
-    """What can be refused before a model is loaded.
+    """Refuse a bad request before a model is loaded.
 
     Raises:
         InputError: for an empty prompt or completion, or no ranked tokens.
@@ -126,7 +126,7 @@ def check_request(prompt: str, completion: str | None, top: int) -> None:
 def _encode(
     tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str | None, *, chat: bool
 ) -> EncodedExample:
-    """The ids that training and scoring would see."""
+    """Encode prompt and completion as training and scoring do."""
     messages = (Message(role="user", content=prompt),) if chat else None
     example = Example("the prompt", prompt, completion or "", messages=messages)
     [row] = encode([example], tokenizer, split="given", max_length=_UNLIMITED).rows
@@ -134,7 +134,7 @@ def _encode(
 
 
 def _room(peft_model: PeftModel, prompt_tokens: int) -> int:
-    """How many tokens the model's context leaves for a completion."""
+    """Return how many tokens the model's context leaves for a completion."""
     config = active_config(peft_model)
     virtual = config.num_virtual_tokens if config.is_prompt_learning else 0
     context = context_length(peft_model.get_base_model().config)
@@ -154,27 +154,24 @@ def _room(peft_model: PeftModel, prompt_tokens: int) -> int:
 def _positions(
     peft_model: PeftModel, steering: Steering, prompt_ids: Tensor, ids: Tensor, top: int
 ) -> list[Position]:
-    """What both models say of a completion, and what steering makes of it."""
+    """Return the positions of a completion, from one pass of each model."""
     whole = torch.cat([prompt_ids, ids]).unsqueeze(0).to(peft_model.device)
     labels = whole.clone()
     labels[:, : len(prompt_ids)] = IGNORED
     batch = {"input_ids": whole, "attention_mask": torch.ones_like(whole), "labels": labels}
-    chunks = logit_chunks(peft_model, batch)
-    return [position for chunk in chunks for position in _chunk_positions(chunk, steering, top)]
-
-
-def _chunk_positions(chunk: LogitChunk, steering: Steering, top: int) -> list[Position]:
-    steered = steering(chunk.tuned_logits, chunk.base_logits)
-    check_logits("steered logits", steered)
-    mask = None if steering.alpha is None else confidence_mask(chunk.tuned_logits, steering.alpha)
-    logits = Triple(chunk.base_logits, chunk.tuned_logits, steered)
-    return list(positions(logits, chunk.labels, mask, penalty=steering.penalty, top=top))
+    found: list[Position] = []
+    for tuned, base, chunk_labels in logit_chunks(peft_model, batch):
+        steered = steering(tuned, base)
+        check_logits("steered logits", steered)
+        mask = None if steering.alpha is None else confidence_mask(tuned, steering.alpha)
+        found += positions(Triple(base, tuned, steered), chunk_labels, mask, penalty=steering.penalty, top=top)
+    return found
 
 
 def _pieces(
     tokenizer: PreTrainedTokenizerBase, whole: list[int], found: tuple[Position, ...]
 ) -> list[Mapping[int, Piece]]:
-    """The texts of all ranked tokens, each after the tokens that stand before it."""
+    """Return the texts of all ranked tokens, each after the tokens before it."""
     start = len(whole) - len(found)
     return [
         {one.token: piece(tokenizer, whole[: start + n], one.token) for one in position.ranked}

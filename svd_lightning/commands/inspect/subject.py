@@ -1,4 +1,4 @@
-"""What can be inspected: a run or an exported artefact, as model, tokenizer, steering and decoding options."""
+"""A run or an exported artefact, opened for inspection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ from svd_lightning.report.words import strengths_text
 from svd_lightning.runs import open_run
 from svd_lightning.steering import Steering, rule_name
 
-_GIVEN = "The strengths were given for this inspection; they are not those that it decodes with otherwise."
+_GIVEN = "The strengths were given for this inspection; decoding normally uses others."
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model ready to be looked into."""
+    """A model to inspect, with its steering and decoding options."""
 
     peft_model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     steering: Steering
     generation: GenerationConfig
     notes: tuple[str, ...] = ()
-    """What a reader should know about its strengths."""
+    """What a reader should know about the strengths."""
 
 
 def open_subject(run: str | Path, *, task: str | None = None, strengths: Sequence[float] | None = None) -> Subject:
     """Open a run, a checkpoint or an artefact.
 
     Args:
-        run: where it lies.
-        task: whose strengths to take; None for the shared ones.
-        strengths: to use instead of those in use.
+        run: its folder or file.
+        task: takes the strengths of this task; None for the shared ones.
+        strengths: replace those in use.
 
     Raises:
         InputError: if it cannot be opened, has no such task, or no strengths and none were given.
@@ -43,10 +43,9 @@ def open_subject(run: str | Path, *, task: str | None = None, strengths: Sequenc
     if (Path(run).expanduser() / "steering_config.json").is_file():
         return _artefact(run, task, strengths)
     module = open_run(run)
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = (_GIVEN,)
     if strengths is not None:
         steering = module.configured.with_strengths(strengths)
-        notes = (_GIVEN,)
     elif not module.steering.calibrated:
         raise InputError(
             f"run: {str(run)!r} is not calibrated, so there is nothing to look at; run `svd-lightning calibrate "
@@ -60,29 +59,29 @@ def open_subject(run: str | Path, *, task: str | None = None, strengths: Sequenc
 def _artefact(run: str | Path, task: str | None, strengths: Sequence[float] | None) -> Subject:
     if task is not None:
         raise InputError(f"task: expected none, since an artefact has one steering, got {task!r}; leave it out")
-    found = load_artifact(run)
-    steering = found.steering if strengths is None else found.steering.with_strengths(strengths)
-    notes: tuple[str, ...] = () if strengths is None else (_GIVEN,)
-    return Subject(found.peft_model, found.tokenizer, steering, found.generation, notes + _mask_note(steering))
+    artefact = load_artifact(run)
+    steering = artefact.steering if strengths is None else artefact.steering.with_strengths(strengths)
+    notes = (() if strengths is None else (_GIVEN,)) + _mask_note(steering)
+    return Subject(artefact.peft_model, artefact.tokenizer, steering, artefact.generation, notes)
 
 
 def _of_task(module: SteeredLanguageModel, task: str | None) -> Steering:
-    known = sorted(module.own_steering)
-    if task is not None and task not in known:
-        expected = f"one of {', '.join(known)}" if known else "none, since this run's data name no tasks"
+    tasks = sorted(module.own_steering)
+    if task is not None and task not in tasks:
+        expected = f"one of {', '.join(tasks)}" if tasks else "none, since this run's data name no tasks"
         raise InputError(f"task: expected {expected}, got {task!r}")
     return module.task_steering.of_task(task)
 
 
 def _mask_note(steering: Steering) -> tuple[str, ...]:
-    """Where nothing but the mask is left to move anything."""
+    """Return a note where only the mask moves anything."""
     if steering.alpha is None or steering.penalty == 0.0 or any(steering.strengths or ()):
         return ()
-    return ("All strengths are 0: what moves here is the mask alone, by which the tokens outside it get λ.",)
+    return ("All strengths are 0: only the mask moves anything here, because the tokens outside it get λ.",)
 
 
 def _guard_notes(module: SteeredLanguageModel) -> tuple[str, ...]:
-    """Where the guard keeps the tuned model: what it was that it turned down."""
+    """Return a note on the strengths that the guard turned down, where it keeps the tuned model."""
     record = module.calibration
     if record is None or module.configured.calibrated or any(record["used"]["strengths"]):
         return ()

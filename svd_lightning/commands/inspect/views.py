@@ -1,7 +1,7 @@
-"""What the page, the notebook and the terminal show alike: numbers, depths of colour, marks; and the templates."""
+"""Numbers, colours and marks that the page, the notebook and the terminal share; and the templates."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from svd_lightning.commands.inspect.pieces import Piece
@@ -11,14 +11,15 @@ from svd_lightning.report.render import templates
 LEVELS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Where the next deeper colour begins, in nats; the same in every page, so that pages can be compared."""
 
-Pieces = Mapping[int, Piece]
+Place = tuple[Position, Mapping[int, Piece]]
+"""A position with the text of its ranked tokens, by token id."""
 
 FLIP = "≠"
 """Marks a flipped token: its likeliest token under steering is not the tuned model's."""
 
 
 def level(shift: float) -> int:
-    """The depth of the colour, 0 to 5.
+    """Return the depth of the colour, 0 to 5.
 
     >>> level(0.0), level(0.2), level(3.0)
     (0, 3, 5)
@@ -27,7 +28,7 @@ def level(shift: float) -> int:
 
 
 def number_text(value: float) -> str:
-    """Three decimals; what is smaller with an exponent; an exact 0 without decimals.
+    """Return a number to three decimals, a smaller one with an exponent, an exact 0 without decimals.
 
     >>> number_text(0.25), number_text(0.00002), number_text(0.0)
     ('0.250', '2e-05', '0')
@@ -37,17 +38,11 @@ def number_text(value: float) -> str:
     return f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
 
 
-def label(position: Position, names: Pieces) -> str:
-    """A token as a screen reader says it."""
+def label(position: Position, names: Mapping[int, Piece]) -> str:
+    """Return a token as a screen reader says it."""
     chosen = names[position.chosen.token]
     text = f"{chosen.text.strip() or chosen.shown}, moved {number_text(position.shift)} nats"
     return text + (f", flipped from {names[position.first.tuned].shown}" if position.flipped else "")
-
-
-def notebook_table(positions: Sequence[Position], pieces: Sequence[Pieces], *, masked: bool, caption: str) -> str:
-    """The table for a notebook's cell: no script, and styles that touch nothing else."""
-    places = list(zip(positions, pieces, strict=True))
-    return TEMPLATES.get_template("notebook.html").render(places=places, masked=masked, caption=caption)
 
 
 TEMPLATES = templates(Path(__file__).parent)

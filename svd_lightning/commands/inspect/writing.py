@@ -1,4 +1,4 @@
-"""Writing the completion that is looked at, by transformers' own `generate`."""
+"""Decoding the completion to inspect, by transformers' own `generate`."""
 
 import copy
 from typing import Any
@@ -13,16 +13,16 @@ from svd_lightning.errors import InputError
 from svd_lightning.steering import SteeringFunction
 
 _NEW_TOKENS = 64
-"""How long a completion may become where nobody says."""
+"""The default limit of a completion's tokens."""
 
-_OWN = {"top_k": 50}
-"""What transformers' `generate` itself falls back on, where that changes anything."""
+_DEFAULTS = {"top_k": 50}
+"""Defaults of transformers' `generate` that its configuration does not name."""
 
 
 def decoding_options(
     generation: GenerationConfig | None, max_new_tokens: int | None, room: int
 ) -> GenerationConfig:
-    """The options of one completion that fits into the context.
+    """Return the options of one completion that fits into the context.
 
     Raises:
         InputError: for more tokens than there is room for, or for more than one completion.
@@ -50,7 +50,7 @@ def decode(
     config: GenerationConfig,
     seed: int,
 ) -> Tensor:
-    """Ids of a completion, int64 [C] on the CPU; the caller's random state is left alone."""
+    """Write a completion: its ids, int64 [C] on the CPU. The caller's random state does not change."""
     ids = prompt_ids.unsqueeze(0).to(peft_model.device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -60,18 +60,13 @@ def decode(
     return whole[0, len(prompt_ids) :].cpu()
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> str:
-    """Without special tokens."""
-    return tokenizer.decode(ids.tolist(), skip_special_tokens=True)
-
-
 def decoding_text(config: GenerationConfig, peft_model: PeftModel) -> str:
-    """How `generate` decodes; what the options leave open the base's own say."""
+    """Say how `generate` decodes; the base's own options fill what these leave open."""
     defaults = peft_model.get_base_model().generation_config
 
     def option(name: str) -> Any:
         given = (getattr(one, name, None) for one in (config, defaults))
-        return next((value for value in given if value is not None), _OWN.get(name))
+        return next((value for value in given if value is not None), _DEFAULTS.get(name))
 
     way = "sampling" if option("do_sample") else "greedy"
     beams = option("num_beams") or 1
