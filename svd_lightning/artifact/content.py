@@ -37,15 +37,15 @@ def with_intervals(plain: TasksData, record: CalibrationRecord | None) -> dict[s
 
     They are None for strengths that are not the record's, and where the record has none.
     """
-    used = {task["task"]: task["used"] for task in record.get("tasks") or []} if record else {}
+    by_task = {task["task"]: task["used"] for task in record.get("tasks") or []} if record else {}
 
-    def one(steering: SteeringData, found: UsedRecord | None) -> dict[str, object]:
-        same = found is not None and steering["strengths"] == found["strengths"]
-        return {**steering, "intervals": found.get("intervals") if found and same else None}
+    def one(steering: SteeringData, used: UsedRecord | None) -> dict[str, object]:
+        same = used is not None and used["strengths"] == steering["strengths"]
+        return {**steering, "intervals": used.get("intervals") if used and same else None}
 
     return {
         "steering": one(plain["steering"], record["used"] if record else None),
-        "tasks": {task: one(steering, used.get(task)) for task, steering in plain["tasks"].items()},
+        "tasks": {task: one(steering, by_task.get(task)) for task, steering in plain["tasks"].items()},
     }
 
 
@@ -84,8 +84,8 @@ def read_content(folder: Path) -> dict[str, Any]:
             f"artifact: {str(folder)!r} has format {content['format_version']}, this version reads up to "
             f"{FORMAT_VERSION}; upgrade svd-lightning"
         )
-    own = {name: value for name, value in content.items() if name != _SELF}
-    if not content.keys() >= _EXPECTED or digest_of(own) != content[_SELF]:
+    sealed = {name: value for name, value in content.items() if name != _SELF}
+    if not content.keys() >= _EXPECTED or digest_of(sealed) != content[_SELF]:
         raise InputError(f"artifact: {str(path)!r} is not as it was written; export again")
     _check_files(folder, content["files"])
     return content

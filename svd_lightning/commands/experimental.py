@@ -52,7 +52,7 @@ def sampled_contrast(
     _at_least(2, samples=samples)
     _at_least(1, max_new_tokens=max_new_tokens, batch_size=batch_size)
     rows, model, tokenizer = _opened(data, backbone, seed=seed)
-    contrast = Contrast(_vocabulary(model))
+    contrast = Contrast(model.config.get_text_config().vocab_size)
     for part in track(list(batches(rows, batch_size, seed=seed)), "Sampling", console=console(), transient=True):
         answers = sample_answers(model, tokenizer, part, samples=samples, max_new_tokens=max_new_tokens)
         for row, sampled in zip(part, answers, strict=True):
@@ -115,7 +115,7 @@ def learned_vector(
     _at_least(2, samples=samples)
     _at_least(1, epochs=epochs, max_new_tokens=max_new_tokens, batch_size=batch_size)
     rows, model, tokenizer = _opened(data, backbone, seed=seed)
-    vector = LearnedVector(_vocabulary(model), scale=scale).to(model.device)
+    vector = LearnedVector(model.config.get_text_config().vocab_size, scale=scale).to(model.device)
     if reward is None:
         name, step = "NLL", nll_step(model, vector, pad_token_id=tokenizer.pad_token_id)
     else:
@@ -141,10 +141,6 @@ def _opened(
         raise InputError("data.train: expected examples to learn from, got none; give more data")
     model = backbone.load_model().to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
     return rows, model, data.tokenizer
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    return model.config.get_text_config().vocab_size
 
 
 def _new_file(out: str) -> Path:

@@ -1,7 +1,7 @@
 """Answers sampled from a frozen base, and its logits at the labels of a batch."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from svd_lightning.data import EncodedExample, PredictionCollator
+from svd_lightning.data import Batch, EncodedExample, PredictionCollator
 from svd_lightning.scoring.tokens import IGNORED, completion_tokens
 
 
@@ -104,7 +104,7 @@ class LabelLogits(NamedTuple):
 
 
 @torch.no_grad()
-def label_logits(model: PreTrainedModel, batch: Mapping[str, Any]) -> LabelLogits:
+def label_logits(model: PreTrainedModel, batch: Batch) -> LabelLogits:
     """Return the logits that predict the labels of a batch [B, T]; they take B · T · V numbers of memory."""
     batch = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask", "labels")}
     logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits

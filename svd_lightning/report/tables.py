@@ -18,7 +18,6 @@ from svd_lightning.report.words import (
     CHOICE_METRICS,
     gain_text,
     in_use,
-    metric_name,
     named_strengths,
     prior_text,
     recipe_name,
@@ -137,7 +136,7 @@ def _choices(
         about = distributions.get(name)
         recipe = f"{recipe_name(about['rules'])}, {strengths_text(about['strengths'])}" if about else ""
         rows.append(Row((name, recipe, *(share_text(part["metrics"][metric][name]) for metric in shown))))
-    heads = ("distribution", "steering", *map(metric_name, shown))
+    heads = ("distribution", "steering", *(metric.replace("_normalised", " per token") for metric in shown))
     questions = f"{part['questions']} questions."
     return ReportTable(title, heads, tuple(rows), (questions, *notes), labels=2)
 

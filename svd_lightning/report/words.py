@@ -116,11 +116,6 @@ def gain_text(gain: GainRecord) -> str:
     return f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
 
 
-def metric_name(metric: str) -> str:
-    """Return a choice metric's name; those by the mean log-probability say "per token"."""
-    return metric.replace("_normalised", " per token")
-
-
 def share_text(entry: MetricRecord) -> str:
     """Return a share in percent, with its gain and interval in percentage points.
 

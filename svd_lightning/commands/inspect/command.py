@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from svd_lightning.commands.inspect.inspection import Inspection
-from svd_lightning.commands.inspect.page import page
+from svd_lightning.commands.inspect.inspection import Inspection, page
 from svd_lightning.commands.inspect.prompt import check_request, inspect_prompt
 from svd_lightning.commands.inspect.subject import open_subject
 from svd_lightning.console import console

@@ -1,7 +1,10 @@
-"""The result of an inspection: a prompt, a completion, and what steering did at each of its tokens."""
+"""An inspection: a prompt, a completion, and what steering did at each of its tokens; and its page."""
 
+import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Group
 
@@ -9,6 +12,8 @@ from svd_lightning.commands.inspect.pieces import Piece
 from svd_lightning.commands.inspect.positions import Position
 from svd_lightning.commands.inspect.terminal import terminal_view
 from svd_lightning.commands.inspect.views import TEMPLATES, Place
+
+_SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -67,3 +72,14 @@ class Inspection:
             f"{tokens} token{'' if tokens == 1 else 's'}, {self.flips} flipped, "
             f"moved by {self.mean_shift:.3f} nats on average; {self.steering}"
         )
+
+
+def page(found: Inspection, *, name: str = "") -> str:
+    """Return an inspection as one HTML page without network, and with no script but its own.
+
+    Args:
+        found: the inspection.
+        name: of what was inspected, such as the run's folder.
+    """
+    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    return TEMPLATES.get_template("page.html").render(found=found, name=name, script=_SCRIPT, digest=digest)

@@ -91,7 +91,7 @@ def test_other_strengths_are_said_to_be_others(fitted, prompt, tmp_path, capsys)
     output = tmp_path / "a.html"
     main(["inspect", str(fitted), "--prompt", prompt, "--strengths", "0", "--output", str(output)])
     for shown in (output.read_text(encoding="utf-8"), capsys.readouterr().out):
-        assert "not those that it decodes with otherwise" in shown
+        assert "decoding normally uses others" in shown
         assert "only the mask moves anything here" in shown
         assert "μ = 0, α = 0.1, λ = −∞" in shown
 
