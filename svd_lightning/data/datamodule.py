@@ -1,9 +1,9 @@
-"""From examples to batches, in the same way for every dataset."""
+"""The data module that turns the examples of any dataset into batches."""
 
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -79,38 +79,34 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> list[Example]:
-        """The examples to train on; splits that do not come ready are cut from them."""
+        """Return the examples to train on; splits that do not come ready are cut from them."""
 
     def load_given_splits(self) -> dict[str, list[Example]]:
-        """The splits that come ready, by name: calibration, validation, test, predict."""
+        """Return the splits that come ready, by name: calibration, validation, test, predict."""
         return {}
 
     def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
-        """All splits by name, not yet tokenised; `sizes` replace the module's own."""
+        """Return all splits by name, not yet tokenised; `sizes` replace the module's own."""
         given = self.load_given_splits()
         return make_splits(self.load(), given, sizes=sizes or self.sizes, seed=self.seed, limit=self.limit)
 
     def setup(self, stage: str | None = None) -> None:
         """Load, check, split and tokenise everything, once for all stages."""
-        self._encode_splits()
-        if stage == "test":
-            self._all_choices("test")  # what is wrong with them shows before weights are loaded
-
-    def _encode_splits(self) -> None:
         tokenizer, context_length = self._model_side()
-        if self._built_for == (tokenizer, context_length):
-            return
-        if context_length is not None and self.max_length > context_length:
-            raise InputError(
-                f"data.max_length: expected at most the model's context of {context_length} tokens, "
-                f"got {self.max_length}; lower `max_length`"
-            )
-        self._splits = self.load_splits()
-        self._rows, self._questions = self._encoded(self._splits, tokenizer), {}
-        self._built_for = (tokenizer, context_length)
+        if self._built_for != (tokenizer, context_length):
+            if context_length is not None and self.max_length > context_length:
+                raise InputError(
+                    f"data.max_length: expected at most the model's context of {context_length} tokens, "
+                    f"got {self.max_length}; lower `max_length`"
+                )
+            self._splits = self.load_splits()
+            self._rows, self._questions = self._encoded(tokenizer), {}
+            self._built_for = (tokenizer, context_length)
+        if stage == "test":
+            self._all_choices("test")  # errors in them show before weights are loaded
 
     def train_dataloader(self) -> DataLoader[EncodedExample]:
-        """This rank's share, shuffled anew in each epoch; see `padded_to_ranks`."""
+        """Return a loader of this rank's share, shuffled again in each epoch; see `padded_to_ranks`."""
         rows, (replicas, rank) = self._split("train"), self._ranks()
         even = padded_to_ranks(rows, replicas)
         # The seed of seed_everything, as in Lightning's own samplers.
@@ -125,70 +121,65 @@ class CompletionDataModule(LightningDataModule, ABC):
         return self._loader(even, self._scoring_collator(), batch_size=self.batch_size, sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[EncodedExample] | list[DataLoader[EncodedExample]]:
-        """This rank's share, in order; an empty list for no validation split, which Lightning then skips."""
+        """Return a loader of this rank's share, in order; an empty list if there is no such split."""
         if not self.split_ids("validation"):
             return []
         return self._share_loader(self._split("validation"), self._scoring_collator())
 
     def test_dataloader(self) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
-        """This rank's share, in order; of questions with all their choices, where there are any."""
+        """Return a loader of this rank's share, in order: questions with all their choices, or else examples."""
         if not self.questions("test"):
             return self._share_loader(self._split("test"), self._scoring_collator())
         return self._share_loader(self._all_choices("test"), QuestionCollator(rows=self._scoring_collator()))
 
     def predict_dataloader(self) -> DataLoader[EncodedExample]:
-        """This rank's prompts in order, padded on the left.
+        """Return a loader of this rank's prompts in order, padded on the left.
 
         If they do not divide evenly over the ranks, the first ones are repeated; the writer keeps each row once.
         """
         replicas, rank = self._ranks()
         rows = self._split("predict")
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            rows,  # type: ignore[arg-type]
-            num_replicas=replicas,
-            rank=rank,
-            shuffle=False,
-        )
+        sampler = DistributedSampler(rows, num_replicas=replicas, rank=rank, shuffle=False)  # type: ignore[arg-type, var-annotated]
         collator = PredictionCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)
         return self._loader(rows, collator, sampler=sampler if replicas > 1 else None)
 
     def calibration_dataloader(self) -> DataLoader[EncodedExample]:
-        """This rank's share, in order; see `EvenShare`."""
+        """Return a loader of this rank's share, in order; see `EvenShare`."""
         return self._share_loader(self._split("calibration"), self._scoring_collator())
 
     def split_ids(self, split: str) -> list[str]:
-        """Ids of the examples of a split: train, calibration, validation, test or predict."""
-        return [row.id for row in self._all_rows()[split]]
+        """Return the ids of the examples of a split: train, calibration, validation, test or predict."""
+        return [row.id for row in self._encoded_rows(split)]
 
     def questions(self, split: str) -> list[ChoiceQuestion]:
-        """The questions with choices behind the rows of a split, in order; none where there are no choices."""
-        found = (example.question for example in self.examples(split))
-        return list(dict.fromkeys(question for question in found if question is not None))
+        """Return the questions with choices behind the rows of a split, in order; there may be none."""
+        questions = (example.question for example in self.examples(split))
+        return list(dict.fromkeys(question for question in questions if question is not None))
 
     def tasks(self, split: str) -> dict[int, str]:
-        """The task of each row of a split that has one, by the row's number; on every rank, of all rows."""
-        return {row.index: row.task for row in self._all_rows()[split] if row.task is not None}
+        """Return the task of each row of a split that has one, by the row's number; of all ranks' rows."""
+        return {row.index: row.task for row in self._encoded_rows(split) if row.task is not None}
 
     def rows(self, split: str) -> list[EncodedExample]:
-        """The rows of a split, in order; none where there is no such split."""
-        return self._all_rows()[split]
+        """Return the rows of a split, in order; none where there is no such split."""
+        return self._encoded_rows(split)
 
     def examples(self, split: str) -> list[Example]:
-        """The examples behind the rows of a split, in order."""
+        """Return the examples behind the rows of a split, in order."""
         kept = set(self.split_ids(split))
         return [example for example in self._splits[split] if example.id in kept]
 
     def digest(self, split: str) -> str:
-        """SHA-256 over the token ids of a split, row by row; it changes when what the model reads changes."""
+        """Return the SHA-256 of the token ids of a split; it changes when what the model reads changes."""
         digest = hashlib.sha256()
-        for row in self._all_rows()[split]:
+        for row in self._encoded_rows(split):
             for ids in (row.prompt_ids, row.completion_ids):
                 digest.update(len(ids).to_bytes(8, "little"))
                 digest.update(ids.numpy().tobytes())
         return digest.hexdigest()
 
     def _model_side(self) -> tuple[PreTrainedTokenizerBase, int | None]:
-        """Tokenizer and context length: those set here, otherwise those of the module that the Trainer runs."""
+        """Return tokenizer and context length: those set here, or else those of the Trainer's module."""
         module = self.trainer.lightning_module if self.trainer is not None else None
         tokenizer = self.tokenizer if self.tokenizer is not None else getattr(module, "tokenizer", None)
         if tokenizer is None:
@@ -199,14 +190,12 @@ class CompletionDataModule(LightningDataModule, ABC):
         context = self.context_length
         return tokenizer, context if context is not None else getattr(module, "context_length", None)
 
-    def _encoded(
-        self, splits: Mapping[str, list[Example]], tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, list[EncodedExample]]:
+    def _encoded(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[EncodedExample]]:
         encoded = {
             name: encode(
                 examples, tokenizer, split=name, max_length=self.max_length, skip_overlong=self.skip_overlong
             )
-            for name, examples in splits.items()
+            for name, examples in self._splits.items()
         }
         cut = {name: split.cut for name, split in encoded.items() if split.cut and name != "predict"}
         if cut:
@@ -217,13 +206,13 @@ class CompletionDataModule(LightningDataModule, ABC):
             )
         return {name: split.rows for name, split in encoded.items()}
 
-    def _all_rows(self) -> dict[str, list[EncodedExample]]:
+    def _encoded_rows(self, split: str) -> list[EncodedExample]:  # a dataset may have a field `rows`
         if not self._rows:
             self.setup()
-        return self._rows
+        return self._rows[split]
 
     def _split(self, name: str) -> list[EncodedExample]:
-        rows = self._all_rows()[name]
+        rows = self._encoded_rows(name)
         if not rows:
             raise InputError(
                 f"data.{name}: there is no {name} split; {_REMEDIES.get(name, f'set a size with `data.{name}`')}"
@@ -231,13 +220,13 @@ class CompletionDataModule(LightningDataModule, ABC):
         return rows
 
     def _ranks(self) -> tuple[int, int]:
-        """How many ranks there are, and which one this is."""
+        """Return how many ranks there are, and which one this is."""
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (1, 0) if kwargs is None else (kwargs["num_replicas"], kwargs["rank"])
 
     def _all_choices(self, split: str) -> list[EncodedQuestion]:
-        """The questions of a split with all their choices; empty where there are no questions."""
-        rows = self._all_rows()[split]
+        """Return the questions of a split with all their choices; none where there are no questions."""
+        rows = self._encoded_rows(split)
         if split not in self._questions:
             asked = {each.id: each.question for each in self._splits[split] if each.question is not None}
             self._questions[split] = encode_questions(
@@ -251,7 +240,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         return self._questions[split]
 
     def _share_loader(self, rows: Sequence[RowT], collator: Collator[RowT]) -> DataLoader[RowT]:
-        """This rank's share in order, with a sampler that Lightning does not divide over the ranks again."""
+        """Load this rank's share in order, with a sampler that Lightning does not divide over the ranks again."""
         replicas, rank = self._ranks()
         share = EvenShare(rows, num_replicas=replicas, rank=rank)
         whole: DistributedSampler[Any] = DistributedSampler(share, num_replicas=1, rank=0, shuffle=False)

@@ -1,4 +1,4 @@
-"""What a dataset is made of before it is tokenised."""
+"""Examples and questions, before they are tokenised."""
 
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ class Example:
     prompt: str
     """What the model reads. For a conversation: its text without the template, which only people read."""
     completion: str
-    """What the model should write; empty only where prompts alone are wanted."""
+    """What the model should write; empty only for a prompt to be completed."""
     group: str | None = None
     """Examples of one group (the answers to one question, say) are always in the same split."""
     messages: tuple[Message, ...] | None = None
@@ -36,7 +36,7 @@ class Example:
     task: str | None = None
     """The task of the example, where a dataset mixes several."""
     question: "ChoiceQuestion | None" = field(default=None, repr=False, compare=False)
-    """The question with choices that the example was made of, if there is one."""
+    """The question with choices behind the example, if there is one."""
 
     @property
     def family(self) -> str:
@@ -87,11 +87,11 @@ class ChoiceQuestion:
             )
 
     def as_example(self) -> Example:
-        """The prompt with its best choice: what is trained and calibrated on."""
+        """Return the prompt with its best choice, for training and calibration."""
         return self.as_examples()[self.best]
 
     def as_examples(self) -> tuple[Example, ...]:
-        """The prompt with each of its choices, all of one id: what is scored."""
+        """Return the prompt with each of its choices, all under one id, for scoring."""
         return tuple(
             Example(self.id, self.prompt, choice, messages=self.messages, task=self.task, question=self)
             for choice in self.choices

@@ -1,33 +1,24 @@
 """Your own data, in files or on the hub: prompts and completions, conversations, questions with choices."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from svd_lightning.data.choices import RecordedChoices
-from svd_lightning.data.datamodule import CompletionDataModule
 from svd_lightning.data.examples import ChoiceQuestion, Example, Message
-from svd_lightning.data.source_rows import SourceRow, read_rows, source_name
+from svd_lightning.data.source_rows import RowData, SourceRow
 from svd_lightning.errors import InputError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class JSONLData(CompletionDataModule):
+class JSONLData(RowData):
     """JSONL, JSON, CSV, TSV or Parquet files, dataset folders and hub datasets of prompts and completions.
 
     A row holds `prompt` and `completion`, or `messages`: a list of {role, content} that ends with the assistant's.
     A split with a path of its own is taken whole; the others are cut from `path`.
     """
 
-    path: str | Path = field(kw_only=False)
-    """Training data: a .jsonl, .json, .csv, .tsv or .parquet file, a dataset folder, or a hub name."""
-    calibration_path: str | Path | None = None
-    """Calibration data of its own, instead of a part of the training data."""
-    validation_path: str | Path | None = None
-    """Validation data of its own."""
-    test_path: str | Path | None = None
-    """Test data of its own."""
     predict_path: str | Path | None = None
     """Prompts to complete (completions may be missing); null takes those of the test split."""
     prompt_column: str = "prompt"
@@ -36,41 +27,28 @@ class JSONLData(CompletionDataModule):
     """The column with the completions."""
     messages_column: str = "messages"
     """The column with conversations; in a row that has it, it replaces prompt and completion."""
-    id_column: str = "id"
-    """The column with the ids; rows without one are named after file and line."""
     task_column: str | None = "task"
     """The column with the task's name, where a row has one; each task has strengths of its own. Null for none."""
-    subset: str | None = None
-    """Configuration of a folder or hub dataset."""
     split: str = "train"
     """The split of a folder or hub dataset to train on; the other paths read the splits validation and test."""
 
     def load(self) -> list[Example]:
-        """The examples of `path`."""
+        """Return the examples of `path`."""
         return self._read(self.path, split=self.split)
 
     def load_given_splits(self) -> dict[str, list[Example]]:
-        """The splits that have a path of their own."""
-        given = {}
-        if self.calibration_path is not None:
-            given["calibration"] = self._read(self.calibration_path, split=self.split)
-        if self.validation_path is not None:
-            given["validation"] = self._read(self.validation_path, split="validation")
-        if self.test_path is not None:
-            given["test"] = self._read(self.test_path, split="test")
-        if self.predict_path is not None:
-            given["predict"] = self._read(self.predict_path, split="test", prompts_only=True)
-        return given
+        """Return the splits that have a path of their own."""
+        names_there = {"calibration": self.split, "validation": "validation", "test": "test", "predict": "test"}
+        return {
+            name: self._read(path, split=names_there[name], prompts_only=name == "predict")
+            for name, path in self.split_paths().items()
+        }
 
     def _read(self, source: str | Path, *, split: str, prompts_only: bool = False) -> list[Example]:
-        rows = read_rows(source, subset=self.subset, split=split)
-        paths = (self.path, self.calibration_path, self.validation_path, self.test_path, self.predict_path)
-        stem = source_name(source, split=split, among=paths)
-        return [self._example(row, stem, prompts_only=prompts_only) for row in rows]
+        rows = self.named_rows(source, split=split)
+        return [self._example(row, name, prompts_only=prompts_only) for row, name in rows]
 
-    def _example(self, row: SourceRow, stem: str, *, prompts_only: bool) -> Example:
-        given_id = row.values.get(self.id_column)
-        name = f"{stem}-{row.number}" if given_id is None else str(given_id)
+    def _example(self, row: SourceRow, name: str, *, prompts_only: bool) -> Example:
         if row.values.get(self.messages_column) is not None:
             messages = read_messages(row, self.messages_column)
             answered = messages[-1].role == "assistant"
@@ -80,12 +58,11 @@ class JSONLData(CompletionDataModule):
         else:
             before = None
             prompt = row.text(self.prompt_column, option="prompt_column")
-            wanted = not prompts_only or row.values.get(self.completion_column) is not None
-            completion = row.text(self.completion_column, option="completion_column") if wanted else ""
+            absent = prompts_only and row.values.get(self.completion_column) is None
+            completion = "" if absent else row.text(self.completion_column, option="completion_column")
         if not completion and not prompts_only:
             raise InputError(f"{row.where}: expected a completion, got an empty one; write it, or drop the row")
-        task = row.text_if_any(self.task_column, option="task_column")
-        return Example(name, prompt, completion, messages=before, task=task)
+        return Example(name, prompt, completion, messages=before, task=row.text_if_any(self.task_column))
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -112,7 +89,7 @@ class JSONLChoices(RecordedChoices):
     """The column with the task's name, where a row has one; null for none."""
 
     def question(self, row: SourceRow, name: str) -> ChoiceQuestion:
-        """The question in a row."""
+        """Return the question in a row."""
         choices = _parsed(row, self.choices_column, option="choices_column")
         if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
             raise InputError(
@@ -127,10 +104,14 @@ class JSONLChoices(RecordedChoices):
             prompt = "\n".join(message.content for message in messages)
         else:
             prompt = row.text(self.prompt_column, option="prompt_column")
-        task = row.text_if_any(self.task_column, option="task_column")
-        best = self._best(row, correct)
         return ChoiceQuestion(
-            name, prompt, tuple(choices), correct=correct, best=best, task=task, messages=messages
+            name,
+            prompt,
+            tuple(choices),
+            correct=correct,
+            best=self._best(row, correct),
+            task=row.text_if_any(self.task_column),
+            messages=messages,
         )
 
     def _best(self, row: SourceRow, correct: tuple[int, ...]) -> int:
@@ -143,7 +124,7 @@ class JSONLChoices(RecordedChoices):
 
 
 def _parsed(row: SourceRow, column: str, *, option: str) -> Any:
-    """The value in a column; text is read as JSON."""
+    """Return the value in a column, reading text as JSON."""
     value = row.value(column, option=option)
     if not isinstance(value, str):
         return value
@@ -163,7 +144,7 @@ def _indices(row: SourceRow, column: str, *, option: str) -> tuple[int, ...]:
 
 
 def read_messages(row: SourceRow, column: str) -> tuple[Message, ...]:
-    """The turns of a conversation in a column."""
+    """Return the turns of a conversation in a column."""
     turns: Any = row.value(column)
     if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
         raise InputError(

@@ -13,8 +13,8 @@ from svd_lightning.errors import InputError
 class Mixture(CompletionDataModule):
     """Several datasets as one; the `task` of every example and question is its dataset's name.
 
-    Each part is split by itself, by its own sizes, seed and limit, so that every task is in every split and
-    keeps its test set. Training examples are shuffled together; the other splits hold one task after the
+    Each part is split by itself, by its own sizes, seed and limit. So every task is in every split and keeps its
+    test set. Training examples are shuffled together; the other splits hold one task after the
     other. The mixture sets `max_length` and the batch sizes; those of its parts have no effect.
     """
 
@@ -42,14 +42,15 @@ class Mixture(CompletionDataModule):
                 raise InputError(f"data.weights: expected positive numbers, got {weight} for {task!r}")
 
     def load(self) -> list[Example]:
-        """The training examples of the parts, before any split is cut."""
+        """Return the training examples of the parts, before any split is cut."""
         return [_of_task(example, task) for task, part in self.parts.items() for example in part.load()]
 
     def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
-        """The splits of the parts, joined by name."""
+        """Return the splits of the parts, joined by name."""
+        given = {name: size for name, size in (sizes or self.sizes).in_order().items() if size is not None}
         splits: dict[str, list[Example]] = {}
         for task, part in self.parts.items():
-            for name, examples in part.load_splits(_overridden(sizes or self.sizes, part.sizes)).items():
+            for name, examples in part.load_splits(replace(part.sizes, **given)).items():
                 if name == "train":
                     examples = _repeated(examples, (self.weights or {}).get(task, 1.0), seed=self.seed)
                 splits.setdefault(name, []).extend(_of_task(example, task) for example in examples)
@@ -57,14 +58,8 @@ class Mixture(CompletionDataModule):
         return {name: limited(examples, self.limit, seed=self.seed) for name, examples in splits.items()}
 
 
-def _overridden(sizes: SplitSizes, own: SplitSizes) -> SplitSizes:
-    """The sizes that are not null, and the part's own for the others."""
-    given = {name: size for name, size in sizes.in_order().items() if size is not None}
-    return replace(own, **given)
-
-
 def _repeated(examples: list[Example], weight: float, *, seed: int) -> list[Example]:
-    """The examples `weight` times; copies have ids of their own, and the family of the original."""
+    """Return the examples `weight` times; copies have ids of their own, and the family of the original."""
     whole = int(weight)
     rest = limited(examples, round((weight - whole) * len(examples)), seed=seed)
     return [
@@ -75,7 +70,7 @@ def _repeated(examples: list[Example], weight: float, *, seed: int) -> list[Exam
 
 
 def _of_task(example: Example, task: str) -> Example:
-    """The same example under the task's name, and its question too; a task of its own comes after a slash."""
+    """Put an example and its question under a task's name; a task that it already has comes after a slash."""
     name = task if example.task is None else f"{task}/{example.task}"
     question = example.question
     return replace(

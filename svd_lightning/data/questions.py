@@ -6,13 +6,12 @@ from itertools import chain
 from sys import maxsize
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.data.collate import ScoringBatch, ScoringCollator
 from svd_lightning.data.examples import ChoiceQuestion
-from svd_lightning.data.tokenise import EncodedExample, encode
+from svd_lightning.data.tokenise import EncodedExample, encode, report_overlong
 from svd_lightning.errors import InputError
 
 
@@ -33,7 +32,7 @@ class EncodedQuestion:
         return max(map(len, self.choices))
 
     def emptied(self) -> "EncodedQuestion":
-        """A question of the same prompt in which nothing is scored."""
+        """Return a question of the same prompt in which nothing is scored."""
         return EncodedQuestion(-1, (self.choices[0].emptied(),))
 
 
@@ -55,8 +54,8 @@ def encode_questions(
         questions: the question of each row that was made of one, by the row's id.
         tokenizer: as for the rows.
         split: its name.
-        max_length: tokens of a prompt with a choice.
-        skip_overlong: drop questions with a longer one, with a warning, instead of refusing them.
+        max_length: the most tokens of a prompt with a choice.
+        skip_overlong: drop questions with a longer choice, with a warning, instead of refusing them.
 
     Raises:
         InputError: for a choice beyond `max_length`, or without a token of its own.
@@ -67,23 +66,31 @@ def encode_questions(
     asked = [each for each in first if isinstance(each, ChoiceQuestion)]
     options = chain.from_iterable(question.as_examples() for question in asked)
     encoded = iter(encode(list(options), tokenizer, split=split, max_length=maxsize).rows)
-    found: list[EncodedQuestion] = []
-    overlong: list[EncodedQuestion] = []
+    kept: list[EncodedQuestion] = []
+    overlong: list[tuple[str, int]] = []
     for each, row in first.items():
         if isinstance(each, str):
-            found.append(EncodedQuestion(row.index, (row,)))
+            kept.append(EncodedQuestion(row.index, (row,)))
             continue
         choices = tuple(replace(next(encoded), index=row.index) for _ in each.choices)
         _check_tokens(each, choices)
         question = EncodedQuestion(row.index, choices, each.correct, each.best)
-        (overlong if len(question) > max_length else found).append(question)
+        if len(question) > max_length:
+            overlong.append((row.id, len(question)))
+        else:
+            kept.append(question)
     if overlong:
-        _report_overlong(overlong, len(asked), split=split, max_length=max_length, skip=skip_overlong)
-    return found
+        report_overlong(
+            overlong,
+            f"of {len(asked)} questions in the {split} split have a longer choice, whose score a cut would change",
+            f"at most {max_length} tokens in a prompt with a choice",
+            skip=skip_overlong,
+        )
+    return kept
 
 
 class QuestionBatch(ScoringBatch):
-    """A batch for a test, one row [T] for each choice of each question; `index` is the question's."""
+    """A batch for a test, with one row [T] for each choice of each question; `index` is the question's."""
 
     option: Tensor
     """Number of the row among its question's choices, int64 [R]."""
@@ -125,21 +132,5 @@ def _check_tokens(question: ChoiceQuestion, choices: Sequence[EncodedExample]) -
         if len(choice.completion_ids) < 2:
             raise InputError(
                 f"question {question.id!r}: expected choices of at least one token, got none for {text!r:.80}; "
-                "the tokenizer drops it: write it otherwise"
+                "the tokenizer drops it: write it in another way"
             )
-
-
-def _report_overlong(
-    overlong: Sequence[EncodedQuestion], total: int, *, split: str, max_length: int, skip: bool
-) -> None:
-    first = ", ".join(f"{question.choices[0].id} ({len(question)} tokens)" for question in overlong[:3])
-    found = (
-        f"{len(overlong)} of {total} questions in the {split} split have a longer choice, and cutting it would "
-        f"change its score: {first}{', …' if len(overlong) > 3 else ''}"
-    )
-    if not skip:
-        raise InputError(
-            f"data.max_length: expected at most {max_length} tokens in a prompt with a choice, but {found}; raise "
-            "`max_length` (up to the model's context), or set `skip_overlong: true` to drop these questions"
-        )
-    rank_zero_warn(f"data.skip_overlong: dropped, since {found}")

@@ -10,11 +10,10 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class Row(Protocol):
-    """A row that can be repeated without being scored again."""
+    """A row that can be repeated without a second score."""
 
     def emptied(self: "RowT") -> "RowT":
-        """A copy without labels, of index −1."""
-        ...
+        """Return a copy without labels, of index −1."""
 
 
 RowT = TypeVar("RowT", bound=Row)
@@ -75,7 +74,7 @@ def padded_to_ranks(rows: Sequence[RowT], num_replicas: int) -> list[RowT]:
 
 
 class EvenShare(Dataset[RowT]):
-    """One rank's share of the rows, in order; shares are of one size, and no row counts twice.
+    """One rank's share of the rows, in order; all shares have one size, and no row counts twice.
 
     Sharded models need every rank to run the same number of batches. If the rows do not divide evenly, the last
     shares end with a copy of the first row without labels, of index −1.

@@ -3,11 +3,13 @@
 import csv
 import io
 import json
+from abc import ABC
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from svd_lightning.data.datamodule import CompletionDataModule
 from svd_lightning.errors import InputError, explained
 
 
@@ -23,24 +25,22 @@ class SourceRow:
     """Columns by name."""
 
     def text(self, column: str, *, option: str | None = None) -> str:
-        """The text in a column; `option` is the argument that names the column."""
+        """Return the text in a column; `option` is the argument that names the column."""
         value = self.value(column, option=option)
         if not isinstance(value, str):
             raise InputError(f"{self.where}: expected text in {column!r}, got {value!r}; write it in quotes")
         return value
 
-    def text_if_any(self, column: str | None, *, option: str | None = None) -> str | None:
-        """The text in a column that may be missing or empty; None then, and for no column."""
-        if column is None or self.values.get(column) in (None, ""):
-            return None
-        return self.text(column, option=option)
+    def text_if_any(self, column: str | None) -> str | None:
+        """Return the text in a column; None where the column is missing, empty or None."""
+        return None if column is None or self.values.get(column) in (None, "") else self.text(column)
 
     def value(self, column: str, *, option: str | None = None) -> Any:
-        """What is in a column, of any type."""
+        """Return what is in a column, of any type."""
         if column not in self.values:
-            there = ", ".join(map(repr, self.values)) or "none"
+            columns = ", ".join(map(repr, self.values)) or "none"
             remedy = f"; name the one to use with `{option}`" if option else ""
-            raise InputError(f"{self.where}: expected the column {column!r}, got {there}{remedy}")
+            raise InputError(f"{self.where}: expected the column {column!r}, got {columns}{remedy}")
         return self.values[column]
 
 
@@ -57,7 +57,11 @@ def read_rows(
     """
     path = Path(source).expanduser()
     if path.is_file():
-        rows = list(_reader(path)(path))
+        if (suffix := path.suffix.lower()) not in _READERS:
+            raise InputError(
+                f"{path}: expected a file of type {', '.join(_READERS)}, got {path.suffix or 'no suffix'!r}"
+            )
+        rows = list(_READERS[suffix](path))
     elif path.is_dir() or not _names_a_file(str(source)):
         name, revision = (str(path), None) if path.is_dir() else (str(source), revision)
         rows = _load(f"{name} ({split})", name, subset=subset, split=split, revision=revision)
@@ -68,37 +72,62 @@ def read_rows(
     return rows
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
+class RowData(CompletionDataModule, ABC):
+    """Data in the rows of files, dataset folders or hub datasets; each split may have a path of its own."""
+
+    path: str | Path = field(kw_only=False)
+    """Training data: a .jsonl, .json, .csv, .tsv or .parquet file, a dataset folder, or a hub name."""
+    calibration_path: str | Path | None = None
+    """Calibration data of its own, instead of a part of the training data."""
+    validation_path: str | Path | None = None
+    """Validation data of its own."""
+    test_path: str | Path | None = None
+    """Test data of its own."""
+    subset: str | None = None
+    """Configuration of a folder or hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    id_column: str = "id"
+    """The column with the ids; rows without one are named after file and line."""
+
+    def split_paths(self) -> dict[str, str | Path]:
+        """Return the paths of the splits that have one of their own, by split."""
+        paths = {name: getattr(self, f"{name}_path", None) for name in _SPLITS}
+        return {name: path for name, path in paths.items() if path is not None}
+
+    def named_rows(self, source: str | Path, *, split: str) -> list[tuple[SourceRow, str]]:
+        """Return the rows of a source, each with its id."""
+        rows = read_rows(source, subset=self.subset, split=split, revision=self.revision)
+        stem = source_name(source, split=split, among=[self.path, *self.split_paths().values()])
+        ids = [row.values.get(self.id_column) for row in rows]
+        return [
+            (row, f"{stem}-{row.number}" if each is None else str(each))
+            for row, each in zip(rows, ids, strict=True)
+        ]
+
+
 def is_file_path(source: str | Path) -> bool:
-    """Whether a source is meant as a file, rather than as a dataset that has splits of its own."""
+    """Return whether a source is meant as a file, rather than as a dataset that has splits of its own."""
     path = Path(source).expanduser()
     return path.is_file() or (not path.is_dir() and _names_a_file(str(source)))
 
 
-def source_name(source: str | Path, *, split: str, among: Iterable[str | Path | None] = ()) -> str:
-    """The name from which rows without ids get theirs: that of the file, or of dataset and split.
+def source_name(source: str | Path, *, split: str, among: Iterable[str | Path]) -> str:
+    """Return the name from which rows without ids get theirs: that of the file, or of dataset and split.
 
-    It includes the folder where another file `among` the sources has the same name.
+    It includes the folder if another file `among` the sources has the same name.
     """
     if not is_file_path(source):
         return f"{Path(source).name}-{split}"
     this = Path(source).expanduser().resolve()
-    files = {Path(path).expanduser().resolve() for path in among if path is not None}
-    return (
-        f"{this.parent.name}/{this.name}" if any(file.stem == this.stem for file in files - {this}) else this.stem
-    )
+    files = {Path(path).expanduser().resolve() for path in among}
+    shared = any(file.stem == this.stem for file in files - {this})
+    return f"{this.parent.name}/{this.name}" if shared else this.stem
 
 
 def _names_a_file(source: str) -> bool:
     return source.startswith(("/", ".", "~")) or Path(source).suffix.lower() in _READERS or source.count("/") > 1
-
-
-def _reader(path: Path) -> Callable[[Path], Iterable[SourceRow]]:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(
-            f"{path}: expected a file of type {', '.join(_READERS)}, got {path.suffix or 'no suffix'!r}"
-        )
-    return reader
 
 
 def _read_jsonl(path: Path) -> Iterable[SourceRow]:
@@ -149,7 +178,7 @@ def _load(
     revision: str | None = None,
     data_files: str | None = None,
 ) -> list[SourceRow]:
-    from datasets import load_dataset  # with pandas and pyarrow: a second that only those who need it pay
+    from datasets import load_dataset  # takes a second, for pandas and pyarrow
     from datasets.exceptions import DatasetsError
 
     unreadable = (DatasetsError, OSError, RuntimeError, ValueError)  # RuntimeError: a dataset that is a script
@@ -160,11 +189,9 @@ def _load(
 
 
 def _read_text(path: Path) -> str:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected a readable file in UTF-8: {error}") from error
+    unreadable = (OSError, UnicodeDecodeError)
+    with explained(unreadable, lambda reason: f"{path}: expected a readable file in UTF-8: {reason}"):
+        return path.read_bytes().decode("utf-8-sig")
 
 
 def _parse(text: str, where: str) -> Any:
@@ -187,4 +214,5 @@ _READERS: dict[str, Callable[[Path], Iterable[SourceRow]]] = {
     ".tsv": _read_csv,
     ".parquet": _read_parquet,
 }
+_SPLITS = ("calibration", "validation", "test", "predict")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}

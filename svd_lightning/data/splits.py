@@ -34,7 +34,7 @@ class SplitSizes:
                 )
 
     def in_order(self) -> dict[str, Size]:
-        """The sizes in the order of cutting: a change of one leaves the splits before it as they are."""
+        """Return the sizes in the order of cutting: a change of one leaves the splits before it as they are."""
         return {"test": self.test, "validation": self.validation, "calibration": self.calibration}
 
 
@@ -46,7 +46,7 @@ def make_splits(
     seed: int = 0,
     limit: int | None = None,
 ) -> dict[str, list[Example]]:
-    """All splits by name: those `given`, and the others cut from `train`.
+    """Return all splits by name: those `given`, and the others cut from `train`.
 
     If `predict` is not given, it is the test split, one example per group. `limit` is the most examples of each
     split; an example is in the same split as without a limit.
@@ -71,7 +71,7 @@ def make_splits(
 def cut(
     examples: Sequence[Example], size: Size, *, name: str, seed: int = 0
 ) -> tuple[list[Example], list[Example]]:
-    """What stays and what is cut off, both in their old order; a count counts groups, a fraction rounds up.
+    """Return what stays and what is cut off, both in their old order; a count counts groups, a fraction rounds up.
 
     Groups are drawn by a hash of seed, split and group: neither another order of the data nor a few more rows
     move an example from one part to the other.
@@ -82,13 +82,13 @@ def cut(
     """
     families = {example.family for example in examples}
     # Rounded first: 0.07 · 100 is 7.000000000000001 in floating point.
-    wanted = math.ceil(round(size * len(families), 9)) if isinstance(size, float) else (size or 0)
-    if wanted and wanted >= len(families):
+    count = math.ceil(round(size * len(families), 9)) if isinstance(size, float) else (size or 0)
+    if count and count >= len(families):
         raise InputError(
             f"data.{name}: expected a size that leaves some of the {len(families)} examples for training, "
             f"got {size}; ask for less, or give the {name} split as a file of its own"
         )
-    chosen = set(_drawn(families, seed=seed, name=name)[:wanted])
+    chosen = set(_drawn(families, seed=seed, name=name)[:count])
     kept = [example for example in examples if example.family not in chosen]
     return kept, [example for example in examples if example.family in chosen]
 
@@ -114,13 +114,13 @@ def check_disjoint(splits: Mapping[str, Sequence[Example]]) -> None:
 
 
 def _warn_repeated_texts(train: Sequence[Example], calibration: Sequence[Example]) -> None:
-    known = {(example.prompt, example.completion): example.id for example in train}
-    repeated = [example for example in calibration if (example.prompt, example.completion) in known]
+    trained = {(example.prompt, example.completion): example.id for example in train}
+    repeated = [example for example in calibration if (example.prompt, example.completion) in trained]
     if repeated:
         first = repeated[0]
         rank_zero_warn(
             f"{len(repeated)} of {len(calibration)} calibration examples have the same text as one in train, "
-            f"under another id (first: {first.id!r} is {known[first.prompt, first.completion]!r}): the strength "
+            f"under another id (first: {first.id!r} is {trained[first.prompt, first.completion]!r}): the strength "
             "is then fitted on what the adapter has seen; remove the duplicates"
         )
 
@@ -133,7 +133,7 @@ def _one_per_group(examples: Sequence[Example]) -> list[Example]:
 
 
 def limited(examples: list[Example], limit: int | None, *, seed: int) -> list[Example]:
-    """At most `limit` of the examples, drawn like the splits, in their old order."""
+    """Return at most `limit` of the examples, drawn like the splits, in their old order."""
     if limit is None or limit >= len(examples):
         return examples
     chosen = set(_drawn({example.id for example in examples}, seed=seed, name="limit")[:limit])
@@ -141,5 +141,5 @@ def limited(examples: list[Example], limit: int | None, *, seed: int) -> list[Ex
 
 
 def _drawn(names: set[str], *, seed: int, name: str) -> list[str]:
-    """Names in an order that depends on seed and purpose alone."""
+    """Sort names in an order that depends on seed and purpose alone."""
     return sorted(names, key=lambda each: hashlib.sha256(f"{seed}\0{name}\0{each}".encode()).digest())

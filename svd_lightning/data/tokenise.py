@@ -1,4 +1,4 @@
-"""Examples as token ids: the same for training, scoring and the start of generation; chat templates."""
+"""Examples and conversations as token ids: the same for training, scoring and the start of generation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class EncodedExample:
         return len(self.prompt_ids) + len(self.completion_ids)
 
     def emptied(self) -> "EncodedExample":
-        """A row of the same tokens in which nothing is scored."""
+        """Return a row of the same tokens in which nothing is scored."""
         ids = torch.cat([self.prompt_ids, self.completion_ids])
         return replace(self, index=-1, completion="", prompt_ids=ids, completion_ids=ids[:0])
 
@@ -91,21 +91,31 @@ def encode(
         parts = ids[: len(prompt_ids)], ids[len(prompt_ids) :]
         rows.append(EncodedExample(len(rows), example.id, prompt, completion, *parts, task=example.task))
     if overlong:
-        _report_overlong(overlong, len(examples), split=split, max_length=max_length, skip=skip_overlong)
+        report_overlong(
+            overlong,
+            f"of {len(examples)} prompts in the {split} split leave no room for a completion token",
+            f"every prompt to be shorter than {max_length} tokens",
+            skip=skip_overlong,
+        )
     return EncodedSplit(rows, cut, len(overlong))
 
 
 def _texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
     if example.messages is None:
         return example.prompt, example.completion
-    check_chat_template(example, tokenizer)
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"messages: example {example.id!r} is a conversation, but the tokenizer "
+            f"{tokenizer.name_or_path or type(tokenizer).__name__!r} has no chat template; use an "
+            "instruction-tuned model's tokenizer, or give `prompt` and `completion`"
+        )
     return render(example.messages, example.completion, tokenizer)
 
 
 def _token_ids(
     examples: Sequence[Example], texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
 ) -> list[tuple[list[int], list[int]]]:
-    """Ids of prompts and completions; a rendered conversation has its special tokens already."""
+    """Return the ids of prompts and completions; a rendered conversation has its special tokens already."""
     ids: list[tuple[list[int], list[int]]] = [([], [])] * len(examples)
     for special in (True, False):
         chosen = [i for i, example in enumerate(examples) if (example.messages is None) is special]
@@ -113,15 +123,18 @@ def _token_ids(
         joint = _tokenise(["".join(texts[i]) for i in chosen], tokenizer, special=special)
         alone = _tokenise([texts[i][1] for i in chosen], tokenizer, special=False)
         for i, prompt, both, completion in zip(chosen, prompts, joint, alone, strict=True):
-            ids[i] = prompt, _with_eos(_continuation(prompt, both, completion), tokenizer.eos_token_id)
+            completion = _continuation(prompt, both, completion)
+            if completion[-1:] != [tokenizer.eos_token_id]:
+                completion = [*completion, tokenizer.eos_token_id]
+            ids[i] = prompt, completion
     return ids
 
 
 def _continuation(prompt: list[int], joint: list[int], alone: list[int]) -> list[int]:
-    """The completion's ids: what prompt and completion tokenised together add to the prompt's ids.
+    """Return the ids that prompt and completion tokenised together add to the prompt's ids.
 
-    Where a token would span both texts (then the prompt's ids are not a prefix) the completion is tokenised
-    alone. Byte-level tokenizers give the same either way; SentencePiece would put a stray `▁` there.
+    If a token would span both texts (then the prompt's ids are not a prefix), the completion is tokenised alone.
+    Byte-level tokenizers give the same either way; SentencePiece would add a stray `▁`.
     """
     return joint[len(prompt) :] if joint[: len(prompt)] == prompt else alone
 
@@ -143,28 +156,20 @@ def _tidy(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list
     return ids
 
 
-def _with_eos(ids: list[int], eos: int) -> list[int]:
-    return ids if ids[-1:] == [eos] else [*ids, eos]
-
-
-def _report_overlong(
-    overlong: Sequence[tuple[str, int]], total: int, *, split: str, max_length: int, skip: bool
-) -> None:
+def report_overlong(overlong: Sequence[tuple[str, int]], problem: str, expected: str, *, skip: bool) -> None:
+    """Refuse examples (ids and lengths) that are too long, or warn that they are dropped."""
     first = ", ".join(f"{name} ({length} tokens)" for name, length in overlong[:3])
-    found = (
-        f"{len(overlong)} of {total} prompts in the {split} split leave no room for a completion token: "
-        f"{first}{', …' if len(overlong) > 3 else ''}"
-    )
+    found = f"{len(overlong)} {problem}: {first}{', …' if len(overlong) > 3 else ''}"
     if not skip:
         raise InputError(
-            f"data.max_length: expected every prompt to be shorter than {max_length} tokens, but {found}; "
-            "raise `max_length` (up to the model's context), or set `skip_overlong: true` to drop them"
+            f"data.max_length: expected {expected}, but {found}; raise `max_length` (up to the model's context), "
+            "or set `skip_overlong: true` to drop them"
         )
     rank_zero_warn(f"data.skip_overlong: dropped, since {found}")
 
 
 def render(messages: tuple[Message, ...], completion: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Render the text before the assistant's answer, and the text that the answer adds, end of turn included.
+    """Return the text before the assistant's answer, and the text that the answer adds, end of turn included.
 
     Raises:
         InputError: for a template that fails on these messages, or that changes the earlier turns when the answer
@@ -181,30 +186,16 @@ def render(messages: tuple[Message, ...], completion: str, tokenizer: PreTrained
             f"generation starts from (…{prompt[-40:]!r}), got …{whole[-60:]!r}; give `prompt` and `completion` "
             "instead, or a tokenizer with another template"
         )
-    return prompt, _until_end_of_turn(whole[len(prompt) :], tokenizer.eos_token)
-
-
-def check_chat_template(example: Example, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a conversation if the tokenizer has no chat template."""
-    if example.messages is not None and not tokenizer.chat_template:
-        raise InputError(
-            f"messages: example {example.id!r} is a conversation, but the tokenizer "
-            f"{tokenizer.name_or_path or type(tokenizer).__name__!r} has no chat template; use an "
-            "instruction-tuned model's tokenizer, or give `prompt` and `completion`"
-        )
+    answer, eos = whole[len(prompt) :], tokenizer.eos_token
+    if eos and eos in answer:  # decoding stops there, whatever the template writes after it
+        answer = answer[: answer.rindex(eos) + len(eos)]
+    return prompt, answer
 
 
 def _apply(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool) -> str:
-    # Templates are programs of their authors, and raise what they like.
+    # A template is a program, and may raise anything.
     try:
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
     except Exception as error:
         roles = ", ".join(turn["role"] for turn in turns)
         raise InputError(f"messages: the chat template refuses the roles ({roles}): {error}") from error
-
-
-def _until_end_of_turn(text: str, eos_token: str | None) -> str:
-    """Cut what the template writes after the last EOS, where decoding stops."""
-    if not eos_token or eos_token not in text:
-        return text
-    return text[: text.rindex(eos_token) + len(eos_token)]

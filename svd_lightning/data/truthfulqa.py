@@ -73,16 +73,16 @@ class TruthfulQA(ChoiceDataModule):
             raise InputError(f"data.template: expected the place {{question}} in it, got {self.template!r}")
 
     def references(self) -> list[TruthfulQuestion]:
-        """Every question with its true and false answers, in the order of the dataset."""
+        """Return every question with its true and false answers, in the order of the dataset."""
         rows = read_rows(self.path, subset=self.subset, split="validation")
         return [_question(row, str(number)) for number, row in enumerate(rows)]
 
     def load(self) -> list[Example]:
-        """One example per question, or per true answer."""
+        """Return one example per question, or per true answer."""
         return [example for question in self.load_questions() for example in self._examples(question)]
 
     def load_questions(self) -> list[ChoiceQuestion]:
-        """Every question; its choices are the true answers, the best one first, then the false ones."""
+        """Return every question; its choices are the true answers, the best one first, then the false ones."""
         return [self._with_choices(question) for question in self.references()]
 
     def _with_choices(self, question: TruthfulQuestion) -> ChoiceQuestion:
@@ -106,50 +106,37 @@ class TruthfulQA(ChoiceDataModule):
 
 
 def primed(prompt: str) -> str:
-    """The prompt with the instruction and the primers, in the form `Q: … A: …`, before it."""
+    """Put the instruction and the primers, in the form `Q: … A: …`, before a prompt."""
     examples = "\n\n".join(f"Q: {question}\nA: {answer}" for question, answer in PRIMERS)
     return f"{INSTRUCTION}\n\n{examples}\n\n{prompt}"
 
 
 def _question(row: SourceRow, name: str) -> TruthfulQuestion:
     # "Best Answer" in the file is "best_answer" on the hub.
-    row = SourceRow(
-        row.where,
-        row.number,
-        {column.strip().lower().replace(" ", "_"): value for column, value in row.values.items()},
-    )
-    if "mc2_targets" in row.values:
-        return _from_targets(row, name)
-    best = row.text("best_answer").strip()
-    if not best:
-        raise InputError(f"{row.where}: expected a best answer, got an empty one")
+    values = {column.strip().lower().replace(" ", "_"): value for column, value in row.values.items()}
+    row = replace(row, values=values)
+    if "mc2_targets" in row.values:  # the subset multiple_choice
+        category, best = "", _labelled(row, "mc1_targets", 1)
+        correct, incorrect = _labelled(row, "mc2_targets", 1), _labelled(row, "mc2_targets", 0)
+        if len(best) != 1:
+            raise InputError(f"{row.where}: expected one right answer in 'mc1_targets', got {len(best)}")
+    else:
+        category, best = row.text("category"), [row.text("best_answer").strip()]
+        correct, incorrect = _answers(row, "correct_answers"), _answers(row, "incorrect_answers")
+        if not best[0]:
+            raise InputError(f"{row.where}: expected a best answer, got an empty one")
     return TruthfulQuestion(
         id=name,
-        category=row.text("category"),
-        question=row.text("question").strip(),
-        best=best,
-        correct=tuple(dict.fromkeys((best, *_answers(row, "correct_answers")))),
-        incorrect=tuple(dict.fromkeys(_answers(row, "incorrect_answers"))),
-    )
-
-
-def _from_targets(row: SourceRow, name: str) -> TruthfulQuestion:
-    """A row of `multiple_choice`: the best answer is the right one of mc1, all answers are those of mc2."""
-    best = _labelled(row, "mc1_targets", 1)
-    if len(best) != 1:
-        raise InputError(f"{row.where}: expected one right answer in 'mc1_targets', got {len(best)}")
-    return TruthfulQuestion(
-        id=name,
-        category="",
+        category=category,
         question=row.text("question").strip(),
         best=best[0],
-        correct=tuple(dict.fromkeys((*best, *_labelled(row, "mc2_targets", 1)))),
-        incorrect=tuple(dict.fromkeys(_labelled(row, "mc2_targets", 0))),
+        correct=tuple(dict.fromkeys((*best, *correct))),
+        incorrect=tuple(dict.fromkeys(incorrect)),
     )
 
 
 def _labelled(row: SourceRow, column: str, label: int) -> list[str]:
-    """The answers with this label: 1 for true ones, 0 for false ones."""
+    """Return the answers with this label: 1 for true ones, 0 for false ones."""
     targets = row.value(column)
     choices, labels = (targets.get(key) if isinstance(targets, dict) else None for key in ("choices", "labels"))
     if (
@@ -167,7 +154,7 @@ def _labelled(row: SourceRow, column: str, label: int) -> list[str]:
 
 
 def _answers(row: SourceRow, column: str) -> list[str]:
-    """The answers in a column: a list on the hub, text with `;` between them in the file."""
+    """Return the answers in a column: a list on the hub, text with `;` between them in the file."""
     value = row.value(column)
     answers = value.split(";") if isinstance(value, str) else value
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):

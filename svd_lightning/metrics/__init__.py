@@ -1,4 +1,4 @@
-"""What is tracked: torchmetrics that reduce over processes and count each sample once."""
+"""Metrics of torchmetrics' kind that reduce over processes and count each sample once."""
 
 from svd_lightning.metrics.gain import Gain, paired_gain
 from svd_lightning.metrics.keyed_rows import GatheredRows

@@ -12,12 +12,12 @@ from svd_lightning.errors import InputError
 
 
 class GatheredRows(Metric):
-    """Keeps tensors of rows over batches and processes; a process without rows takes part like the others.
+    """Gathers tensors of rows over batches and processes, of which some may have no rows.
 
-    Subclasses append to the states, lists of tensors that are attributes of their names.
+    Subclasses append to the states: each is a list of tensors, and an attribute of that name.
 
     Args:
-        states: a tensor with no rows for each state: it tells the state's dtype and the shape of a row.
+        states: for each state a tensor without rows, which gives the dtype and the shape of a row.
     """
 
     full_state_update = False
@@ -41,19 +41,19 @@ class GatheredRows(Metric):
                 state.append(no_rows.to(self.device))
 
     def _joined(self) -> dict[str, Tensor]:
-        """Every state as one tensor on the CPU."""
+        """Join every state to one tensor on the CPU."""
         self._fill()
         return {name: dim_zero_cat(getattr(self, name)).cpu() for name in self._no_rows}
 
 
 class KeyedRows(GatheredRows):
-    """Gathers rows under whole-number keys; the first of a key counts, so that repeated samples change nothing.
+    """Gathers rows under whole-number keys; the first row of a key counts, so repeated samples change nothing.
 
     Subclasses say what the columns are and what `compute` makes of `gathered`.
 
     Args:
-        keys: numbers that make a key.
-        columns: numbers of a row.
+        keys: how many numbers make a key.
+        columns: how many numbers make a row.
     """
 
     keys: list[Tensor]
@@ -78,8 +78,8 @@ class KeyedRows(GatheredRows):
         self.values.append(values)
 
     def gathered(self) -> tuple[Tensor, Tensor]:
-        """Keys int64 [R, k] in order, each once, and their rows float64 [R, c]; on the CPU."""
+        """Return the keys int64 [R, k] in order, each once, and their rows float64 [R, c]; on the CPU."""
         keys, values = self._joined().values()
-        found, place = keys.unique(dim=0, return_inverse=True)
-        first = torch.full((len(found),), len(keys)).scatter_reduce(0, place, torch.arange(len(keys)), "amin")
-        return found, values[first]
+        unique, place = keys.unique(dim=0, return_inverse=True)
+        first = torch.full((len(unique),), len(keys)).scatter_reduce(0, place, torch.arange(len(keys)), "amin")
+        return unique, values[first]

@@ -1,15 +1,15 @@
-"""What the distributions say of completion tokens: NLL, perplexity, and KL to the base."""
+"""NLL, perplexity and KL to the base on completion tokens, under several distributions."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from svd_lightning.metrics.keyed_rows import KeyedRows
+from svd_lightning.metrics.written import Average
 
 
-class MeanNLL(Metric):
+class MeanNLL(Average):
     """Mean of −log p_y over completion tokens, in nats; sums in float64, additive over processes.
 
     >>> metric = MeanNLL()
@@ -18,25 +18,11 @@ class MeanNLL(Metric):
     2.0
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = False
-    total: Tensor
-    tokens: Tensor
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("tokens", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, log_probabilities: Tensor) -> None:
+    def update(self, log_probabilities: Tensor) -> None:  # type: ignore[override]
         """Add the log-probabilities of some labels, [N]."""
-        self.total -= log_probabilities.double().sum()
-        self.tokens += log_probabilities.numel()
-
-    def compute(self) -> Tensor:
-        """Nats per token; NaN before the first token."""
-        return self.total / self.tokens
+        super().update(-log_probabilities)
 
 
 class CompletionScores:
@@ -49,18 +35,18 @@ class CompletionScores:
         """Log-probability of the token, and KL(· ‖ q) to the base, under each distribution, float64 [N]."""
 
     def select(self, keep: Tensor) -> "CompletionScores":
-        """The tokens for which `keep` (bool [N]) is true."""
+        """Return the tokens for which `keep` (bool [N]) is true."""
         log_probs, kl = ({name: t[keep] for name, t in each.items()} for each in (self.log_probs, self.kl))
         return CompletionScores(self.example[keep], log_probs, kl)
 
     def metrics(self, name: str) -> dict[str, float]:
-        """NLL in nats per token, perplexity exp(NLL) and mean KL to the base in nats, of one distribution."""
+        """Return one distribution's NLL (nats per token), perplexity exp(NLL) and mean KL to the base (nats)."""
         nll = -self.log_probs[name].mean()
         return {"NLL": nll.item(), "perplexity": nll.exp().item(), "KL": self.kl[name].mean().item()}
 
 
 class Completions(KeyedRows):
-    """Gathers what every distribution says of every completion token.
+    """Gathers every completion token's log-probability and KL to the base under every distribution.
 
     >>> metric = Completions(["tuned"])
     >>> tokens = torch.tensor([[0, 5], [0, 6]])
@@ -79,12 +65,7 @@ class Completions(KeyedRows):
         self.names = tuple(names)
 
     def update(
-        self,
-        example: Tensor,
-        position: Tensor,
-        *,
-        log_probs: Mapping[str, Tensor],
-        kl: Mapping[str, Tensor],
+        self, example: Tensor, position: Tensor, *, log_probs: Mapping[str, Tensor], kl: Mapping[str, Tensor]
     ) -> None:
         """Add n tokens.
 
@@ -101,8 +82,8 @@ class Completions(KeyedRows):
         self._add(torch.stack([example, position], dim=1), values)
 
     def compute(self) -> CompletionScores:
-        """All tokens, ordered by example and position."""
+        """Return all tokens, ordered by example and position."""
         keys, values = self.gathered()
-        found, half = list(values.T), len(self.names)
-        log_probs, kl = (dict(zip(self.names, each, strict=True)) for each in (found[:half], found[half:]))
+        columns, half = list(values.T), len(self.names)
+        log_probs, kl = (dict(zip(self.names, each, strict=True)) for each in (columns[:half], columns[half:]))
         return CompletionScores(keys[:, 0], log_probs, kl)

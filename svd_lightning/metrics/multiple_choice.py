@@ -20,7 +20,7 @@ class ChoiceScores:
         """The choices; how many tokens each has, [R]; Σ log-probabilities under each distribution, float64 [R]."""
 
     def select(self, keep: Tensor) -> "ChoiceScores":
-        """The questions for which `keep` (bool [Q]) is true."""
+        """Return the questions for which `keep` (bool [Q]) is true."""
         rows = keep[self.options.question]
         _, question = self.options.question[rows].unique(return_inverse=True)
         options = Options(question, self.options.correct[rows], self.options.best[rows])
@@ -28,14 +28,16 @@ class ChoiceScores:
         return ChoiceScores(self.number[keep], options, self.tokens[rows], sums)
 
     def metrics(self, name: str) -> dict[str, Tensor]:
-        """MC1, MC2, MC3 and accuracy of each question under one distribution, float64 [Q] each.
+        """Return MC1, MC2, MC3 and accuracy of each question under one distribution, float64 [Q] each.
 
         `…_normalised` goes by the mean log-probability per token, the others by the sum.
         """
-        raw = self.sums[name]
-        found = {metric: function(self.options, raw) for metric, function in OPTION_METRICS.items()}
-        mean = raw / self.tokens
-        return found | {f"{name}_normalised": each(self.options, mean) for name, each in OPTION_METRICS.items()}
+        scores = {"": self.sums[name], "_normalised": self.sums[name] / self.tokens}
+        return {
+            f"{metric}{suffix}": function(self.options, score)
+            for suffix, score in scores.items()
+            for metric, function in OPTION_METRICS.items()
+        }
 
 
 class MultipleChoice(KeyedRows):
@@ -86,7 +88,7 @@ class MultipleChoice(KeyedRows):
         self._add(torch.stack([question, option], dim=1), values)
 
     def compute(self) -> ChoiceScores:
-        """All choices, ordered by question and option.
+        """Return all choices, ordered by question and option.
 
         Raises:
             InputError: if a question has not exactly one best choice, among its right ones.

@@ -28,19 +28,19 @@ class Options:
         return int(self.best.sum())
 
     def highest(self, scores: Tensor, among: Tensor) -> Tensor:
-        """The highest score among some choices (bool [R]) of each question, [Q]; −∞ where there are none."""
-        found = torch.full((self.questions,), -torch.inf, dtype=scores.dtype)
-        return found.scatter_reduce(0, self.question[among], scores[among], "amax")
+        """Return the highest score among some choices (bool [R]) of each question, [Q]; −∞ for none."""
+        lowest = torch.full((self.questions,), -torch.inf, dtype=scores.dtype)
+        return lowest.scatter_reduce(0, self.question[among], scores[among], "amax")
 
     def above_false(self, scores: Tensor) -> Tensor:
-        """Whether each choice scores above every false one of its question, bool [R]; true where none is false."""
+        """Return whether each choice scores above all false ones of its question, bool [R]; true if none is."""
         some = self.total(~self.correct, ~self.correct) > 0
         return (scores > self.highest(scores, ~self.correct)[self.question]) | ~some[self.question]
 
     def total(self, numbers: Tensor, among: Tensor) -> Tensor:
-        """Sum of numbers [R] over some choices (bool [R]) of each question, float64 [Q]."""
-        found = torch.zeros(self.questions, dtype=torch.float64)
-        return found.index_add(0, self.question[among], numbers[among].double())
+        """Sum numbers [R] over some choices (bool [R]) of each question, float64 [Q]."""
+        zeros = torch.zeros(self.questions, dtype=torch.float64)
+        return zeros.index_add(0, self.question[among], numbers[among].double())
 
 
 OptionMetric = Callable[[Options, Tensor], Tensor]
@@ -48,7 +48,7 @@ OptionMetric = Callable[[Options, Tensor], Tensor]
 
 
 def mc1(options: Options, scores: Tensor) -> Tensor:
-    """1 where the best choice scores above every false one.
+    """Return 1 where the best choice scores above every false one.
 
     >>> true, best = torch.tensor([[True, True, False], [True, False, False]])
     >>> options = Options(torch.tensor([0, 0, 0]), true, best)
@@ -59,7 +59,7 @@ def mc1(options: Options, scores: Tensor) -> Tensor:
 
 
 def mc2(options: Options, scores: Tensor) -> Tensor:
-    """Σ_true exp(s) / Σ_all exp(s), the probability mass on the true choices; 0 where every score is −∞."""
+    """Return Σ_true exp(s) / Σ_all exp(s), the probability mass on the true choices; 0 where every score is −∞."""
     everything = torch.ones_like(options.correct)
     peak = options.highest(scores, everything)[options.question]
     mass = torch.where(peak.isneginf(), 0.0, (scores - peak).double().exp())
@@ -67,13 +67,13 @@ def mc2(options: Options, scores: Tensor) -> Tensor:
 
 
 def mc3(options: Options, scores: Tensor) -> Tensor:
-    """Fraction of the true choices that score above every false one."""
+    """Return the fraction of the true choices that score above every false one."""
     above, true = options.above_false(scores), options.correct
     return options.total(above, true) / options.total(true, true)
 
 
 def accuracy(options: Options, scores: Tensor) -> Tensor:
-    """1 where a true choice scores above every false one."""
+    """Return 1 where a true choice scores above every false one."""
     return (options.total(options.above_false(scores), options.correct) > 0).double()
 
 

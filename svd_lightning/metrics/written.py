@@ -1,10 +1,10 @@
-"""Measures of written answers: exact match, ROUGE-L, the option that an answer names, what a judge says."""
+"""Measures of written answers: exact match, ROUGE-L, the option that an answer names, a judge's opinion."""
 
 import re
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, tensor
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.text.rouge import rouge_score
 
@@ -25,10 +25,10 @@ _REFERENCE = re.compile(
 
 
 class Average(Metric):
-    """Mean of one number per answer; sums in float64, additive over processes.
+    """Mean of one number per answer or token; sums in float64, additive over processes.
 
     >>> metric = Average()
-    >>> metric.add([1.0, 0.0, 0.0, 1.0])
+    >>> metric.update([1.0, 0.0, 0.0, 1.0])
     >>> metric.compute().item()
     0.5
     """
@@ -37,29 +37,26 @@ class Average(Metric):
     is_differentiable = False
     higher_is_better = True
     total: Tensor
-    answers: Tensor
+    count: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("total", default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("answers", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def add(self, values: Sequence[float]) -> None:
-        """Add the numbers of some answers."""
-        self.update(torch.tensor(values, dtype=torch.float64))
-
-    def update(self, values: Tensor) -> None:
-        """Add the numbers of some answers, [N]."""
-        self.total += values.to(self.total).sum()
-        self.answers += values.numel()
+    def update(self, values: Tensor | Sequence[float]) -> None:
+        """Add some numbers, [N]."""
+        numbers = torch.as_tensor(values, dtype=torch.float64)
+        self.total += numbers.sum().to(self.total.device)
+        self.count += numbers.numel()
 
     def compute(self) -> Tensor:
-        """The mean; NaN before the first answer."""
-        return self.total / self.answers
+        """Return the mean; NaN before the first number."""
+        return self.total / self.count
 
 
 def exact_match(answer: str, references: Sequence[str]) -> bool:
-    """Whether an answer equals a reference, up to white space.
+    """Return whether an answer equals a reference, up to white space.
 
     Case and punctuation count: a model that was tuned to write "answer2" is not right with "Answer 2.".
 
@@ -81,12 +78,11 @@ class ExactMatch(Average):
 
     def update(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> None:  # type: ignore[override]
         """Compare some answers with the references of each."""
-        found = [exact_match(answer, known) for answer, known in zip(answers, references, strict=True)]
-        super().update(tensor(found, dtype=self.total.dtype))
+        super().update([exact_match(*each) for each in zip(answers, references, strict=True)])
 
 
 def rouge_l(answer: str, references: Sequence[str]) -> float:
-    """ROUGE-L: the F-measure of the longest common subsequence of words, the best over the references.
+    """Return ROUGE-L: the F-measure of the longest common subsequence of words, the best over the references.
 
     F = 2 P R / (P + R), P = LCS / words of the answer, R = LCS / words of the reference. Words are runs of
     letters and digits, lower-cased, not stemmed. On English text this is the usual ROUGE-L; it also counts
@@ -102,12 +98,10 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
     """
     if not references:
         return 0.0
-    found = rouge_score(answer, list(references), rouge_keys="rougeL", normalizer=str.lower, tokenizer=_words)
-    return round(float(found["rougeL_fmeasure"]), 6)  # torchmetrics computes in float32
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text)
+    scores = rouge_score(
+        answer, list(references), rouge_keys="rougeL", normalizer=str.lower, tokenizer=_WORD.findall
+    )
+    return round(float(scores["rougeL_fmeasure"]), 6)  # torchmetrics computes in float32
 
 
 class RougeL(Average):
@@ -121,28 +115,27 @@ class RougeL(Average):
 
     def update(self, answers: Sequence[str], references: Sequence[Sequence[str]]) -> None:  # type: ignore[override]
         """Compare some answers with the references of each."""
-        found = [rouge_l(answer, known) for answer, known in zip(answers, references, strict=True)]
-        super().update(tensor(found, dtype=self.total.dtype))
+        super().update([rouge_l(*each) for each in zip(answers, references, strict=True)])
 
 
 def option_label(reference: str) -> str | None:
-    """The option that a reference names, or None where the reference names none.
+    """Return the option that a reference names, or None if it names none.
 
     >>> option_label(" the correct answer is answer3"), option_label("true"), option_label("It is true.")
     ('answer3', 'true', None)
     """
-    found = _REFERENCE.fullmatch(reference.strip())
-    return found[1] if found else None
+    match = _REFERENCE.fullmatch(reference.strip())
+    return match[1] if match else None
 
 
 def extract_option(answer: str, label: str) -> str | None:
-    """The first word in an answer that names an option of the label's kind; None where there is none.
+    """Return the first word in an answer that names an option of the label's kind; None if there is none.
 
     This is LLM-Adapters' rule to the letter: lower case only, and inside longer words too ("untrue" says true).
 
     Args:
         answer: what was generated.
-        label: any option of the question; it tells the kind, true/false, solution1/2, answer1 to 5, ending1
+        label: any option of the question; it gives the kind: true/false, solution1/2, answer1 to 5, ending1
             to 4, option1/2.
 
     Raises:
@@ -155,10 +148,10 @@ def extract_option(answer: str, label: str) -> str | None:
     """
     family = next((words for words in _FAMILIES if label in words), None)
     if family is None:
-        known = ", ".join("/".join(words) for words in _FAMILIES)
-        raise ValueError(f"label: expected one of {known}, got {label!r}")
-    found = re.search("|".join(family), answer)
-    return found[0] if found else None
+        labels = ", ".join("/".join(words) for words in _FAMILIES)
+        raise ValueError(f"label: expected one of {labels}, got {label!r}")
+    match = re.search("|".join(family), answer)
+    return match[0] if match else None
 
 
 class ExtractionAccuracy(Average):
@@ -172,12 +165,11 @@ class ExtractionAccuracy(Average):
 
     def update(self, answers: Sequence[str], labels: Sequence[str]) -> None:  # type: ignore[override]
         """Compare some answers with the right option of each."""
-        found = [extract_option(answer, label) == label for answer, label in zip(answers, labels, strict=True)]
-        super().update(tensor(found, dtype=self.total.dtype))
+        super().update([extract_option(*each) == each[1] for each in zip(answers, labels, strict=True)])
 
 
 def both(first: bool | None, second: bool | None) -> bool | None:
-    """Whether two opinions are both yes; one no decides, otherwise an abstention leaves it open.
+    """Return whether two opinions are both yes; one no decides, otherwise an abstention gives None.
 
     >>> both(True, True), both(None, False), both(True, None)
     (True, False, None)
@@ -209,4 +201,4 @@ class JudgedRate(Average):
         """Count some opinions."""
         given = [opinion for opinion in opinions if opinion is not None]
         self.abstained += len(opinions) - len(given)
-        super().update(tensor(given, dtype=self.total.dtype))
+        super().update(given)

@@ -1,6 +1,7 @@
 """Reading a PEFT adapter's configuration, and attaching the adapter to a base."""
 
 import json
+from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,10 @@ def read_adapter_config(folder: str) -> PeftConfig:
 
 
 def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
-    """The given configuration, or that of the given folder.
+    """Return the given configuration, or that of the given folder.
 
     Raises:
-        InputError: if there is none, or as `read_adapter_config`.
+        InputError: without a configuration, or as `read_adapter_config`.
     """
     if adapter is None:
         raise InputError(
@@ -95,21 +96,20 @@ def check_base_name(config: PeftConfig, base_name: str) -> None:
 
 
 def as_class_path(config: PeftConfig) -> ClassPath:
-    """The configuration as plain data that jsonargparse reads back; arguments of default value are left out."""
+    """Return the configuration as plain data that jsonargparse reads back, without arguments of default value."""
     default = type(config)()
+    left_out = ("peft_type", "base_model_name_or_path", "inference_mode", "auto_mapping")
+    names = [field.name for field in fields(config) if field.init and field.name not in left_out]
     different = {
-        name: _plain(value)
-        for name, value in vars(config).items()
-        if name in type(config).__dataclass_fields__
-        and type(config).__dataclass_fields__[name].init
-        and name not in ("peft_type", "base_model_name_or_path", "inference_mode", "auto_mapping")
-        and value != getattr(default, name, None)
+        name: _plain(getattr(config, name))
+        for name in names
+        if getattr(config, name) != getattr(default, name, None)
     }
     return {"class_path": f"peft.{type(config).__name__}", "init_args": different}
 
 
 def _plain(value: Any) -> Any:
-    """JSON types only; sets become sorted lists, enums their values."""
+    """Reduce a value to JSON types; sets become sorted lists, enums their values."""
 
     def convert(other: Any) -> Any:
         if isinstance(other, Enum):

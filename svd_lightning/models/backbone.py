@@ -1,4 +1,4 @@
-"""The pre-trained base: where it comes from, how it is loaded, and which of its numbers stay float32."""
+"""The pre-trained base: its source, how it is loaded, and buffers that stay float32."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -69,7 +69,7 @@ class Backbone:
             )
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Load the tokenizer; where it has no pad token, the end-of-sequence token pads."""
+        """Load the tokenizer; if it has no pad token, the end-of-sequence token pads."""
         name = existing(self.tokenizer, "backbone.tokenizer") if self.tokenizer else self.source
         revision = None if self.tokenizer else self.revision
         with loading("backbone.tokenizer", name):
@@ -112,15 +112,15 @@ UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
 def loading(argument: str, name: str) -> AbstractContextManager[None]:
-    """Within it, what the loaders raise becomes one line that names the argument."""
+    """Turn what the loaders raise within it into one line that names the argument."""
     return explained(UNREADABLE, lambda reason: f"{argument}: cannot load {name!r}: {reason}")
 
 
 def existing(name: str, argument: str) -> str:
-    """The name itself, or the absolute path of the folder that it names.
+    """Return the name itself, or the absolute path of the folder that it names.
 
     Raises:
-        InputError: for a name that is written like a folder, where there is none.
+        InputError: for a name that is written like a folder, if there is no such folder.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -133,13 +133,13 @@ def existing(name: str, argument: str) -> str:
 
 
 def context_length(config: PretrainedConfig) -> int | None:
-    """How many positions the base was made for; None where its configuration does not say."""
+    """Return how many positions the base was made for; None if its configuration does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 @contextmanager
 def float32_buffers(module: nn.Module) -> Iterator[None]:
-    """Within it the module may move or change its number format; float32 buffers move along, and stay float32.
+    """Keep float32 buffers in float32 while the module, within it, moves or changes its number format.
 
     Transformers keeps rotary frequencies in float32 whatever the weights are. Cast to bfloat16, as Lightning's
     `bf16-true` would, they are off by up to 0.4 %: a token a thousand positions away is misplaced by several.
@@ -152,6 +152,6 @@ def float32_buffers(module: nn.Module) -> Iterator[None]:
     ]
     yield
     for part, name, buffer in kept:
-        now = part._buffers[name]
-        if now is not None and now.dtype != buffer.dtype:
-            part._buffers[name] = buffer.to(now.device)
+        current = part._buffers[name]
+        if current is not None and current.dtype != buffer.dtype:
+            part._buffers[name] = buffer.to(current.device)

@@ -20,7 +20,7 @@ Head = Callable[[Tensor], Tensor]
 def tuned_hidden_states(
     peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared_columns: int = 0
 ) -> Tensor:
-    """Final hidden states of the tuned model, without the columns of virtual tokens.
+    """Return the final hidden states of the tuned model, without the columns of virtual tokens.
 
     Args:
         peft_model: any PEFT model around a causal LM of transformers, in evaluation mode.
@@ -42,18 +42,18 @@ def tuned_hidden_states(
 def base_hidden_states(
     peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared_columns: int = 0
 ) -> Tensor:
-    """Final hidden states of the base model, adapter and virtual tokens left out; as `tuned_hidden_states`."""
+    """Return the final hidden states of the base model without the adapter; see `tuned_hidden_states`."""
     with adapter_off(peft_model) as base_model:
         return _hidden_states(base_model, base_model, input_ids, attention_mask, shared_columns)
 
 
 def tuned_head(peft_model: PeftModel) -> Head:
-    """The tuned model's head: hidden states [N, H] → its logits [N, V], soft caps and scales included."""
+    """Return the tuned model's head: hidden states [N, H] → its logits [N, V], soft caps and scales included."""
     return lambda hidden: _head_logits(peft_model.get_base_model(), hidden)
 
 
 def base_head(peft_model: PeftModel) -> Head:
-    """The base model's head, whatever the adapter does to it: hidden states [N, H] → logits [N, V]."""
+    """Return the base model's head without the adapter: hidden states [N, H] → its logits [N, V]."""
 
     def head(hidden: Tensor) -> Tensor:
         with adapter_off(peft_model) as base_model:
@@ -63,7 +63,7 @@ def base_head(peft_model: PeftModel) -> Head:
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
-    """The repeated layers of a causal LM's decoder: the longest list of modules in it.
+    """Return the repeated layers of a causal LM's decoder: the longest list of modules in it.
 
     Raises:
         InputError: for a decoder without such a list.
@@ -75,7 +75,7 @@ def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def right_padded(attention_mask: Tensor) -> Tensor:
-    """Column order that moves each row's tokens to the front: [B, T] → int64 [B, T].
+    """Return the column order that moves each row's tokens to the front: [B, T] → int64 [B, T].
 
     >>> right_padded(torch.tensor([[0, 1, 1]])).tolist()
     [[1, 2, 0]]
@@ -90,9 +90,9 @@ def _hidden_states(
     attention_mask: Tensor,
     shared_columns: int,
 ) -> Tensor:
-    """What the decoder gives to the head when `caller` is called: [B, T] → [B, T, H].
+    """Return what the decoder gives to the head when `caller` runs: [B, T] → [B, T, H].
 
-    Rows are padded on the right first: there position ids need no correction, and PEFT drops given ones.
+    Rows are padded on the right first: then position ids need no correction (PEFT drops given ones).
     """
     order = right_padded(attention_mask)
     ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
@@ -126,7 +126,7 @@ def _after_shared_columns(
 
 
 def _call(caller: PeftModel | PreTrainedModel, model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, Any]:
-    """The decoder's last hidden states and the cache of one forward of `caller`."""
+    """Return the decoder's last hidden states and the cache of one forward of `caller`."""
     captured: list[Tensor] = []
     hook = _decoder(model)[1].register_forward_hook(lambda module, args, output: captured.append(output[0]))
     keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -138,7 +138,7 @@ def _call(caller: PeftModel | PreTrainedModel, model: PreTrainedModel, **inputs:
 
 
 def _decoder(model: PreTrainedModel) -> tuple[list[str], nn.Module]:
-    """Path and module of the part of a causal LM that ends before the head."""
+    """Return path and module of the part of a causal LM that ends before the head."""
     decoder = model.get_decoder()
     for name, module in model.named_modules():
         if module is decoder and name:
@@ -157,7 +157,7 @@ def _head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def _with_submodule(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
-    """A shallow copy of a module tree in which one submodule is another."""
+    """Copy a module tree shallowly, with another submodule in one place."""
     first, *rest = path
     clone = shallow_copy(module)
     child = module.get_submodule(first)

@@ -15,7 +15,7 @@ _SAMPLED = 64
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A digest that two bases share if they are the same model, whatever dtype they were loaded in.
+    """Return a digest that two bases share if they are the same model, whatever dtype they were loaded in.
 
     It covers the shape-giving entries of the configuration and the input embeddings in bfloat16.
     """
@@ -31,7 +31,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def adapter_digest(model: AdaptedModel) -> str | None:
-    """A digest of the active adapter's weights in bfloat16, whatever dtype they were loaded in.
+    """Return a digest of the active adapter's weights in bfloat16, whatever dtype they were loaded in.
 
     None for weights in float16: rounded to bfloat16 they could be those of another adapter.
     """
@@ -49,7 +49,7 @@ def adapter_digest(model: AdaptedModel) -> str | None:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """A digest of a sample of every weight tensor as it was loaded, in its dtype and quantisation.
+    """Return a digest of a sample of every weight tensor as it was loaded, in its dtype and quantisation.
 
     It tells apart bases that share their embeddings, which `fingerprint` cannot: one with an adapter merged into
     it, for example. Of sharded weights it covers this process's part.

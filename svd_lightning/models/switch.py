@@ -22,17 +22,17 @@ _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 def adapter_layers(model: AdaptedModel) -> list[nn.Module]:
-    """The modules that carry the adapter and can be switched off; empty for prompt learning alone."""
+    """Return the modules that carry the adapter and can be switched off; none for prompt learning alone."""
     return [m for m in model.modules() if isinstance(m, BaseTunerLayer | AuxiliaryTrainingWrapper)]
 
 
 def base_of(model: AdaptedModel) -> PreTrainedModel:
-    """The causal LM that carries the adapter."""
+    """Return the causal LM that carries the adapter."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def active_adapters(model: AdaptedModel) -> list[str]:
-    """Names of the adapters in use; an empty list for a model without one."""
+    """Return the names of the adapters in use; an empty list for a model without one."""
     if isinstance(model, PeftModel):
         return list(model.active_adapters)
     layers: list[Any] = adapter_layers(model)
@@ -40,7 +40,7 @@ def active_adapters(model: AdaptedModel) -> list[str]:
 
 
 def active_config(model: AdaptedModel) -> PeftConfig:
-    """The configuration of the adapter in use."""
+    """Return the configuration of the adapter in use."""
     return model.peft_config[active_adapters(model)[0]]
 
 
@@ -83,11 +83,7 @@ def check_adapter(peft_model: AdaptedModel) -> None:
 
 
 def check_biases(config: PeftConfig, *, argument: str) -> None:
-    """Refuse an adapter that trains the base's own biases.
-
-    Raises:
-        InputError: names the argument that the configuration came by.
-    """
+    """Raise InputError, which names the argument, for an adapter that trains the base's own biases."""
     if (bias := getattr(config, "bias", "none")) != "none":
         raise InputError(
             f"{argument}.bias: expected 'none', got {bias!r}: it trains the base model's biases, so switching the "
@@ -107,7 +103,7 @@ def _check_init(config: PeftConfig) -> None:
 
 @contextmanager
 def adapter_off(peft_model: PeftModel) -> Iterator[PreTrainedModel]:
-    """Within it the yielded causal LM is the base model; afterwards the adapter is as it was.
+    """Yield the causal LM as the base model, the adapter switched off; afterwards the adapter is as it was.
 
     Flips the flag that every adapter layer reads: unlike `PeftModel.disable_adapter` it costs no scan for
     the adapter's status and leaves `requires_grad` alone, which sharded parameters do not like to change.
@@ -122,7 +118,7 @@ def adapter_off(peft_model: PeftModel) -> Iterator[PreTrainedModel]:
 
 @contextmanager
 def layers_off(layers: list[nn.Module]) -> Iterator[None]:
-    """Within it the given adapter layers do what the base's layers do."""
+    """Make the given adapter layers, within it, do what the base's layers do."""
     before = [layer._disable_adapters for layer in layers]
     try:
         for layer in layers:
@@ -137,7 +133,7 @@ def layers_off(layers: list[nn.Module]) -> Iterator[None]:
 def shallow_copy(module: ModuleT, cls: type[ModuleT] | None = None) -> ModuleT:
     """Copy a module, but not its children, parameters and hooks; attributes of the copy can be replaced.
 
-    `copy.copy` would share the dictionary of children, and it constructs anew under FSDP2.
+    `copy.copy` would share the dictionary of children, and under FSDP2 it constructs a new module.
     """
     clone = object.__new__(cls or type(module))
     clone.__dict__.update(module.__dict__)

@@ -1,4 +1,4 @@
-"""Lightning strategies that split the model over processes, and steps in which every process takes part."""
+"""Lightning strategies that split the model over processes, and steps that every process takes part in."""
 
 from svd_lightning.strategies.checks import check_strategy
 from svd_lightning.strategies.deepspeed import ZeROStrategy

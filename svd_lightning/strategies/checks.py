@@ -20,9 +20,9 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, 
 
     Args:
         trainer: about to run.
-        backbone: of the module.
-        adapter: its configuration.
-        masked: whether the strengths, if they are calibrated, are for a steering with a mask.
+        backbone: the module's base.
+        adapter: its adapter's configuration.
+        masked: whether the steering to calibrate has a mask.
 
     Raises:
         InputError: says what to write instead.
@@ -40,19 +40,19 @@ def check_strategy(trainer: L.Trainer, backbone: Backbone, adapter: PeftConfig, 
             "trainer.strategy: ModelParallelStrategy shards nothing by its default sizes, and tensor parallelism "
             "has no plan for adapters; write --config configs/strategy/fsdp2.yaml"
         )
-    if is_sharded(trainer):
-        _check_quantisation(backbone)
+    if is_sharded(trainer) and (backbone.load_in_4bit or backbone.load_in_8bit):
+        name = "load_in_4bit" if backbone.load_in_4bit else "load_in_8bit"
+        raise InputError(
+            f"model.backbone.{name}: quantised weights cannot be split over processes here; leave it out, or "
+            "write --config configs/strategy/ddp.yaml"
+        )
     if isinstance(strategy, FSDP2Strategy) and adapter.is_prompt_learning:
         raise InputError(
             "model.adapter: PEFT puts virtual tokens beside the base's embeddings outside its forward, where "
             "FSDP2 has not gathered them; write --config configs/strategy/fsdp.yaml, or take LoRA"
         )
     if isinstance(strategy, FSDP1Strategy):
-        _check_offload(strategy)
-        _check_mask(trainer, masked)
-        _check_clipping(trainer)
-        _check_one_dtype(trainer, backbone)
-        _check_several(strategy)
+        _check_fsdp1(trainer, strategy, backbone, masked=masked)
 
 
 def _check_deepspeed(trainer: L.Trainer, strategy: DeepSpeedStrategy, backbone: Backbone) -> None:
@@ -69,62 +69,40 @@ def _check_deepspeed(trainer: L.Trainer, strategy: DeepSpeedStrategy, backbone: 
         )
 
 
-def _check_quantisation(backbone: Backbone) -> None:
-    if backbone.load_in_4bit or backbone.load_in_8bit:
-        name = "load_in_4bit" if backbone.load_in_4bit else "load_in_8bit"
-        raise InputError(
-            f"model.backbone.{name}: quantised weights cannot be split over processes here; leave it out, or "
-            "write --config configs/strategy/ddp.yaml"
-        )
-
-
-def _check_offload(strategy: FSDP1Strategy) -> None:
+def _check_fsdp1(trainer: L.Trainer, strategy: FSDP1Strategy, backbone: Backbone, *, masked: bool) -> None:
     offloads = strategy.cpu_offload is not None and strategy.cpu_offload.offload_params
     if offloads and strategy.root_device.type == "cpu":
         raise InputError(
             "trainer.strategy.cpu_offload: expected a GPU to offload from, got the CPU, where every shard lies "
             "already; leave it out"
         )
-
-
-def _check_several(strategy: FSDP1Strategy) -> None:
-    """Refuse FSDP1 on one process, where it fails on tied embeddings."""
-    if strategy.num_nodes * strategy.num_processes == 1:
+    if not masked and trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
+        raise InputError(
+            "steering.alpha: without a mask the calibration runs the model's head many times, which FSDP1 gathers "
+            "within a step only; set alpha (0.001 comes close to none), or write --config "
+            "configs/strategy/fsdp2.yaml"
+        )
+    if trainer.gradient_clip_val and str(trainer.gradient_clip_algorithm or "norm").endswith("norm"):
+        raise InputError(
+            "trainer.gradient_clip_val: FSDP1 sees a part of each gradient, and cannot clip by norm; write "
+            "--trainer.gradient_clip_algorithm value, or --config configs/strategy/fsdp2.yaml"
+        )
+    stored = stored_dtype(backbone.load_config()) if backbone.dtype == "auto" else backbone.dtype
+    if "mixed" in str(trainer.precision) and stored != "float32":
+        # It flattens a layer's weights and its adapter, float32 by PEFT, into one tensor.
+        raise InputError(
+            f"trainer.precision: FSDP1 needs base and adapter in one dtype, got a {stored} base and a float32 "
+            f"adapter under {trainer.precision}; write --trainer.precision bf16-true, or "
+            "--model.backbone.dtype float32"
+        )
+    if strategy.num_nodes * strategy.num_processes == 1:  # fails on tied embeddings
         raise InputError(
             "trainer.strategy: FSDP1 splits the model over two processes or more, got one; raise "
             "--trainer.devices, or write --config configs/strategy/fsdp2.yaml or single.yaml"
         )
 
 
-def _check_mask(trainer: L.Trainer, masked: bool) -> None:
-    if not masked and trainer.state.fn in (TrainerFn.FITTING, TrainerFn.VALIDATING):
-        raise InputError(
-            "steering.alpha: without a mask the calibration asks the model's head again and again, which FSDP1 "
-            "gathers within a step only; set alpha (0.001 comes close to none), or write --config "
-            "configs/strategy/fsdp2.yaml"
-        )
-
-
-def _check_clipping(trainer: L.Trainer) -> None:
-    if trainer.gradient_clip_val and str(trainer.gradient_clip_algorithm or "norm").endswith("norm"):
-        raise InputError(
-            "trainer.gradient_clip_val: FSDP1 sees a part of each gradient, and cannot clip by norm; write "
-            "--trainer.gradient_clip_algorithm value, or --config configs/strategy/fsdp2.yaml"
-        )
-
-
-def _check_one_dtype(trainer: L.Trainer, backbone: Backbone) -> None:
-    """Refuse two dtypes: FSDP1 flattens a layer's weights and its adapter, float32 by PEFT, into one tensor."""
-    stored = stored_dtype(backbone.load_config()) if backbone.dtype == "auto" else backbone.dtype
-    if "mixed" in str(trainer.precision) and stored != "float32":
-        raise InputError(
-            f"trainer.precision: FSDP1 needs base and adapter in one dtype, got a {stored} base and a float32 "
-            f"adapter under {trainer.precision}; write --trainer.precision bf16-true, or "
-            "--model.backbone.dtype float32"
-        )
-
-
 def stored_dtype(config: PretrainedConfig) -> str:
-    """The number format in which transformers loads a base; float32 where its configuration does not say."""
+    """Return the number format in which transformers loads a base; float32 if its configuration does not say."""
     dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
     return str(dtype).removeprefix("torch.")

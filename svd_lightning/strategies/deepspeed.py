@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO; checkpoints are single files of the whole adapter, as everywhere else."""
+"""DeepSpeed's ZeRO, with checkpoints in single files of the whole adapter, as everywhere else."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -98,7 +98,7 @@ class ZeROStrategy(DeepSpeedStrategy):
 
     @contextmanager
     def model_sharded_context(self) -> Generator[None, None, None]:
-        """Does nothing: transformers reads weights into whole tensors, which are split in `setup`."""
+        """Do nothing: transformers reads weights into whole tensors, which are split in `setup`."""
         yield
 
     def _setup_model(self, model: nn.Module) -> nn.Module:  # type: ignore[override]
@@ -116,7 +116,7 @@ class ZeROStrategy(DeepSpeedStrategy):
         return model
 
     def _format_batch_size_and_grad_accum_config(self) -> None:
-        """Tell DeepSpeed of one batch a step: Lightning counts those before it."""
+        """Tell DeepSpeed that a step has one batch: Lightning counts accumulated ones."""
         assert self.config is not None
         assert self.lightning_module is not None
         clipping = self.lightning_module.trainer.gradient_clip_val
@@ -133,7 +133,7 @@ class ZeROStrategy(DeepSpeedStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
-        """Does nothing: ZeRO splits the gradients of every batch as they come."""
+        """Do nothing: ZeRO splits the gradients of every batch at once."""
         yield
 
     def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
@@ -143,14 +143,12 @@ class ZeROStrategy(DeepSpeedStrategy):
         self.deepspeed_engine.set_gradient_accumulation_boundary(not waits)
         return super().training_step(*args, **kwargs)
 
-    # -- checkpoints of one file ---------------------------------------------------------------------------
-
     def lightning_module_state_dict(self) -> StateDict:
-        """The trained weights, whole, as the optimizer holds them; the frozen ones are never gathered."""
+        """Return the trained weights, whole, as the optimizer holds them; the frozen ones are never gathered."""
         return whole_weights(self._trained(), from_optimizer=self._fitting)
 
     def optimizer_state(self, optimizer: Optimizer) -> StateDict:
-        """The optimizer's state, whole, in the format of an unsharded run."""
+        """Return the optimizer's state, whole, in the format of an unsharded run."""
         return optimizer_state(self.deepspeed_engine.optimizer, self._trained())
 
     def save_checkpoint(

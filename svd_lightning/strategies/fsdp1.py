@@ -30,7 +30,7 @@ from svd_lightning.strategies.shared import Checkpoint, hold_device, read_checke
 class FSDP1Strategy(FSDPStrategy):
     """Lightning's `FSDPStrategy`, cut at the model's own decoder layers; checkpoints hold the whole adapter.
 
-    Works on CPU processes too, for trying things out.
+    It works on CPU processes too, for trials.
 
     Args:
         sharding_strategy: FULL_SHARD splits weights, gradients and optimizer states; SHARD_GRAD_OP keeps whole
@@ -82,13 +82,13 @@ class FSDP1Strategy(FSDPStrategy):
         )
 
     def lightning_module_state_dict(self) -> StateDict:
-        """All weights, whole; where they leave a GPU, on the first process only."""
+        """Return all weights, whole; if they are on GPUs, on the first process only."""
         assert self.model is not None
         with self._whole():
             return self.model.state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> StateDict:
-        """The optimizer's state, whole, in the format of an unsharded run."""
+        """Return the optimizer's state, whole, in the format of an unsharded run."""
         inner = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         assert self.model is not None
         with self._whole():
@@ -105,7 +105,7 @@ class FSDP1Strategy(FSDPStrategy):
         return {**super().load_checkpoint(checkpoint_path, weights_only), "state_dict": weights}
 
     def _whole(self) -> AbstractContextManager:
-        """Within it state dicts are gathered, and offloaded to the CPU, which FSDP can do only from elsewhere."""
+        """Gather state dicts within it, and offload them to the CPU unless they are there."""
         assert self.model is not None
         away = self.root_device.type != "cpu"
         return FullyShardedDataParallel.state_dict_type(

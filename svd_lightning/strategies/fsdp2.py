@@ -32,7 +32,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> StateDict:
-        """The trained weights, whole; the frozen ones are never gathered."""
+        """Return the trained weights, whole; the frozen ones are never gathered."""
         assert self.model is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         return get_model_state_dict(self.model, options=options)
@@ -46,8 +46,8 @@ class FSDP2Strategy(ModelParallelStrategy):
 def shard(peft_model: PeftModel, mesh: DeviceMesh) -> None:
     """Split the base's parameters, and the adapter's within its layers; a second call changes nothing.
 
-    The PEFT model itself stays as it is: FSDP2 changes the class of what it splits, and PEFT's `generate` does
-    not survive that.
+    The PEFT model itself stays as it is: FSDP2 changes the class of what it splits, which breaks PEFT's
+    `generate`.
     """
     base = peft_model.get_base_model()
     if isinstance(base, FSDPModule):
@@ -55,4 +55,4 @@ def shard(peft_model: PeftModel, mesh: DeviceMesh) -> None:
     split = mesh["data_parallel"]
     for layer in decoder_layers(base):
         fully_shard(layer, mesh=split)
-    fully_shard(base, mesh=split, reshard_after_forward=False)  # the head is used again and again
+    fully_shard(base, mesh=split, reshard_after_forward=False)  # the head is used many times

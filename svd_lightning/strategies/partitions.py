@@ -15,11 +15,11 @@ Parameters = Mapping[str, nn.Parameter]
 
 
 def whole_weights(trained: Parameters, *, from_optimizer: bool) -> dict[str, Tensor]:
-    """Gather the trained weights in CPU memory; to be called on every process.
+    """Gather the trained weights in CPU memory; every process must call this.
 
     Args:
         trained: as the module holds them, split or not.
-        from_optimizer: take the float32 copy that the optimizer updates, where there is one.
+        from_optimizer: take the float32 copy that the optimizer updates, if there is one.
     """
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -42,7 +42,7 @@ def load_weights(trained: Parameters, weights: Mapping[str, Tensor], *, into_opt
 
 
 def optimizer_state(zero: Any, trained: Parameters) -> StateDict:
-    """The state of the torch optimizer inside DeepSpeed's, as `state_dict` of an unsharded one gives it."""
+    """Return the state of the torch optimizer inside DeepSpeed's, as `state_dict` of an unsharded one."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     inner: torch.optim.Optimizer = zero.optimizer
@@ -60,14 +60,15 @@ def optimizer_state(zero: Any, trained: Parameters) -> StateDict:
 
 
 def load_optimizer_state(zero: Any, trained: Parameters, saved: StateDict) -> None:
-    """Write such a state back, on each process its part; it may come from another number of processes."""
+    """Give each process its part of a whole state, which any number of processes may have saved."""
     inner: torch.optim.Optimizer = zero.optimizer
     for group in inner.param_groups:
         group.update({name: value for name, value in saved["param_groups"][0].items() if name != "params"})
     state = saved["state"]
     if not state:
         return
-    shape = saved_shape(next(iter(trained.values())))
+    first = next(iter(trained.values()))
+    shape = getattr(first, "ds_shape", first.shape)  # ZeRO-3 may have emptied the parameter itself
     split = [name for name, value in state[0].items() if torch.is_tensor(value) and value.shape == shape]
     for part in _parts(zero):
         inner.state[part] = {
@@ -80,13 +81,8 @@ def load_optimizer_state(zero: Any, trained: Parameters, saved: StateDict) -> No
             _put(parameter, state[number][name], name)
 
 
-def saved_shape(parameter: nn.Parameter) -> torch.Size:
-    """The whole shape of a parameter; ZeRO-3 may have emptied the parameter itself."""
-    return getattr(parameter, "ds_shape", parameter.shape)
-
-
 def _parts(zero: Any) -> list[Tensor]:
-    """This process's flat parts of the float32 weights: the parameters of torch's optimizer."""
+    """Return this process's flat parts of the float32 weights: the parameters of torch's optimizer."""
     return getattr(zero, "fp32_partitioned_groups_flat", None) or zero.single_partition_of_fp32_groups
 
 

@@ -1,4 +1,4 @@
-"""What the sharded strategies share: where the module is, and reading a checkpoint of one file."""
+"""Parts of all sharded strategies: the module's device, and reading a checkpoint of one file."""
 
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,21 +14,17 @@ Checkpoint: TypeAlias = dict[str, Any]
 
 
 def hold_device(module: L.LightningModule | None, device: torch.device) -> None:
-    """Have `module.device` name the device of a module whose parameters a strategy moves one by one.
+    """Set `module.device` for a module whose parameters a strategy moves one by one.
 
-    Lightning learns the device from `module.to(…)` alone. FSDP1 and ZeRO-3 never call it, and what is made on
-    `module.device` (metrics, figures to reduce over the processes) would stay on the CPU, which NCCL cannot do.
+    Lightning learns the device from `module.to(…)` alone, which FSDP1 and ZeRO-3 never call. Tensors made on
+    `module.device` (metrics, for example) would stay on the CPU, where NCCL cannot reduce them.
     """
     assert module is not None
     module._device = device
 
 
 def check_file(path: str | Path) -> None:
-    """Refuse a folder of shards, such as Lightning's own strategies write.
-
-    Raises:
-        InputError: for a folder.
-    """
+    """Raise InputError for a folder of shards, such as Lightning's own strategies write."""
     if Path(path).is_dir():
         raise InputError(f"ckpt_path: expected a single file, got the folder {str(path)!r} of shards")
 

@@ -1,4 +1,4 @@
-"""Steps in which every process takes part, whatever the strategy."""
+"""Steps that every process takes part in, under any strategy."""
 
 import atexit
 from functools import cache
@@ -14,7 +14,7 @@ from svd_lightning.strategies.deepspeed import ZeROStrategy
 
 
 def is_sharded(trainer: L.Trainer | None) -> bool:
-    """Whether a forward on one process waits for the others."""
+    """Return whether a forward on one process waits for the others."""
     strategy = None if trainer is None else trainer.strategy
     if isinstance(strategy, ZeROStrategy):
         return strategy.zero_stage_3
@@ -48,21 +48,21 @@ def run_step(trainer: L.Trainer, module: L.LightningModule, name: str, *argument
 
 
 def loss_weight(trainer: L.Trainer, labels: Tensor) -> Tensor:
-    """This process's label tokens over the processes' average, []; makes DDP's mean of losses that of all tokens.
+    """Return this process's label tokens over the processes' average, []; 0 if it has none.
 
-    0 where this process has none.
+    The factor makes DDP's mean of losses the mean over all tokens.
     """
     tokens = (labels[:, 1:] >= 0).sum()
     return tokens * trainer.world_size / trainer.strategy.reduce(tokens.clone(), reduce_op="sum").clamp_min(1)
 
 
 def any_rank(trainer: L.Trainer, decision: bool) -> bool:
-    """Whether the decision is true on at least one process; the same answer on all of them."""
+    """Return whether the decision is true on at least one process; the same answer on all of them."""
     return trainer.strategy.reduce_boolean_decision(decision, all=False)
 
 
 def trained_sum(trainer: L.Trainer, model: nn.Module) -> str:
-    """The sum of the trained weights to nine digits; the same on every process and under every strategy."""
+    """Return the sum of the trained weights to nine digits; the same on every process and under every strategy."""
     if isinstance(trainer.strategy, ZeROStrategy):
         whole = trainer.strategy.lightning_module_state_dict().values()
         return f"{sum(weight.double().sum().item() for weight in whole):.9g}"

@@ -15,7 +15,7 @@ from svd_lightning.data import (
     HellaSwag,
     OpenBookQA,
     WinoGrande,
-    choices,
+    source_rows,
 )
 from svd_lightning.data.source_rows import SourceRow
 from svd_lightning.errors import InputError
@@ -117,7 +117,7 @@ def test_the_default_goes_to_the_hub(dataset, monkeypatch):
         asked.append((source, subset, split, revision))
         return []
 
-    monkeypatch.setattr(choices, "read_rows", read_rows)
+    monkeypatch.setattr(source_rows, "read_rows", read_rows)
     data = dataset()
     data.load_questions()
     data.load_given_question_splits()

@@ -19,10 +19,10 @@ class CommonsenseJSON(CommonsenseTask):
     """
 
     def instruction(self, row: SourceRow) -> Instruction:
-        """The row's own instruction."""
+        """Return the row's own instruction."""
         text, answer = row.text("instruction"), row.text("answer")
-        found = _FORMAT.search(text)
-        if not found:
+        ending = _FORMAT.search(text)
+        if not ending:
             raise InputError(
                 f"{row.where}: expected an instruction that ends with `Answer format: …/…`, got …{text[-60:]!r}"
             )
@@ -32,6 +32,5 @@ class CommonsenseJSON(CommonsenseTask):
             raise InputError(
                 f"{row.where}: expected the output 'the correct answer is {answer}', got {output!r:.80}"
             )
-        labels = tuple(found[1].split("/"))
-        right = index_of(row, "answer", {label: index for index, label in enumerate(labels)})
-        return Instruction(text=text, labels=labels, right=right)
+        labels = tuple(ending[1].split("/"))
+        return Instruction(text=text, labels=labels, right=index_of(row, "answer", labels))

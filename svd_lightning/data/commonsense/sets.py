@@ -9,10 +9,9 @@ from svd_lightning.data.choices import index_of
 from svd_lightning.data.commonsense.task import (
     CommonsenseTask,
     Instruction,
+    choose,
     choose_answer,
     lettered_choices,
-    listed,
-    numbered,
 )
 from svd_lightning.data.source_rows import SourceRow
 from svd_lightning.errors import InputError
@@ -34,7 +33,7 @@ class ARC(CommonsenseTask):
     """ARC-Easy or ARC-Challenge; null for a folder without configurations."""
 
     def instruction(self, row: SourceRow) -> Instruction:
-        """The question and three to five answers."""
+        """Return the question and three to five answers."""
         return lettered_choices(row, "question")
 
 
@@ -52,13 +51,13 @@ class BoolQ(CommonsenseTask):
     """Training data: a file of the hub's columns, a dataset folder, or the name on the hub."""
 
     def instruction(self, row: SourceRow) -> Instruction:
-        """The question, with its question mark."""
+        """Return the question, with its question mark."""
         question = row.text("question").strip().removesuffix("?")
         return Instruction(
             text=f"Please answer the following question with true or false, question: {question}?\n\n"
             "Answer format: true/false",
             labels=("true", "false"),
-            right=index_of(row, "answer", {True: 0, False: 1}),
+            right=index_of(row, "answer", [True, False]),
         )
 
 
@@ -76,19 +75,16 @@ class HellaSwag(CommonsenseTask):
     """Training data: a file of the hub's columns, a dataset folder, or the name on the hub."""
 
     def instruction(self, row: SourceRow) -> Instruction:
-        """The activity, its context, and the endings."""
+        """Return the activity, its context, and the endings."""
         endings = row.value("endings")
         if not isinstance(endings, list) or not endings or not all(isinstance(each, str) for each in endings):
             raise InputError(f"{row.where}: expected a list of texts in 'endings', got {endings!r:.80}")
-        return Instruction(
-            text=listed(
-                "Please choose the correct ending to complete the given sentence: "
-                f"{row.text('activity_label')}: {row.text('ctx')}",
-                endings,
-                "ending",
-            ),
-            labels=numbered("ending", len(endings)),
-            right=index_of(row, "label", {index: index for index in range(len(endings))}),
+        sentence = f"{row.text('activity_label')}: {row.text('ctx')}"
+        return choose(
+            f"Please choose the correct ending to complete the given sentence: {sentence}",
+            endings,
+            "ending",
+            index_of(row, "label", range(len(endings))),
         )
 
 
@@ -108,7 +104,7 @@ class OpenBookQA(CommonsenseTask):
     """Configuration of a folder or hub dataset."""
 
     def instruction(self, row: SourceRow) -> Instruction:
-        """The stem and four answers."""
+        """Return the stem and four answers."""
         return lettered_choices(row, "question_stem")
 
 
@@ -129,13 +125,10 @@ class PIQA(CommonsenseTask):
     """Branch, tag or commit of a hub dataset."""
 
     def instruction(self, row: SourceRow) -> Instruction:
-        """The goal and two solutions, each in a paragraph."""
+        """Return the goal and two solutions, each in a paragraph."""
         request = f"Please choose the correct solution to the question: {row.text('goal')}"
-        return Instruction(
-            text=listed(request, [row.text("sol1"), row.text("sol2")], "solution", between="\n\n"),
-            labels=numbered("solution", 2),
-            right=index_of(row, "label", {0: 0, 1: 1}),
-        )
+        solutions = [row.text("sol1"), row.text("sol2")]
+        return choose(request, solutions, "solution", index_of(row, "label", [0, 1]), between="\n\n")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -155,11 +148,11 @@ class SIQA(CommonsenseTask):
     """Branch, tag or commit of a hub dataset."""
 
     def instruction(self, row: SourceRow) -> Instruction:
-        """The situation, the question about it, and three answers."""
+        """Return the situation, the question about it, and three answers."""
         return choose_answer(
             f"{row.text('context')} {row.text('question')}",
             [row.text(f"answer{letter}") for letter in "ABC"],
-            index_of(row, "label", {1: 0, 2: 1, 3: 2}),
+            index_of(row, "label", [1, 2, 3]),
         )
 
 
@@ -180,15 +173,8 @@ class WinoGrande(CommonsenseTask):
     """Configuration of a folder or hub dataset; it decides how much training data there is."""
 
     def instruction(self, row: SourceRow) -> Instruction:
-        """The sentence and two options, with the answer format in the same paragraph."""
-        return Instruction(
-            text=listed(
-                "Please choose the correct answer to fill in the blank to complete the given sentence: "
-                f"{row.text('sentence')}",
-                [row.text("option1"), row.text("option2")],
-                "option",
-                before_format=" ",
-            ),
-            labels=numbered("option", 2),
-            right=index_of(row, "answer", {1: 0, 2: 1}),
-        )
+        """Return the sentence and two options, with the answer format in the same paragraph."""
+        request = "Please choose the correct answer to fill in the blank to complete the given sentence"
+        options = [row.text("option1"), row.text("option2")]
+        right = index_of(row, "answer", [1, 2])
+        return choose(f"{request}: {row.text('sentence')}", options, "option", right, before_format=" ")

@@ -12,7 +12,7 @@ from svd_lightning.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
-    """A request with its options written out, and the names by which an answer calls them."""
+    """A request with its options written out, and the names that an answer uses for them."""
 
     text: str
     """The request, the options, the answer format."""
@@ -30,7 +30,7 @@ class CommonsenseTask(RecordedChoices, ABC):
     """
 
     template: str = "{instruction}\n\n"
-    """The prompt; {instruction} stands for request, options and answer format, and the answer follows at once."""
+    """The prompt; {instruction} stands for request, options and answer format. The answer follows at once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,10 +39,10 @@ class CommonsenseTask(RecordedChoices, ABC):
 
     @abstractmethod
     def instruction(self, row: SourceRow) -> Instruction:
-        """What the row asks."""
+        """Return what the row asks."""
 
     def question(self, row: SourceRow, name: str) -> ChoiceQuestion:
-        """The instruction, with one sentence for each option as the choices."""
+        """Return the instruction, with one sentence for each option as the choices."""
         asked = self.instruction(row)
         return ChoiceQuestion(
             name,
@@ -53,43 +53,31 @@ class CommonsenseTask(RecordedChoices, ABC):
         )
 
 
-def numbered(name: str, count: int) -> tuple[str, ...]:
-    """The names of the options.
+def choose(
+    request: str, options: Sequence[str], name: str, right: int, *, between: str = " ", before_format: str = "\n\n"
+) -> Instruction:
+    """Return the instruction that lists the options under numbered names, and then the answer format.
 
-    >>> numbered("ending", 3)
-    ('ending1', 'ending2', 'ending3')
-    """
-    return tuple(f"{name}{number}" for number in range(1, count + 1))
-
-
-def listed(
-    request: str, options: Sequence[str], name: str, *, between: str = " ", before_format: str = "\n\n"
-) -> str:
-    """A request with its options and the answer format.
-
-    >>> print(listed("Please choose.", ["rain", "snow"], "answer"))
+    >>> print(choose("Please choose.", ["rain", "snow"], "answer", right=0).text)
     Please choose.
     <BLANKLINE>
     Answer1: rain Answer2: snow
     <BLANKLINE>
     Answer format: answer1/answer2
     """
-    labels = numbered(name, len(options))
-    options = [f"{label.capitalize()}: {option}" for label, option in zip(labels, options, strict=True)]
-    return f"{request}\n\n{between.join(options)}{before_format}Answer format: {'/'.join(labels)}"
+    labels = tuple(f"{name}{number}" for number in range(1, len(options) + 1))
+    listed = between.join(f"{label.capitalize()}: {option}" for label, option in zip(labels, options, strict=True))
+    text = f"{request}\n\n{listed}{before_format}Answer format: {'/'.join(labels)}"
+    return Instruction(text=text, labels=labels, right=right)
 
 
 def choose_answer(question: str, options: Sequence[str], right: int) -> Instruction:
-    """The instruction of SIQA, ARC and OpenBookQA."""
-    return Instruction(
-        text=listed(f"Please choose the correct answer to the question: {question}", options, "answer"),
-        labels=numbered("answer", len(options)),
-        right=right,
-    )
+    """Return the instruction of SIQA, ARC and OpenBookQA."""
+    return choose(f"Please choose the correct answer to the question: {question}", options, "answer", right)
 
 
 def lettered_choices(row: SourceRow, question: str) -> Instruction:
-    """The instruction of a row whose `choices` are {text: […], label: […]}, `answerKey` one of the labels."""
+    """Return the instruction of a row of `choices` {text: […], label: […]} and `answerKey`, one of the labels."""
     choices = row.value("choices")
     texts, labels = (choices.get(key) if isinstance(choices, dict) else None for key in ("text", "label"))
     if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels) or not texts:
@@ -97,5 +85,4 @@ def lettered_choices(row: SourceRow, question: str) -> Instruction:
             f"{row.where}: expected in 'choices' {{text: [...], label: [...]}} of equal length, at least one, "
             f"got {choices!r:.80}"
         )
-    right = index_of(row, "answerKey", {label: index for index, label in enumerate(labels)})
-    return choose_answer(row.text(question), texts, right)
+    return choose_answer(row.text(question), texts, index_of(row, "answerKey", labels))
