@@ -1,7 +1,6 @@
 """Held-out labels under every distribution: validation's NLL, and a test's whole comparison in one pass."""
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 from peft import PeftModel
@@ -153,4 +152,4 @@ class HeldOut:
         candidates = [] if self._calibration is None else self._calibration["candidates"]
         rules = (*with_built_in(self._configured.rules), *self._configured.directions)
         again = rescore(table, candidates, rules, penalty=penalty)
-        return cast(HeldOutTableRecord, {**figures, "estimator": estimator, "candidates": again})
+        return {**figures, "estimator": estimator, "candidates": again}

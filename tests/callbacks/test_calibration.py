@@ -190,4 +190,4 @@ def test_test_verb_scores_every_candidate_on_held_out_tokens(fitted, diaries, tm
     assert [c["strengths"] for c in record["candidates"]] == [c["strengths"] for c in known]
     [line] = [c for c in record["candidates"] if c["rules"] == ["KLGradient"] and c["estimator"] == "LineSearch"]
     assert line["nll"] == pytest.approx(metrics["test/nll_steered"], rel=1e-5)
-    assert "Test split, with the strengths of the calibration split" in capsys.readouterr().out
+    assert "Candidates on the test split, with the strengths of the calibration split" in capsys.readouterr().out
