@@ -33,11 +33,13 @@ from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResul
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
+    TokenMean,
     any_rank,
     check_strategy,
     is_sharded,
     leave_group_at_exit,
-    loss_weight,
+    random_states,
+    restore_random_state,
     shard,
 )
 
@@ -130,11 +132,10 @@ class SteeredLanguageModel(L.LightningModule):
         if self.gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
-        if self.adapter_folder is None:
+        if (folder := self.adapter_folder) is None:
             self.model = attach_new(base, self.adapter_config)
         else:
-            name = self.backbone.source
-            self.model = attach_trained(base, self.adapter_folder, base_name=name, trainable=True)
+            self.model = attach_trained(base, folder, base_name=self.backbone.source, trainable=True)
         self.trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
         trainable, total = self.model.get_nb_trainable_parameters()
         _log.info("%s trainable of %s parameters (%.2f %%)", trainable, total, 100 * trainable / total)
@@ -166,27 +167,28 @@ class SteeredLanguageModel(L.LightningModule):
     def on_fit_start(self) -> None:
         """Transformers hands its models over in evaluation mode, and Lightning leaves them so."""
         self.peft_model.train()
+        self._tokens = TokenMean()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean NLL of the completion tokens under the tuned model, in nats, []."""
-        fields = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
-        return self.peft_model(**fields).loss
+        """Return the mean NLL of the completion tokens under the tuned model, in nats, []."""
+        return self.peft_model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step of the warm start: completion-only loss, the mean over the tokens of all processes."""
-        loss = self(batch)
-        if self.trainer.world_size > 1:
-            weight = loss_weight(self.trainer, batch["labels"])
-            loss = torch.where(weight > 0, loss, 0.0) * weight  # the mean over no token is NaN
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
-        return loss
+        """One batch of the warm start: completion-only loss, by the tokens of all processes; see `TokenMean`."""
+        loss, (shown, weight) = self(batch), self._tokens.add(self.trainer, batch["labels"])
+        loss = torch.where(weight > 0, loss, 0.0)  # the mean over no token is NaN
+        self.log("train/loss", loss * shown, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
+        return loss * weight
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make accumulated gradients those of the mean over all tokens of the step."""
+        self._tokens.finish(self.trainer, self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over the trainable parameters, and the schedule by steps."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         steps = int(self.trainer.estimated_stepping_batches)
-        warmup = round(self.warmup_ratio * steps)
-        schedule = get_scheduler(self.lr_schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        schedule = get_scheduler(self.lr_schedule, optimizer, round(self.warmup_ratio * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # -- evaluation ----------------------------------------------------------------------------------------
@@ -271,21 +273,19 @@ class SteeredLanguageModel(L.LightningModule):
             self._keep_steering = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights, the calibration, and what identifies the base."""
+        """Keep the trainable weights, the calibration, what identifies the base, and random states."""
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self.trained}
         checkpoint["calibration"] = self.calibration
-        checkpoint["base"] = {
-            "name": self.backbone.name_or_path,
-            "revision": self.backbone.revision,
-            "fingerprint": self.base_fingerprint,
-        }
+        checkpoint["random_states"] = random_states(self.trainer.strategy.root_device)
+        base = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
+        checkpoint["base"] = base | {"fingerprint": self.base_fingerprint}
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse another base or another adapter than this module's, with an InputError."""
         check_weights(checkpoint, self.backbone.name_or_path, self.base_fingerprint, self.trained)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another base or another adapter; restore the calibration.
+        """Refuse another base or another adapter; restore the calibration, and to train on, the random numbers.
 
         Raises:
             InputError: if the base, the adapter or the rules differ from this module's.
@@ -294,7 +294,7 @@ class SteeredLanguageModel(L.LightningModule):
         self.check_checkpoint(checkpoint)
         if self._trainer is not None and self._trainer.training:
             check_resumable(checkpoint)
-        calibration: CalibrationRecord | None = checkpoint.get("calibration")
-        if calibration is not None and not self._keep_steering:
+            restore_random_state(checkpoint.get("random_states", ()), self.trainer.strategy.root_device)
+        if (calibration := checkpoint.get("calibration")) is not None and not self._keep_steering:
             check_step(calibration, checkpoint["global_step"])
             self.adopt(calibration)
