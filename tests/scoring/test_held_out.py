@@ -8,6 +8,7 @@ from svd_lightning.data.questions import QuestionCollator, encode_questions
 from svd_lightning.data.tokenise import encode
 from svd_lightning.scoring import HeldOut, held_out
 from svd_lightning.scoring.contenders import contenders
+from svd_lightning.scoring.labels import score_chunk
 from svd_lightning.steering import UNSTEERED, TaskSteering
 from tests.metrics.reference import Question, expected
 from tests.scoring.questions import RECORD, diary_rows, question, random_module
@@ -87,6 +88,37 @@ def test_every_metric_under_every_distribution(questions, batch, alpha):
         assert metrics["NLL"][name]["value"] == pytest.approx(nll, abs=1e-4), name
     assert len({entry["value"] for entry in metrics["MC2"].values()}) == len(NAMES)
     assert (record.table is None) is (alpha is None)
+
+
+def test_equal_choices_tie_at_every_batch_size(module, monkeypatch):
+    """The best choice again as a false one, scored with rounding that depends on the batch, as on a GPU."""
+
+    def rounded(chunk, steerings):
+        found = score_chunk(chunk, steerings)
+        noise = 1e-6 * torch.randn(len(chunk.labels), generator=generator)
+        return {name: each._replace(log_probs=each.log_probs + noise) for name, each in found.items()}
+
+    generator = torch.Generator().manual_seed(0)
+    monkeypatch.setattr(held_out, "score_chunk", rounded)
+    repeated = []
+    for row in diary_rows(16, seed=11):
+        false = [choice for number, choice in enumerate(row["choices"]) if number not in row["correct"]]
+        best = row["choices"][row["best"]]
+        repeated.append(question({**row, "choices": [best, *false, best], "correct": [0], "best": 0}))
+    one, eight = (measured(module, repeated, batch=batch).metrics["metrics"] for batch in (1, 8))
+    for metric in ("MC1", "MC3", "accuracy"):
+        for name in NAMES:
+            assert one[metric][name]["value"] == eight[metric][name]["value"] == 0.0
+            normalised = f"{metric}_normalised"
+            assert one[normalised][name]["value"] == eight[normalised][name]["value"] == 0.0
+    for name in NAMES:
+        assert one["MC2"][name]["value"] == pytest.approx(eight["MC2"][name]["value"], abs=1e-5)
+
+
+def test_metrics_do_not_depend_on_the_batch_size(module, questions):
+    one, eight = (measured(module, questions, batch=batch).metrics["metrics"] for batch in (1, 8))
+    for metric in ("MC1", "MC3", "accuracy", "MC1_normalised", "MC3_normalised", "accuracy_normalised"):
+        assert {n: one[metric][n]["value"] for n in NAMES} == {n: eight[metric][n]["value"] for n in NAMES}, metric
 
 
 def test_tasks_are_told_apart(module, questions):
