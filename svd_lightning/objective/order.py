@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from svd_lightning.processes import host_group, several_processes
+
 
 def in_order(example: Tensor, position: Tensor) -> Tensor:
     """Return the rows of the tokens by (example, position), the first of each repetition only, int64 [n]."""
@@ -29,15 +31,10 @@ def merged(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
     rank = 0
     if several_processes():
         rank, parts = dist.get_rank(), [(example, position)] * dist.get_world_size()
-        dist.all_gather_object(parts, (example, position))
+        dist.all_gather_object(parts, (example, position), group=host_group())
     examples, positions = (torch.cat(columns) for columns in zip(*parts, strict=True))
     order = in_order(examples, positions)
     place = torch.full_like(examples, -1)
     place[order] = torch.arange(len(order))
     before = sum(len(part[0]) for part in parts[:rank])
     return examples[order], place[before : before + len(example)]
-
-
-def several_processes() -> bool:
-    """Return whether this process shares its work with others."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

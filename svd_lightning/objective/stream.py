@@ -12,8 +12,9 @@ from torch import Tensor
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
 from svd_lightning.objective.interface import Along, Evaluation, ExampleSlopes, Objective, Priced, single
-from svd_lightning.objective.order import merged, several_processes
+from svd_lightning.objective.order import merged
 from svd_lightning.objective.quantities import Key, Labels, Quantity, Slopes, Steered, View
+from svd_lightning.processes import host_group, several_processes
 from svd_lightning.steering import SteeringRule
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
@@ -49,7 +50,7 @@ class TokenStream:
         chunks: starts a new pass over this process's tokens.
         example, position: of these tokens, in the order of the stream, int64 [n].
         vocabulary: V.
-        device: where sums are reduced between processes.
+        device: where this process adds up.
         tasks: the task of each example that has one; on every process for all examples.
 
     Raises:
@@ -158,9 +159,10 @@ class TokenStream:
                 place = self._place[start : (start := start + len(view.labels))].to(self._device)
                 self._add(view, quantities, sums, place)
             assert start == len(self._place), "the stream has another number of tokens than it said"
+            whole = whole.cpu()
             if several_processes():
-                dist.all_reduce(whole)
-            sums = [part.view(shape) for part, shape in zip(whole.cpu().split(sizes), shapes, strict=True)]
+                dist.all_reduce(whole, group=host_group())
+            sums = [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
         self.passes += 1
         return [Answer(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
 

@@ -35,9 +35,9 @@ class Likelihood:
         for name in self._names(steering):
             self._nll[name].to(found[name].device).update(found[name])
 
-    def result(self, steering: TaskSteering) -> dict[str, Tensor]:
+    def result(self, steering: TaskSteering) -> dict[str, float]:
         """Return `nll_base`, `nll_tuned`, `nll_steered`, nats per token; begin anew. Call it on every process."""
-        found = {f"nll_{name}": self._nll[name].compute().float() for name in self._names(steering)}
+        found = {f"nll_{name}": self._nll[name].compute().item() for name in self._names(steering)}
         for metric in self._nll.values():
             metric.reset()
         return found
