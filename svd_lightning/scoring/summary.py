@@ -1,6 +1,7 @@
-"""What a test found, in plain numbers: each metric under each distribution, with its gain over the tuned model."""
+"""The results of a test as plain numbers: each metric of each distribution, with its gain over the tuned model."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.metrics import OPTION_METRICS, ChoiceScores, CompletionScores, paired_gain
 from svd_lightning.records import MetricRecord, MetricsRecord, SummaryRecord, TestResults
 
-_LOGGED = ("base", "tuned", "steered")
+_LOGGED = ("nll_base", "nll_tuned", "nll_steered", "accuracy_tuned", "accuracy_steered", "kl_to_reference")
 
 
 def summarise(
@@ -19,7 +20,7 @@ def summarise(
 
     Args:
         completions: the completion tokens.
-        choices: the choices of the questions, which may be none.
+        choices: the choices of the questions; there may be none.
         names: the name under which each distribution was scored.
         tasks: the task of each example or question that has one, by its number.
 
@@ -40,25 +41,21 @@ def summarise(
     found = {}
     for task in sorted(set(tasks.values())):
         members = torch.tensor([number for number, name in tasks.items() if name == task])
-        mine = completions.select(torch.isin(completions.example, members))
-        if mine.example.numel():
-            found[task] = _part(mine, choices.select(torch.isin(choices.number, members)), names)
+        part = completions.select(torch.isin(completions.example, members))
+        if part.example.numel():
+            found[task] = _part(part, choices.select(torch.isin(choices.number, members)), names)
     return {**everything, "tasks": found}
 
 
 def scalars(results: TestResults) -> dict[str, float]:
     """Return what is logged: NLL of base, tuned and steered; with questions, each metric of each distribution."""
     metrics, table = results.metrics["metrics"], results.table
-    found = {f"nll_{name}": metrics["NLL"][name]["value"] for name in _LOGGED if name in metrics["NLL"]}
-    if table is not None:
-        found |= {
-            "nll_base": table["nll_base"],
-            "nll_tuned": table["nll_tuned"],
-            "nll_steered": table["nll_steered"],
-            "accuracy_tuned": table["accuracy_tuned"],
-            "accuracy_steered": table["accuracy_steered"],
-            "kl_to_reference": table["kl_to_reference"],
-        }
+    if table is None:
+        nll = metrics["NLL"]
+        found = {f"nll_{name}": nll[name]["value"] for name in ("base", "tuned", "steered") if name in nll}
+    else:
+        figures = cast(Mapping[str, float], table)
+        found = {name: figures[name] for name in _LOGGED}
     for metric in OPTION_METRICS if results.metrics["questions"] else ():
         found |= {f"{metric}_{name}": entry["value"] for name, entry in metrics[metric].items()}
     return found
@@ -94,7 +91,7 @@ def _choices(choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, dict[
 
 
 def _entry(name: str, value: float, values: Tensor, tuned: Tensor, group: Tensor) -> MetricRecord:
-    """The value, and its mean gain over tuned with an interval by resampling groups; all tensors [N]."""
+    """Return the value, and its mean gain over tuned with an interval by resampling groups; all tensors [N]."""
     if name == "tuned":
         return {"value": value}
     if group.unique().numel() < 2:
