@@ -187,8 +187,8 @@ class SteeredLanguageModel(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/nll_base`, `val/nll_tuned`, `val/nll_steered`."""
-        found = self.likelihood.result(self.task_steering)
-        self.log_dict({f"val/{name}": value for name, value in found.items()}, prog_bar=True, sync_dist=True)
+        nll = self.likelihood.result(self.task_steering)
+        self.log_dict({f"val/{name}": value for name, value in nll.items()}, prog_bar=True, sync_dist=True)
 
     def on_test_start(self) -> None:
         """Start a new comparison, with the strengths in force."""
@@ -249,8 +249,8 @@ class SteeredLanguageModel(L.LightningModule):
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return
         check_steering(self.configured, calibration)
-        found = recall_all(self.configured, calibration)
-        self.steering, self.own_steering = found.shared, dict(found.own)
+        steering = recall_all(self.configured, calibration)
+        self.steering, self.own_steering = steering.shared, dict(steering.own)
 
     @contextmanager
     def keeping_steering(self) -> Iterator[None]:

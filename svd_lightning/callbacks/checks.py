@@ -63,9 +63,9 @@ def check_checkpointing(trainer: L.Trainer) -> None:
 
     Checkpoints by steps or minutes are for resuming; beside them there must be one of each epoch.
     """
-    found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    by_epoch = [callback for callback in found if callback.every_n_epochs]
-    if len(by_epoch) < bool(found) or not all(_saves_at_epoch_end(callback, trainer) for callback in by_epoch):
+    savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    by_epoch = [callback for callback in savers if callback.every_n_epochs]
+    if (savers and not by_epoch) or not all(_saves_at_epoch_end(callback, trainer) for callback in by_epoch):
         raise InputError(
             "trainer.callbacks: ModelCheckpoint would save before the epoch's calibration; expected one that "
             "saves by epochs (without every_n_train_steps), with save_on_train_epoch_end: true"
@@ -95,12 +95,12 @@ def check_estimator(estimator: StrengthEstimator, steering: Steering) -> None:
 
 
 def hint_at_more_data(data: CompletionDataModule, module: SteeredLanguageModel) -> None:
-    """Log that training examples lie idle: only the user knows what an adapter trained elsewhere has seen."""
+    """Log that many examples are unused: only the user knows which of them the adapter has already seen."""
     used, idle = (len(data.split_ids(split)) for split in ("calibration", "train"))
     if module.adapter_folder is not None and idle > used:
         _log.warning(
-            "calibrating on %s examples, while %s of the training split lie idle: where the adapter has not seen "
-            "them, --data.calibration 0.9 calibrates on more",
+            "calibrating on %s examples, %s of the training split are unused: if the adapter has not seen them, "
+            "--data.calibration 0.9 calibrates on more",
             used,
             idle,
         )

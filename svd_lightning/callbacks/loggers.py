@@ -50,8 +50,8 @@ def _scalars(record: CalibrationRecord) -> dict[str, float]:
     figures = cast(Mapping[str, float], record)
     names = [f"steer/strength/{rule}" for rule in record["rules"]]
     names = ["steer/strength"] if len(names) == 1 else names
-    found = {f"steer/{name}": figures[name] for name in _SCALARS}
-    found |= dict(zip(names, record["strengths"], strict=True))
+    scalars = {f"steer/{name}": figures[name] for name in _SCALARS}
+    scalars |= dict(zip(names, record["strengths"], strict=True))
     for task in record["tasks"]:
-        found |= {f"{name}/{task['task']}": mu for name, mu in zip(names, task["strengths"], strict=True)}
-    return found
+        scalars |= {f"{name}/{task['task']}": mu for name, mu in zip(names, task["strengths"], strict=True)}
+    return scalars

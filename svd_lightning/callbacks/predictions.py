@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +85,16 @@ class PredictionWriter(BasePredictionWriter):
 
     def _start_part(self, trainer: L.Trainer, settings: str) -> None:
         """Raise InputError for parts of other settings; start this process's part, or end its broken line."""
-        own = self._part(trainer.global_rank)
-        for part in self._parts():
-            if _lines(part)[0] not in (None, settings):
+        for path in self._parts():
+            if _lines(path)[0] not in (None, settings):
                 raise InputError(
-                    f"predict.output: {str(part)!r} was left by an interrupted run with another model, other "
+                    f"predict.output: {str(path)!r} was left by an interrupted run with another model, other "
                     "data or options; choose another output, or delete the parts"
                 )
-        if own.exists() and _lines(own)[0] is not None:
-            with own.open("a", encoding="utf-8") as file:
-                file.write("\n")
-        else:
-            own.write_text(f"{settings}\n", encoding="utf-8")
+        part = self._part(trainer.global_rank)
+        started = part.exists() and _lines(part)[0] is not None
+        with part.open("a" if started else "w", encoding="utf-8") as file:
+            file.write("\n" if started else f"{settings}\n")
 
     def _part(self, rank: int) -> Path:
         return self.path.with_name(f"{self.path.name}.part{rank}")
@@ -107,10 +106,8 @@ class PredictionWriter(BasePredictionWriter):
         """Yield the records in all parts, except a last line that a killed process left cut short."""
         for part in self._parts():
             for line in _lines(part)[1:]:
-                try:
+                with suppress(json.JSONDecodeError):  # an empty line, or one cut short
                     yield json.loads(line or "")
-                except json.JSONDecodeError:  # an empty line, or one cut short
-                    continue
 
 
 def _facts(example: Example) -> KnownRecord:

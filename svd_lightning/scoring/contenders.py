@@ -12,7 +12,7 @@ from svd_lightning.records import CalibrationRecord, DistributionRecord
 from svd_lightning.steering import UNSTEERED, RowSteering, Steering, SteeringFunction, TaskSteering, rule_name
 
 Scored = SteeringFunction | TaskSteering
-"""How a token is steered: all alike, or each by its task."""
+"""One steering for all tokens, or one for each task."""
 
 _PAPER = (("KLGradient",), "Mean")
 
@@ -109,8 +109,5 @@ def of_tokens(scored: Mapping[str, Scored], batch: Batch, rows: Tensor) -> dict[
         batch: labelled rows, with their `task` if they have one.
         rows: the row of each token, int64 [n].
     """
-    found: dict[str, SteeringFunction] = {}
-    for name, each in scored.items():
-        one = each.of_batch(batch) if isinstance(each, TaskSteering) else each
-        found[name] = one.of(rows) if isinstance(one, RowSteering) else one
-    return found
+    functions = {name: f.of_batch(batch) if isinstance(f, TaskSteering) else f for name, f in scored.items()}
+    return {name: f.of(rows) if isinstance(f, RowSteering) else f for name, f in functions.items()}

@@ -37,10 +37,10 @@ class Likelihood:
 
     def result(self, steering: TaskSteering) -> dict[str, Tensor]:
         """Return `nll_base`, `nll_tuned`, `nll_steered`, nats per token, and reset. Call it on every process."""
-        found = {f"nll_{name}": self._nll[name].compute().float() for name in self._names(steering)}
+        nll = {f"nll_{name}": self._nll[name].compute().float() for name in self._names(steering)}
         for metric in self._nll.values():
             metric.reset()
-        return found
+        return nll
 
     def _names(self, steering: TaskSteering) -> list[str]:
         """Return the same names on every rank: computing synchronises."""
@@ -104,10 +104,12 @@ class HeldOut:
 
     def _add_choices(self, tokens: CompletionTokens, scores: Mapping[str, LabelScores], batch: Batch) -> None:
         asked, size = batch["asked"], len(batch["index"])
-        own = tokens.positions < batch["end"][tokens.rows]
-        rows = tokens.rows[own]
+        written = tokens.positions < batch["end"][tokens.rows]  # the choice's own tokens, without EOS
+        rows = tokens.rows[written]
         nothing = torch.zeros(size, dtype=torch.float64, device=rows.device)
-        sums = {name: nothing.index_add(0, rows, each.log_probs[own].double()) for name, each in scores.items()}
+        sums = {
+            name: nothing.index_add(0, rows, each.log_probs[written].double()) for name, each in scores.items()
+        }
         self._choices.update(
             batch["index"][asked],
             batch["option"][asked],
@@ -123,9 +125,9 @@ class HeldOut:
         Args:
             tasks: the task of each example or question that has one, by its number.
         """
-        found = summarise(self._completions.compute(), self._choices.compute(), self._names, tasks or {})
-        compared = {name: contender.plain() for name, contender in self._contenders.items()}
-        return TestResults(self._describe(tasks or {}), {"distributions": compared, **found})
+        summary = summarise(self._completions.compute(), self._choices.compute(), self._names, tasks or {})
+        distributions = {name: contender.plain() for name, contender in self._contenders.items()}
+        return TestResults(self._describe(tasks or {}), {"distributions": distributions, **summary})
 
     def _describe(self, tasks: Mapping[int, str]) -> HeldOutTableRecord | None:
         """Return the figures of the steering and of the calibration's candidates, all under one penalty."""

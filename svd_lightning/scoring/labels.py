@@ -75,14 +75,14 @@ def score_tokens(
 def score_chunk(chunk: LogitChunk, steerings: Mapping[str, SteeringFunction]) -> dict[str, LabelScores]:
     """Score a chunk's labels under each of several steerings; a penalty of −∞ becomes 0, as in `score_tokens`."""
     tuned, base, labels = chunk
-    log_q, found = log_probabilities(base), {}
+    log_q, scores = log_probabilities(base), {}
     for name, steering in steerings.items():
         logits = finite_penalty(steering)(tuned, base)
         log_p = log_probabilities(logits)
         forbidden = at_label(logits, labels).isneginf()  # log_p is floored, so that ratios stay finite
         label_log_p = at_label(log_p, labels).masked_fill(forbidden, -math.inf)
-        found[name] = LabelScores(label_log_p, kl_from_log_probs(log_p, log_q))
-    return found
+        scores[name] = LabelScores(label_log_p, kl_from_log_probs(log_p, log_q))
+    return scores
 
 
 def finite_penalty(steering: SteeringFunction) -> SteeringFunction:

@@ -37,18 +37,17 @@ def summarise(
     """
     if not completions.example.numel():
         raise InputError("test split: expected at least one completion token, got none")
-    everything = _part(completions, choices, names)
-    found = {}
+    parts = {}
     for task in sorted(set(tasks.values())):
         members = torch.tensor([number for number, name in tasks.items() if name == task])
         part = completions.select(torch.isin(completions.example, members))
         if part.example.numel():
-            found[task] = _part(part, choices.select(torch.isin(choices.number, members)), names)
-    return {**everything, "tasks": found}
+            parts[task] = _part(part, choices.select(torch.isin(choices.number, members)), names)
+    return {**_part(completions, choices, names), "tasks": parts}
 
 
 def scalars(results: TestResults) -> dict[str, float]:
-    """Return what is logged: NLL of base, tuned and steered; with questions, each metric of each distribution."""
+    """Return what to log: NLL of base, tuned and steered; with questions each metric of each distribution."""
     metrics, table = results.metrics["metrics"], results.table
     if table is None:
         nll = metrics["NLL"]
@@ -70,13 +69,14 @@ def _part(completions: CompletionScores, choices: ChoiceScores, names: Mapping[s
 
 
 def _likelihood(completions: CompletionScores, names: Mapping[str, str]) -> dict[str, dict[str, MetricRecord]]:
-    found: dict[str, dict[str, MetricRecord]] = {}
+    entries: dict[str, dict[str, MetricRecord]] = {}
+    log_probs = completions.log_probs
     for name, scored in names.items():
         for metric, value in completions.metrics(scored).items():
-            found.setdefault(metric, {})[name] = {"value": value}
-        nll, log_probs = found["NLL"][name]["value"], completions.log_probs
-        found["NLL"][name] = _entry(name, nll, log_probs[scored], log_probs["tuned"], completions.example)
-    return found
+            entries.setdefault(metric, {})[name] = {"value": value}
+        nll = entries["NLL"][name]["value"]
+        entries["NLL"][name] = _entry(name, nll, log_probs[scored], log_probs["tuned"], completions.example)
+    return entries
 
 
 def _choices(choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, dict[str, MetricRecord]]:
