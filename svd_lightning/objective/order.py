@@ -22,7 +22,7 @@ def merged(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
     """Merge all processes' tokens into one order.
 
     Args:
-        example, position: of this process's tokens, int64 [n].
+        example, position: numbers of this process's tokens, int64 [n].
 
     Returns:
         Each token's example [N], and the row of each of this process's tokens in it [n]; −1 for a repetition.

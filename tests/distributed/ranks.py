@@ -151,7 +151,8 @@ def run(job: dict[str, Any], verb: str) -> Any:
     trainer = new_trainer(job, verb, plain_calibration())
     options = {} if verb == "calibrate" else {"verbose": False}
     found = getattr(trainer, verb)(module, datamodule=job["data"], ckpt_path=ckpt_path, **options)
-    return {"metrics": found, "calibration": module.calibration, "test": module.test_results.table}
+    table = None if module.test_results is None else module.test_results.table
+    return {"metrics": found, "calibration": module.calibration, "test": table}
 
 
 def main(path: str) -> None:
