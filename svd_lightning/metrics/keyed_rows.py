@@ -31,7 +31,7 @@ class GatheredRows(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Reduce over processes, unless `sync_on_compute` is False; without rows give empty ones of the right kind."""
+        """Reduce over processes, unless `sync_on_compute` is False; a process without rows gives empty ones."""
         if self.sync_on_compute:  # torchmetrics looks at it on construction only
             self._fill()
             super().sync(*args, **kwargs)

@@ -33,7 +33,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_environment()
 
     def setup(self, trainer: L.Trainer) -> None:
-        """Set up as Lightning does, and evaluate without inference mode: FSDP2 counts the versions of its tensors."""
+        """Set up, and evaluate without inference mode: FSDP2 counts the versions of its tensors."""
         for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
             loop.inference_mode = False
         super().setup(trainer)

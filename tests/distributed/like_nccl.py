@@ -29,7 +29,7 @@ class DDPWithoutHostMemory(DDPStrategy):
 
     def setup(self, trainer: L.Trainer) -> None:
         sent = "lightning.pytorch.strategies.ddp._sync_module_states"  # the first process's weights, on the GPU
-        with mock.patch(sent, lambda module: None):
+        with mock.patch(sent, return_value=None):
             super().setup(trainer)
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
