@@ -11,114 +11,29 @@ echo and f the focus. `BASE` is the language that the shipped base model was tra
 truth is exact.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 
-Traits = tuple[float, float, float]
+Traits = Sequence[float]
 """Warmth, wetness, comfort."""
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(len(SPECIALS))
 
-SEASONS: Mapping[str, Traits] = {
-    "winter": (-1.2, 0.4, -0.4),
-    "spring": (0.1, 0.7, 0.6),
-    "summer": (1.2, -0.6, 0.3),
-    "autumn": (-0.2, 0.5, -0.2),
-}
-PLACES: Mapping[str, Traits] = {
-    "coast": (0.1, 0.6, 0.1),
-    "island": (0.5, 0.3, 0.4),
-    "plain": (0.2, -0.5, 0.0),
-    "river": (0.0, 0.6, 0.3),
-    "lake": (-0.2, 0.4, 0.5),
-    "moor": (-0.5, 0.7, -0.6),
-    "heath": (-0.2, -0.4, -0.3),
-    "steppe": (-0.3, -0.8, -0.4),
-}
-WRITERS: Mapping[str, Traits] = {
-    "clerk": (0.0, 0.0, 0.1),
-    "monk": (-0.2, 0.0, -0.5),
-    "poet": (0.2, 0.5, 0.6),
-    "nurse": (0.2, 0.2, -0.2),
-    "captain": (-0.1, 0.6, -0.1),
-    "teacher": (0.2, -0.1, 0.4),
-    "miller": (0.1, -0.4, 0.2),
-    "baker": (0.4, -0.2, 0.5),
-}
-PROMPT = "{season} on the {place} , by a {writer} :"
+_LEXICON = yaml.safe_load((Path(__file__).parent / "words.yaml").read_text(encoding="utf-8"))
+SEASONS: Mapping[str, Traits] = _LEXICON["seasons"]
+PLACES: Mapping[str, Traits] = _LEXICON["places"]
+WRITERS: Mapping[str, Traits] = _LEXICON["writers"]
+WORDS: Mapping[str, Mapping[str, Traits]] = _LEXICON["words"]
+"""The words after the prompt, by class."""
 
-WORDS: Mapping[str, Mapping[str, Traits]] = {
-    "adjective": {
-        "freezing": (-1.5, 0.2, -1.0),
-        "cold": (-1.0, 0.0, -0.3),
-        "crisp": (-0.6, -0.8, 0.6),
-        "grey": (-0.3, 0.6, -0.8),
-        "mild": (0.2, 0.2, 0.6),
-        "bright": (0.4, -0.6, 1.0),
-        "warm": (1.0, 0.0, 0.5),
-        "sultry": (1.2, 0.8, -0.5),
-        "hot": (1.5, -0.6, -0.2),
-    },
-    "hour": {
-        "dawn": (-0.4, 0.4, 0.2),
-        "morning": (0.0, 0.1, 0.4),
-        "noon": (0.8, -0.4, 0.1),
-        "afternoon": (0.6, -0.1, 0.3),
-        "dusk": (0.0, 0.2, -0.1),
-        "night": (-0.6, 0.1, -0.5),
-    },
-    "weather": {
-        "snow": (-1.5, 0.4, -0.2),
-        "frost": (-1.2, -0.5, -0.2),
-        "hail": (-0.5, 0.8, -1.0),
-        "fog": (-0.4, 0.9, -0.5),
-        "rain": (0.0, 1.2, -0.2),
-        "wind": (-0.2, -0.2, -0.3),
-        "clouds": (0.0, 0.4, 0.2),
-        "showers": (0.4, 0.9, 0.4),
-        "thunder": (0.8, 0.8, -0.9),
-        "sunshine": (1.0, -0.9, 1.0),
-        "dust": (0.9, -1.4, -0.9),
-    },
-    "people": {
-        "sailors": (0.0, 0.9, 0.0),
-        "farmers": (0.3, 0.1, 0.1),
-        "shepherds": (-0.5, -0.2, 0.0),
-        "traders": (0.2, -0.3, 0.7),
-        "children": (0.4, 0.0, 0.9),
-        "beggars": (-0.3, 0.1, -1.2),
-        "hunters": (-0.8, 0.0, -0.2),
-        "soldiers": (0.0, -0.3, -0.7),
-    },
-    "verb": {
-        "hide": (-0.5, 0.2, -0.9),
-        "need": (-0.3, 0.0, -0.6),
-        "carry": (0.0, 0.0, -0.1),
-        "buy": (0.0, -0.1, 0.4),
-        "sell": (0.1, 0.0, 0.6),
-        "share": (0.2, 0.2, 0.9),
-        "want": (0.3, -0.1, 0.0),
-    },
-    "good": {
-        "coal": (-1.2, 0.0, -0.6),
-        "wool": (-0.9, 0.0, 0.0),
-        "soup": (-0.6, 0.5, 0.1),
-        "bread": (-0.1, 0.0, 0.1),
-        "fish": (0.0, 0.9, 0.1),
-        "salt": (0.1, -0.5, -0.2),
-        "honey": (0.3, -0.1, 0.8),
-        "wine": (0.5, -0.2, 0.9),
-        "melons": (1.1, 0.0, 0.5),
-        "water": (0.9, -0.9, -0.7),
-    },
-    "joiner": {"and": (0.0, 0.1, 0.3), ";": (0.0, 0.2, -0.1)},
-    "stop": {".": (0.0, 0.0, 0.0)},
-}
+PROMPT = "{season} on the {place} , by a {writer} :"
 FOLLOWERS: Mapping[str, tuple[str, ...]] = {
     ":": ("adjective",),
     "adjective": ("hour",),
