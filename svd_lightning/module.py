@@ -32,7 +32,16 @@ from svd_lightning.models import (
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
-from svd_lightning.strategies import any_rank, check_strategy, is_sharded, leave_group_at_exit, loss_weight, shard
+from svd_lightning.strategies import (
+    TokenMean,
+    any_rank,
+    check_strategy,
+    is_sharded,
+    leave_group_at_exit,
+    random_states,
+    restore_random_state,
+    shard,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -158,19 +167,22 @@ class SteeredLanguageModel(L.LightningModule):
     def on_fit_start(self) -> None:
         """Set training mode: transformers loads models in evaluation mode, and Lightning leaves them so."""
         self.peft_model.train()
+        self._tokens = TokenMean()
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the mean NLL of the completion tokens under the tuned model, in nats, []."""
         return self.peft_model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a warm-start step: the mean NLL of the completion tokens of all processes."""
-        loss = self(batch)
-        if self.trainer.world_size > 1:
-            weight = loss_weight(self.trainer, batch["labels"])
-            loss = torch.where(weight > 0, loss, 0.0) * weight  # the mean over no token is NaN
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
-        return loss
+        """One batch of the warm start: completion-only loss, by the tokens of all processes; see `TokenMean`."""
+        loss, (shown, weight) = self(batch), self._tokens.add(self.trainer, batch["labels"])
+        loss = torch.where(weight > 0, loss, 0.0)  # the mean over no token is NaN
+        self.log("train/loss", loss * shown, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
+        return loss * weight
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make accumulated gradients those of the mean over all tokens of the step."""
+        self._tokens.finish(self.trainer, self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of the trainable parameters, and the learning-rate schedule, by steps."""
@@ -262,9 +274,10 @@ class SteeredLanguageModel(L.LightningModule):
             self._keep_steering = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights, the calibration, and what identifies the base."""
+        """Keep the trainable weights, the calibration, what identifies the base, and random states."""
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self.trained}
         checkpoint["calibration"] = self.calibration
+        checkpoint["random_states"] = random_states(self.trainer.strategy.root_device)
         base = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
         checkpoint["base"] = base | {"fingerprint": self.base_fingerprint}
 
@@ -273,11 +286,16 @@ class SteeredLanguageModel(L.LightningModule):
         check_weights(checkpoint, self.backbone.name_or_path, self.base_fingerprint, self.trained)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check base and adapter as `check_checkpoint`; restore the calibration, see `adopt`."""
+        """Refuse another base or another adapter; restore the calibration, and to train on, the random numbers.
+
+        Raises:
+            InputError: if the base, the adapter or the rules differ from this module's.
+        """
         self._load()
         self.check_checkpoint(checkpoint)
         if self._trainer is not None and self._trainer.training:
             check_resumable(checkpoint)
+            restore_random_state(checkpoint.get("random_states", ()), self.trainer.strategy.root_device)
         if (calibration := checkpoint.get("calibration")) is not None and not self._keep_steering:
             check_step(calibration, checkpoint["global_step"])
             self.adopt(calibration)

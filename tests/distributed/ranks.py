@@ -29,7 +29,11 @@ from tests.chain import BASE_FOLDER, Losses, diary_data, diary_model, plain_cali
 from tests.distributed.like_nccl import DDPWithoutHostMemory, inference_mode
 
 TIMEOUT = 60.0
-ADAPTERS = {"lora": small_lora, "prompt": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)}
+ADAPTERS = {
+    "lora": small_lora,
+    "dropout": lambda: small_lora(lora_dropout=0.5),
+    "prompt": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+}
 
 
 class ZeROOnCPU(ZeROStrategy):
