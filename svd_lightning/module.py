@@ -137,8 +137,7 @@ class SteeredLanguageModel(L.LightningModule):
         else:
             self.model = attach_trained(base, folder, base_name=self.backbone.source, trainable=True)
         self.trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
-        trainable, total = self.model.get_nb_trainable_parameters()
-        _log.info("%s trainable of %s parameters (%.2f %%)", trainable, total, 100 * trainable / total)
+        _log.info("%s trainable of %s parameters", *self.model.get_nb_trainable_parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SteeredLanguageModel":
         """Move or cast the module; rotary frequencies stay float32 when weights become bfloat16."""
@@ -174,9 +173,9 @@ class SteeredLanguageModel(L.LightningModule):
         return self.peft_model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One batch of the warm start: completion-only loss, by the tokens of all processes; see `TokenMean`."""
-        loss, (shown, weight) = self(batch), self._tokens.add(self.trainer, batch["labels"])
-        loss = torch.where(weight > 0, loss, 0.0)  # the mean over no token is NaN
+        """Return the loss of one batch, by the completion tokens of all processes; see `TokenMean`."""
+        shown, weight = self._tokens.add(self.trainer, batch["labels"])
+        loss = torch.where(weight > 0, self(batch), 0.0)  # the mean over no token is NaN
         self.log("train/loss", loss * shown, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
         return loss * weight
 
