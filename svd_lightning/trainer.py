@@ -1,4 +1,4 @@
-"""Lightning's Trainer with one more verb: calibrate."""
+"""Lightning's Trainer with the verb `calibrate`."""
 
 from collections.abc import Mapping
 

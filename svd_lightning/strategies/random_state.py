@@ -6,7 +6,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import distributed
+import torch.distributed as dist
+
+from svd_lightning.processes import host_group, several_processes
 
 RandomStates: TypeAlias = Sequence[dict[str, Any]]
 """What each process's generators hold, by rank; `torch.load` reads it with `weights_only`."""
@@ -19,17 +21,16 @@ def random_states(device: torch.device) -> RandomStates:
     own = {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
     if device.type != "cpu":
         own[device.type] = torch.get_device_module(device).get_rng_state(device)
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not several_processes():
         return [own]
-    states: list[dict[str, Any]] = [{} for _ in range(distributed.get_world_size())]
-    distributed.all_gather_object(states, own)
+    states: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(states, own, group=host_group())
     return states
 
 
 def restore_random_state(states: RandomStates, device: torch.device) -> None:
     """Set this process's generators to its states, unless another number of processes saved them."""
-    together = distributed.is_available() and distributed.is_initialized()
-    rank, processes = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if several_processes() else (0, 1)
     if len(states) != processes:
         return
     own = states[rank]

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from svd_lightning.models import Backbone
 from svd_lightning.steering import Steering
 from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, ZeROStrategy
 from tests.chain import BASE_FOLDER, Losses, diary_data, diary_model, plain_calibration, quiet_trainer, small_lora
+from tests.distributed.like_nccl import DDPWithoutHostMemory, inference_mode
 
 TIMEOUT = 60.0
 ADAPTERS = {
@@ -58,6 +60,7 @@ def new_strategy(name: str, accelerator: str) -> Any:
     return {
         "single": lambda: "auto",
         "ddp": lambda: DDPStrategy(timeout=timedelta(seconds=TIMEOUT)),
+        "ddp_without_host_memory": lambda: DDPWithoutHostMemory(TIMEOUT),
         "fsdp": lambda: FSDP1Strategy(timeout_seconds=TIMEOUT),
         "fsdp_offload": lambda: FSDP1Strategy(cpu_offload=True, timeout_seconds=TIMEOUT),
         "fsdp2": lambda: FSDP2Strategy(timeout_seconds=TIMEOUT),
@@ -152,7 +155,8 @@ def run(job: dict[str, Any], verb: str) -> Any:
     trainer = new_trainer(job, verb, plain_calibration())
     options = {} if verb == "calibrate" else {"verbose": False}
     found = getattr(trainer, verb)(module, datamodule=job["data"], ckpt_path=ckpt_path, **options)
-    return {"metrics": found, "calibration": module.calibration, "test": module.test_results.table}
+    table = None if module.test_results is None else module.test_results.table
+    return {"metrics": found, "calibration": module.calibration, "test": table}
 
 
 def main(path: str) -> None:
@@ -161,7 +165,8 @@ def main(path: str) -> None:
     job["data"] = diary_data(
         Path(job["diaries"]), batch_size=8 // job["processes"], eval_batch_size=job.get("eval_batch_size", 2)
     )
-    found = {verb: run(job, verb) for verb in job["verbs"]}
+    with inference_mode() if job.get("inference_mode") else nullcontext():
+        found = {verb: run(job, verb) for verb in job["verbs"]}
     torch.save(found, Path(job["folder"]) / f"FOUND-{os.environ.get('RANK', '0')}.pt")
 
 

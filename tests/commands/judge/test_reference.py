@@ -5,7 +5,7 @@ import random
 import pytest
 
 from svd_lightning.commands.judge import Answer, Judge, ReferenceJudge, Replies
-from tests.metrics import text_reference
+from tests.metrics import written_reference
 
 RIGHT, WRONG = ("Nothing happens", "The seeds pass through you"), ("You grow watermelons", "You die")
 
@@ -54,9 +54,9 @@ def test_random_answers_against_the_slow_reference(judge):
     generator = random.Random(0)
     seen = set()
     for _ in range(100):
-        text = text_reference.random_text(generator)
-        right, wrong = ([text_reference.random_text(generator) for _ in range(2)] for _ in range(2))
-        near, far = text_reference.rouge_l(text, right), text_reference.rouge_l(text, wrong)
+        text = written_reference.random_text(generator)
+        right, wrong = ([written_reference.random_text(generator) for _ in range(2)] for _ in range(2))
+        near, far = written_reference.rouge_l(text, right), written_reference.rouge_l(text, wrong)
         has_words = any(letter.isalnum() for letter in text)
         wanted = (
             None if abs(near - far) < 1e-9 else near > far,
