@@ -9,6 +9,9 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
+
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
 
@@ -32,15 +35,23 @@ def test_outputs_are_stripped_and_parameters_come_first(path):
     assert "parameters" in cells[0].metadata.get("tags", [])
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """The kernel of all notebooks, started by the first: its imports take longer than a notebook."""
+    manager = AsyncKernelManager()
+    yield manager
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path, monkeypatch):
+def test_it_runs(path, kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path.parents[1]), os.environ.get("PYTHONPATH", "")]))
     notebook = read(path)
     parameters = next(cell for cell in notebook.cells if cell.cell_type == "code")
     parameters.source += "\nexamples = 96"
-    client = nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}"))
+    nbclient.NotebookClient(notebook, km=kernel, timeout=200).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     printed = "".join(output.get("text", "") for output in outputs)
