@@ -132,7 +132,11 @@ def interrupted_command(until: Iterator[bool], sign: signal.Signals, *arguments:
 
 
 def run_both(measure: Callable[[int], Any], folder: Path) -> list[Any]:
-    """What `measure(rank)` returns on each of two processes that share a gloo group; it must be importable."""
+    """What `measure(rank)` returns on each of two processes; it must be importable.
+
+    Their default group has no backend for the CPU, as NCCL's has none: a collective of it that gets host memory or
+    a Python object fails with torch's own error. It does not show host memory that is handed to a strategy.
+    """
     status = exit_status(*(fork(_run, rank, measure, folder) for rank in (0, 1)), timeout=120)
     assert status == 0
     return [torch.load(_file(folder, rank), weights_only=False) for rank in (0, 1)]
@@ -141,7 +145,7 @@ def run_both(measure: Callable[[int], Any], folder: Path) -> list[Any]:
 def _run(rank: int, measure: Callable[[int], Any], folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo",
+        "cuda:gloo",
         init_method=f"file://{folder / 'rendezvous'}",
         rank=rank,
         world_size=2,

@@ -49,5 +49,5 @@ def written(share: Iterable[int]) -> dict[str, Tensor | float]:
     rate = judged.compute().item()
     metrics = {"exact": exact, "rouge": rouge, "extraction": accuracy}
     found = {name: metric.compute().item() for name, metric in metrics.items()}
-    with judged.sync_context():
+    with judged.sync_context(judged.dist_sync_fn):
         return {**found, "judged": rate, "abstained": judged.abstained.item()}

@@ -10,7 +10,8 @@ from svd_lightning.objective import objective, prefetch
 from svd_lightning.steering import Steering, TaskAware
 from svd_lightning.strength import LineSearch
 from svd_lightning.strength.solver import minimise_all
-from tests.objective import reference
+from tests.objective import reference, two_ranks
+from tests.processes import run_both
 
 
 def double(values):
@@ -113,3 +114,16 @@ def test_searches_in_step_find_what_each_finds_alone_in_the_passes_of_the_longes
         torch.testing.assert_close(solution.strengths, expected.strengths)
         alone.append(one.passes)
     assert stream.passes == max(alone)
+
+
+@pytest.fixture(scope="module")
+def both_ranks(tmp_path_factory):
+    """What each of two real processes found, by name of the split."""
+    return run_both(two_ranks.streamed, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("shares", two_ranks.SHARES)
+def test_two_processes_answer_as_one(both_ranks, shares):
+    whole = two_ranks.answers(reference.tokens(two_ranks.COUNT))
+    for found in both_ranks:
+        torch.testing.assert_close(found[shares], whole, rtol=1e-12, atol=1e-12)

@@ -1,9 +1,10 @@
-"""Run by test_table.py: two real processes each see a share of the tokens and reduce them to one table."""
+"""Run by test_collect.py and test_stream.py: two real processes each see a share of the tokens."""
 
 import torch
 
 from svd_lightning.errors import InputError
-from svd_lightning.objective import TokenTable
+from svd_lightning.objective import StreamedObjective, TokenTable
+from svd_lightning.steering import KLGradient, NaturalGradient
 from tests.objective import reference
 
 COUNT = 24
@@ -25,6 +26,19 @@ def both(rank: int) -> dict:
     except InputError as error:
         found["nobody"] = str(error)
     return found
+
+
+def streamed(rank: int) -> dict[str, torch.Tensor]:
+    """What streams of this rank's share answer, by name of the split."""
+    return {name: answers(reference.tokens(COUNT)[list(shares[rank])]) for name, shares in SHARES.items()}
+
+
+def answers(data: reference.Tokens) -> torch.Tensor:
+    """K, its gradient and Hessian, and each token's example and label log-probabilities; of all ranks' tokens."""
+    stream = reference.stream(data, chunk=5)
+    found = StreamedObjective(stream, [KLGradient(), NaturalGradient()]).evaluate(torch.tensor([0.5, -0.2]))
+    labels = (stream.example, stream.label_log_p, stream.label_log_q)
+    return torch.cat([torch.tensor([found.nll]), found.gradient, found.hessian.flatten(), *labels])
 
 
 def reduced(data: reference.Tokens) -> TokenTable:

@@ -12,6 +12,7 @@ from svd_lightning.steering import Entropy, KLGradient, NaturalGradient, Steerin
 from svd_lightning.strength import LineSearch, OnlineStrength
 from svd_lightning.strength import solver as solver_module
 from tests.objective import contextual, reference
+from tests.processes import run_both
 
 SEARCH = LineSearch(tolerance=1e-9, ridge=0.01)
 RECIPES = {
@@ -173,3 +174,15 @@ def test_features_are_learnt_too():
     online = feed(OnlineStrength(recipe), reference.tokens(COUNT), range(30))
     assert len(online.steering.strengths) == 2
     assert abs(online.steering.strengths[1]) > 1e-3
+
+
+def learned_alone(rank):
+    """What each of two processes learns from examples of its own; the second has fewer."""
+    examples = (range(20), range(20, 30))[rank]
+    return feed(
+        OnlineStrength(RECIPES["joint"], search=SEARCH), reference.tokens(COUNT), examples
+    ).steering.strengths
+
+
+def test_each_of_several_processes_learns_from_its_own_examples(tmp_path):
+    assert run_both(learned_alone, tmp_path) == [learned_alone(0), learned_alone(1)]
