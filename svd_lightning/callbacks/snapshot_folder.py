@@ -57,6 +57,11 @@ class SnapshotFolder:
         self._key, self._saved = key, found is not None
         return self._snapshot
 
+    @property
+    def tokens_to_come(self) -> int:
+        """How many tokens of this process's share a new snapshot will hold; 0 where one was found."""
+        return 0 if self._saved or self._key is None else int(self._key["tokens"].split()[0])
+
     def keep(self) -> None:
         """Save a new snapshot, once every example is in it; a full or read-only disk costs the file only."""
         if self._saved or self._path is None or self._key is None:
