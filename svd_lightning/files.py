@@ -14,7 +14,8 @@ from typing import Any
 from svd_lightning.errors import DiskError
 
 _REMEDY = "make room there or get the right to write, or choose another folder"
-_NO_ROOM_OR_RIGHT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_RIGHT = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 _RUST = re.compile(r"(?P<reason>[^:]*) \(os error \d+\)")
 """Finds the reason in what safetensors and tokenizers raise, which is no OSError."""
 
@@ -52,7 +53,7 @@ def disk_trouble(error: BaseException) -> str | None:
         if isinstance(found, DiskError):
             return str(found)
     for found in chain:
-        if isinstance(found, OSError) and found.errno in _NO_ROOM_OR_RIGHT:
+        if isinstance(found, OSError) and found.errno in _NO_ROOM | _NO_RIGHT:
             where = found.filename or "disk"
             return f"{where}: {os.strerror(found.errno)}; what the run wrote before is whole; {_REMEDY}"
     return None

@@ -54,18 +54,17 @@ def check_space(trainer: L.Trainer, module: SteeredLanguageModel, tokens: int) -
 
 
 def checkpoint_bytes(trainer: L.Trainer, module: SteeredLanguageModel) -> int:
-    """Estimate the space of all checkpoints that are kept, and of the one that is written beside them."""
+    """Estimate the space of the checkpoints that are kept, and of the one that is written beside them."""
     weights = sum(map(math.prod, module.trained.values()))
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     return sum(
-        weights * (_PER_WEIGHT // 3 if callback.save_weights_only else _PER_WEIGHT) * _copies(callback, trainer)
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint)
+        weights * (4 if callback.save_weights_only else _PER_WEIGHT) * _copies(callback) for callback in callbacks
     )
 
 
-def _copies(callback: ModelCheckpoint, trainer: L.Trainer) -> int:
-    kept = callback.save_top_k if callback.save_top_k >= 0 else max(1, trainer.max_epochs or 1)
-    return kept + bool(callback.save_last) + 1
+def _copies(callback: ModelCheckpoint) -> int:
+    """Count a `save_top_k` of −1, all, as 1: how many epochs there will be is not sure."""
+    return abs(callback.save_top_k) + bool(callback.save_last) + 1
 
 
 def _megabytes(size: int) -> str:
