@@ -1,4 +1,4 @@
-"""What a checkpoint must agree with before its weights are used."""
+"""What a checkpoint holds besides weights, and what it must agree with before they are used."""
 
 import logging
 from collections.abc import Mapping
@@ -29,8 +29,8 @@ def hyperparameters(
 ) -> dict[str, Any]:
     """Return the module's arguments as plain data that `load_from_checkpoint` parses back.
 
-    Plain because checkpoints are read with `weights_only=True`. The optimizer is left out: it serves
-    training alone, and a resumed run takes it from its own configuration.
+    Plain because checkpoints are read with `weights_only=True`. The optimizer is left out: only training uses
+    it, and a resumed run takes it from its own configuration.
     """
     return {
         "backbone": backbone,
@@ -46,7 +46,7 @@ def hyperparameters(
 def stored_steering(path: Path) -> dict[str, Any]:
     """Read the steering that a checkpoint's module was given, as plain data with today's class paths.
 
-    `load_from_checkpoint` takes it as `steering`, in place of the stored one, whose class paths may be gone.
+    Give it to `load_from_checkpoint` as `steering`: the class paths in the checkpoint may be gone.
     """
     content = torch.load(path, map_location="cpu", weights_only=True)
     return with_short_paths(content.get("hyper_parameters", {}).get("steering") or as_plain(Steering()))
@@ -55,17 +55,19 @@ def stored_steering(path: Path) -> dict[str, Any]:
 def check_weights(
     checkpoint: Mapping[str, Any], name: str | None, fingerprint: str | None, trained: Mapping[str, torch.Size]
 ) -> None:
-    """Refuse a checkpoint of another base or another adapter, see `check_base` and `check_keys`."""
+    """Raise InputError if a checkpoint is of another base or another adapter.
+
+    Args:
+        checkpoint: its content.
+        name, fingerprint: the base in use.
+        trained: names and shapes of the adapter's weights.
+    """
     check_base(checkpoint.get("base"), name, fingerprint)
-    check_keys(checkpoint["state_dict"], trained)
+    _check_keys(checkpoint["state_dict"], trained)
 
 
 def check_base(stored: Mapping[str, str] | None, name: str | None, fingerprint: str | None) -> None:
-    """Refuse a checkpoint whose adapter was trained on another base.
-
-    Raises:
-        InputError: if there is no fingerprint, or it differs.
-    """
+    """Raise InputError unless the stored fingerprint is that of the base in use."""
     if stored is None:
         raise InputError("ckpt_path: it holds no base fingerprint; expected a checkpoint of SteeredLanguageModel")
     if stored["fingerprint"] != fingerprint:
@@ -76,24 +78,15 @@ def check_base(stored: Mapping[str, str] | None, name: str | None, fingerprint: 
 
 
 def check_resumable(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to go on training from a checkpoint that holds weights alone.
-
-    Raises:
-        InputError: if there is no state of an optimizer.
-    """
+    """Raise InputError if a checkpoint has no optimizer state, without which training cannot go on."""
     if "optimizer_states" not in checkpoint:
         raise InputError(
             "ckpt_path: expected a checkpoint of `fit` to resume from, got one without the optimizer's state, as "
-            f"{CALIBRATED} of `calibrate` is; that one serves test, predict and validate"
+            f"{CALIBRATED} of `calibrate` is; use that one for test, predict and validate"
         )
 
 
-def check_keys(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
-    """Refuse a checkpoint whose adapter is not the one configured.
-
-    Raises:
-        InputError: if names or shapes of the trainable weights differ.
-    """
+def _check_keys(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     wrong = [name for name in expected.keys() & found.keys() if expected[name] != found[name].shape]
     if missing or unexpected or wrong:
@@ -115,18 +108,14 @@ def check_step(calibration: CalibrationRecord, global_step: int) -> None:
 
 
 def check_steering(steering: Steering, calibration: CalibrationRecord) -> None:
-    """Refuse strengths that were calibrated for other rules, features or another mask.
-
-    Raises:
-        InputError: if the rules, the features, α or λ differ.
-    """
-    wanted = {
+    """Raise InputError if the strengths were calibrated for other rules or features, or another α or λ."""
+    expected = {
         "features": [feature_name(feature) for feature in steering.features],
         "rules": [rule_name(rule) for rule in steering.directions],
         "alpha": steering.alpha,
         "penalty": steering.penalty,
     }
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if (found := calibration.get(name, [])) != value:  # records from before features name none
             raise InputError(
                 f"steering.{name}: the strengths were calibrated with {found}, got {value}; "

@@ -30,7 +30,7 @@ from svd_lightning.commands.plan.command import PlanOptions, show_plan
 from svd_lightning.commands.report import report
 from svd_lightning.commands.sweep.command import main as sweep
 from svd_lightning.data import CompletionDataModule
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, explained
 from svd_lightning.files import disk_trouble, replacing
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.trainer import SteeringTrainer
@@ -45,10 +45,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "sampled-contrast": sampled_contrast,
     "learned-vector": learned_vector,
 }
-"""Verbs that are functions with options of their own; LightningCLI's verbs share one configuration."""
+"""Verbs that are functions with options of their own."""
 
 PASSING: dict[str, Callable[[list[str]], str | None]] = {"sweep": sweep}
-"""Verbs that run LightningCLI's verbs with the options they are given; they return a message if these failed."""
+"""Verbs that pass their options on to LightningCLI's verbs; they return a message if one of these failed."""
 
 
 def _about(function: Callable[..., Any]) -> str:
@@ -67,13 +67,13 @@ Verbs with options of their own, each with its own --help:
 _log = logging.getLogger(__name__)
 
 _TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
-"""Set in the environment, it makes bad input end in a traceback."""
+"""If this environment variable is set, bad input ends in a traceback."""
 
 _MISSPELT = re.compile(
     r'^Parser key "(?P<key>[^"]+)".*Problem with given class_path \'(?P<kind>[^\']+)\': '
     r"Option '(?P<option>[^']+)' is not accepted"
 )
-"""Finds, in what jsonargparse says of all the types that it tried, the option that a class does not have."""
+"""Matches jsonargparse's message of many lines about an option that a class does not have."""
 
 _CHECKPOINT_NAMES = ("best", "last", "hpc", "registry")
 """Values of Lightning's ckpt_path that are not paths."""
@@ -84,7 +84,7 @@ class VerbatimDescription(RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 class SteeringParser(LightningArgumentParser):
-    """Leaves the group name `predict` to the options of the prediction writer."""
+    """Parses the options, with `predict` as the name of the prediction writer's group; errors take one line."""
 
     def add_method_arguments(
         self,
@@ -94,11 +94,11 @@ class SteeringParser(LightningArgumentParser):
         *,
         skip: set[str | int] | None = None,
     ) -> list[str]:
-        """Add a verb's own options without making a group of the verb's name."""
+        """Add a verb's own options, without a group that has the verb's name."""
         return super().add_method_arguments(class_type, method_name, nested_key, as_group=False, skip=skip)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """End with one line, as for every other bad input; `--help` shows the usage."""
+        """Print one line and exit, as for every other bad input; `--help` shows the usage."""
         if not self.exit_on_error or os.environ.get(_TRACEBACK):
             super().error(message, ex)
         program = getattr(ex, "subcommand_parser", self).prog.replace(" [options]", "")
@@ -109,7 +109,7 @@ class SteeringParser(LightningArgumentParser):
 
 
 class NewRunFolder(SaveConfigCallback):
-    """Saves the run's configuration, and refuses a folder that holds another run's."""
+    """Saves the run's configuration; refuses a folder with that of another run."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the file beside its place and move it there; Lightning would leave half of it on a full disk.
@@ -137,10 +137,7 @@ class SteeringCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Add `calibrate` to Lightning's verbs."""
-        return {
-            **LightningCLI.subcommands(),
-            "calibrate": {"model", "datamodule"},
-        }
+        return {**LightningCLI.subcommands(), "calibrate": {"model", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the two callbacks as groups of options, and the defaults that no class can state."""
@@ -154,7 +151,7 @@ class SteeringCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Check that the checkpoint exists; Lightning would let its options replace those given."""
+        """Check that the checkpoint can be read. Lightning would also let its options replace those given."""
         path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
         if path is not None and path not in _CHECKPOINT_NAMES and "://" not in path and not Path(path).exists():
             raise InputError(f"ckpt_path: expected a checkpoint, got {path!r}, and no such file exists")
@@ -162,7 +159,7 @@ class SteeringCLI(LightningCLI):
             raise InputError(f"ckpt_path: cannot read {path!r}: it is cut short, or no checkpoint")
 
     def before_instantiate_classes(self) -> None:
-        """Train for one epoch, as the paper does, if no length is given; Lightning would take 1,000."""
+        """Set one epoch, as in the paper, if no length is given; Lightning's default is 1,000."""
         trainer = self.config.fit.trainer if self.subcommand == "fit" else None
         if trainer and (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
             trainer.max_epochs = 1
@@ -170,12 +167,8 @@ class SteeringCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Turn Lightning's error about an argument into one line."""
-        try:
+        with explained((ValueError, MisconfigurationException), lambda reason: f"trainer: {reason}"):
             return super().instantiate_trainer(**kwargs)
-        except InputError:
-            raise
-        except (ValueError, MisconfigurationException) as error:
-            raise InputError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def _cli_for(verb: str) -> type[SteeringCLI]:
@@ -193,24 +186,24 @@ def _cli_for(verb: str) -> type[SteeringCLI]:
 
 
 class PlanCLI(SteeringCLI):
-    """Reads the options of `fit` for the memory they need; makes neither model nor trainer."""
+    """Reads the options of `fit` and shows how much memory they need; makes neither model nor trainer."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of `fit`, and the plan's own."""
+        """Add the options of `fit` and those of `plan`."""
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(PlanOptions, as_group=False, instantiate=False)
         parser.add_method_arguments(SteeringTrainer, "fit", skip=set(self.subcommands()["fit"]))
 
     def _set_seed(self) -> None:
-        """Leave the seed alone: nothing is drawn."""
+        """Do nothing: a plan needs no random numbers."""
 
     def instantiate_classes(self) -> None:
-        """Print the plan instead."""
+        """Print the plan instead of making model and trainer."""
         show_plan(self.config)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `svd-lightning` and `python -m svd_lightning`."""
+    """Run the command line: `svd-lightning` and `python -m svd_lightning`."""
     _quiet_libraries()
     try:
         _run(arguments)
@@ -226,8 +219,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str] | None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in COMMANDS:
-        verb = given[0]
+    verb = given[0] if given else ""
+    if verb in COMMANDS:
         auto_cli(
             COMMANDS[verb],
             args=[_underscored(argument) for argument in given[1:]],
@@ -236,11 +229,11 @@ def _run(arguments: list[str] | None) -> None:
             description=_about(COMMANDS[verb]),
         )
         return
-    if given and given[0] in PASSING:
-        sys.exit(PASSING[given[0]](given[1:]))
+    if verb in PASSING:
+        sys.exit(PASSING[verb](given[1:]))
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
-    planned = given[:1] == ["plan"]
-    cli = PlanCLI if planned else _cli_for(given[0] if given else "")
+    planned = verb == "plan"
+    cli = PlanCLI if planned else _cli_for(verb)
     cli(
         SteeredLanguageModel,
         CompletionDataModule,
@@ -274,7 +267,7 @@ def _underscored(argument: str) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Silence what tells a user nothing: notes on loaders, defaults and deprecations between libraries."""
+    """Silence warnings on which a user cannot act: loaders, defaults, and deprecations between libraries."""
     for message in (
         ".*does not have many workers.*",
         ".*loftq_config.*",

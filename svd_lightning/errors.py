@@ -14,11 +14,11 @@ class DiskError(OSError):
 
 @contextmanager
 def explained(kinds: tuple[type[Exception], ...], message: Callable[[str], str]) -> Iterator[None]:
-    """Within it, errors of these kinds become an `InputError` of one line; an `InputError` stays as it is.
+    """Turn errors of these kinds into an `InputError` of one line; an `InputError` stays as it is.
 
     Args:
         kinds: what a loader raises for files that are missing, broken, or made for something else.
-        message: makes the whole message of the first line of the loader's, which is often long.
+        message: takes the first line of the loader's message, which is often long, and returns the whole one.
     """
     try:
         yield

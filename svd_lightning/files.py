@@ -1,4 +1,4 @@
-"""Writing files so that a half-written one never replaces a good one."""
+"""Write files so that a half-written one never replaces a good one; JSON with infinities."""
 
 import errno
 import json
@@ -6,7 +6,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,9 @@ def _reason(error: Exception) -> str | None:
 
 @contextmanager
 def replacing(path: Path, *, good: str | None = None) -> Iterator[Path]:
-    """A new file beside the target to write to; flushed to disk and moved into place in one step at the end.
+    """Give a new file to write to, then flush it to disk and move it to `path` in one step.
 
-    If the body raises, the target stays as it was and the new file goes.
+    If the body raises, `path` stays as it was and the new file is deleted.
 
     Raises:
         DiskError: on a full disk, or without the right to write there.
@@ -96,9 +96,9 @@ def replacing(path: Path, *, good: str | None = None) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside the target to fill; moved into place at the end, and what stood there removed after.
+    """Give a new folder to fill, then move it to `path` and delete what was there.
 
-    If the body raises, the target stays as it was and the new folder goes.
+    If the body raises, `path` stays as it was and the new folder is deleted.
 
     Raises:
         DiskError: on a full disk, or without the right to write there.
@@ -123,18 +123,18 @@ def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside the target, flush to disk, then move into place in one step."""
+    """Replace a file by this text in one step; a failure leaves the old file."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Strict JSON: infinities are written as the strings "inf" and "-inf", which `float` reads back."""
+    """Write strict JSON: infinities as the strings "inf" and "-inf", which `float` reads back."""
     write_text(path, json.dumps(strict(content), indent=2, allow_nan=False) + "\n")
 
 
 def parse_json(text: str) -> Any:
-    """JSON in which "inf" and "-inf" are numbers again, as `write_json` wrote them.
+    """Read JSON as `write_json` wrote it: the strings "inf" and "-inf" become numbers.
 
     Raises:
         ValueError: for text that is not JSON.
@@ -142,21 +142,22 @@ def parse_json(text: str) -> Any:
     >>> parse_json('{"penalty": "-inf"}')
     {'penalty': -inf}
     """
-    return _numbers(json.loads(text))
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return float(value) if value in ("inf", "-inf") else value
+    return map_leaves(json.loads(text), lambda leaf: float(leaf) if leaf in ("inf", "-inf") else leaf)
 
 
 def strict(value: Any) -> Any:
-    """Plain data as strict JSON has it: infinities as the strings "inf" and "-inf", tuples as lists."""
+    """Return plain data as strict JSON has it: infinities as the strings "inf" and "-inf", tuples as lists."""
+    return map_leaves(value, lambda leaf: str(leaf) if isinstance(leaf, float) and math.isinf(leaf) else leaf)
+
+
+def map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply a function to everything in plain data that is not a mapping, a list or a tuple.
+
+    >>> map_leaves({"a": [1, (2, 3)]}, str)
+    {'a': ['1', ['2', '3']]}
+    """
     if isinstance(value, Mapping):
-        return {key: strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(item) for item in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value
+        return {key: map_leaves(item, change) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [map_leaves(item, change) for item in value]
+    return change(value)

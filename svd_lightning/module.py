@@ -33,11 +33,13 @@ from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResul
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
+    TokenMean,
     any_rank,
     check_strategy,
     is_sharded,
     leave_group_at_exit,
-    loss_weight,
+    random_states,
+    restore_random_state,
     shard,
 )
 
@@ -47,18 +49,18 @@ _log = logging.getLogger(__name__)
 class SteeredLanguageModel(L.LightningModule):
     """A base model with a PEFT adapter, tuned briefly and then steered at decode time.
 
-    Nothing heavy happens on construction: the tokenizer and the configuration are read, the weights only
-    when a Trainer (or `configure_model`) asks for them, after the data have been checked.
+    The constructor reads the tokenizer and the configuration. The weights are loaded when a Trainer (or
+    `configure_model`) asks for them, after the data have been checked.
 
     Args:
         backbone: the pre-trained base and its tokenizer.
         adapter: a PEFT configuration for a new adapter, or the folder (or hub name) of a trained one.
-        steering: rules, mask and penalty; its strengths are set by the calibration, unless given here.
+        steering: rules, mask and penalty; the calibration sets its strengths, unless they are given here.
         optimizer: builds the optimizer from the trainable parameters.
         lr_schedule: transformers' learning-rate schedule, stepped with every optimizer step.
         warmup_ratio: share of the steps in which the learning rate rises from 0.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
-        generation: options of `transformers.GenerationConfig` for predict, over those of the base.
+        generation: options of `transformers.GenerationConfig` for predict, in place of the base's.
 
     Raises:
         InputError: for a base or an adapter that cannot be found or does not match, or unknown options.
@@ -98,7 +100,7 @@ class SteeredLanguageModel(L.LightningModule):
         self.base_fingerprint: str | None = None
         self.base_digest: str | None = None
         self.calibration: CalibrationRecord | None = None
-        self.trained: dict[str, torch.Size] = {}  # names and shapes, as they are before sharding
+        self.trained: dict[str, torch.Size] = {}  # names and shapes of trained weights, before sharding
         self.likelihood = Likelihood()
         self.held_out: HeldOut | None = None
         self.test_results: TestResults | None = None
@@ -112,12 +114,12 @@ class SteeredLanguageModel(L.LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Refuse, before weights are loaded, a strategy that cannot work."""
+        """Raise InputError, before weights are loaded, for a strategy that cannot work."""
         leave_group_at_exit()
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)
 
     def configure_model(self) -> None:
-        """Load the base, attach the adapter, shard both where the strategy does; the second time only that."""
+        """Load the base and attach the adapter, once; shard both if the strategy does."""
         self._load()
         if self._device_mesh is not None:
             shard(self.peft_model, self._device_mesh)
@@ -130,30 +132,28 @@ class SteeredLanguageModel(L.LightningModule):
         if self.gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
-        if self.adapter_folder is None:
+        if (folder := self.adapter_folder) is None:
             self.model = attach_new(base, self.adapter_config)
         else:
-            name = self.backbone.source
-            self.model = attach_trained(base, self.adapter_folder, base_name=name, trainable=True)
+            self.model = attach_trained(base, folder, base_name=self.backbone.source, trainable=True)
         self.trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
-        trainable, total = self.model.get_nb_trainable_parameters()
-        _log.info("%s trainable of %s parameters (%.2f %%)", trainable, total, 100 * trainable / total)
+        _log.info("%s trainable of %s parameters", *self.model.get_nb_trainable_parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SteeredLanguageModel":
-        """What moves and casts a module: bfloat16 is for weights, not for rotary frequencies."""
+        """Move or cast the module; rotary frequencies stay float32 when weights become bfloat16."""
         with float32_buffers(self):
             return super()._apply(fn, recurse)
 
     @property
     def peft_model(self) -> PeftModel:
-        """The PEFT model, known to be loaded."""
+        """The PEFT model; raises InputError before it is loaded."""
         if self.model is None:
             raise InputError("model: not loaded yet; call configure_model() or run it with a Trainer")
         return self.model
 
     @property
     def recipe(self) -> Steering:
-        """The steering as given: the old name of `configured`."""
+        """The old name of `configured`."""
         return self.configured
 
     @property
@@ -164,29 +164,30 @@ class SteeredLanguageModel(L.LightningModule):
     # -- warm start ----------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Transformers hands its models over in evaluation mode, and Lightning leaves them so."""
+        """Set training mode: transformers loads models in evaluation mode, and Lightning leaves them so."""
         self.peft_model.train()
+        self._tokens = TokenMean()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean NLL of the completion tokens under the tuned model, in nats, []."""
-        fields = {name: batch[name] for name in ("input_ids", "attention_mask", "labels")}
-        return self.peft_model(**fields).loss
+        """Return the mean NLL of the completion tokens under the tuned model, in nats, []."""
+        return self.peft_model(**{name: batch[name] for name in ("input_ids", "attention_mask", "labels")}).loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """One step of the warm start: completion-only loss, the mean over the tokens of all processes."""
-        loss = self(batch)
-        if self.trainer.world_size > 1:
-            weight = loss_weight(self.trainer, batch["labels"])
-            loss = torch.where(weight > 0, loss, 0.0) * weight  # the mean over no token is NaN
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
-        return loss
+        """Return the loss of one batch, by the completion tokens of all processes; see `TokenMean`."""
+        shown, weight = self._tokens.add(self.trainer, batch["labels"])
+        loss = torch.where(weight > 0, self(batch), 0.0)  # the mean over no token is NaN
+        self.log("train/loss", loss * shown, prog_bar=True, batch_size=len(batch["input_ids"]), sync_dist=True)
+        return loss * weight
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Make accumulated gradients those of the mean over all tokens of the step."""
+        self._tokens.finish(self.trainer, self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over the trainable parameters, and the schedule by steps."""
+        """Return the optimizer of the trainable parameters, and the learning-rate schedule, by steps."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
         steps = int(self.trainer.estimated_stepping_batches)
-        warmup = round(self.warmup_ratio * steps)
-        schedule = get_scheduler(self.lr_schedule, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        schedule = get_scheduler(self.lr_schedule, optimizer, round(self.warmup_ratio * steps), steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     # -- evaluation ----------------------------------------------------------------------------------------
@@ -197,73 +198,74 @@ class SteeredLanguageModel(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/nll_base`, `val/nll_tuned`, `val/nll_steered`."""
-        found = self.likelihood.result(self.task_steering)
-        self.log_dict({f"val/{name}": value for name, value in found.items()}, prog_bar=True, sync_dist=True)
+        nll = self.likelihood.result(self.task_steering)
+        self.log_dict({f"val/{name}": value for name, value in nll.items()}, prog_bar=True, sync_dist=True)
 
     def on_test_start(self) -> None:
-        """Begin anew, with the strengths of the calibration."""
+        """Start a new comparison, with the strengths in force."""
         self.held_out = HeldOut(self.configured, self.task_steering, self.calibration, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score the batch, with all choices where it holds questions, under everything that is compared."""
+        """Score the batch, with all choices of its questions, under every distribution compared."""
         assert self.held_out is not None
         self.held_out.add(self.peft_model, batch)
 
     def on_test_epoch_end(self) -> None:
-        """Log `test/nll_tuned` and the like, `test/MC1_tuned` and the like where there were questions."""
+        """Keep the results; log `test/nll_tuned` and the like, with questions also `test/MC1_tuned` and so on."""
         assert self.held_out is not None
         data = getattr(self.trainer, "datamodule", None)
         tasks = data.tasks("test") if isinstance(data, CompletionDataModule) else {}
         self.test_results, self.held_out = self.held_out.results(tasks), None
-        found = scalars(self.test_results)
-        self.log_dict({f"test/{name}": value for name, value in found.items()}, sync_dist=True)
+        self.log_dict(
+            {f"test/{name}": value for name, value in scalars(self.test_results).items()}, sync_dist=True
+        )
 
     def calibration_step(self, collect: Callable[[Batch], None], batch: Batch) -> None:
-        """Show a batch to what collects it; a step, so that wrappers take part."""
+        """Give a batch to a collector; this is a step, so that DDP and its like take part."""
         collect(batch)
 
     # -- decoding ------------------------------------------------------------------------------------------
 
     def start_predicting(self, done: Collection[int], compare: bool) -> None:
-        """Leave out the rows with these numbers; to compare, decode the others with base and tuned too."""
+        """Skip the rows with these numbers; to compare, decode the others with base and tuned too."""
         self._predicted, self._compare = done, compare
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictionRecord]:
-        """Decode one batch of prompts; one record per row, with base and tuned completions on request."""
+        """Decode a batch of prompts: one record per row, with base and tuned completions on request."""
         rows = [row for row, index in enumerate(batch["index"].tolist()) if index not in self._predicted]
         sharded = is_sharded(self.trainer)
         if not (any_rank(self.trainer, bool(rows)) if sharded else rows):
             return []
-        batch = rows_of(batch, rows or [0])  # where the others still decode, this process joins them
-        records = complete(
+        batch = rows_of(batch, rows or [0])  # a process that is done decodes along with the others
+        steerings = {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self._compare else {})
+        return complete(
             self.peft_model,
             batch,
-            {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self._compare else {}),
+            steerings,
             config=self.generation,
             tokenizer=self.tokenizer,
             synced_gpus=sharded,
-        )
-        return records if rows else []
+        )[: len(rows)]
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------
 
     def adopt(self, calibration: CalibrationRecord) -> None:
-        """Take over a calibration: its strengths steer from now on, unless the user gave some.
+        """Use a calibration: its strengths steer from now on, unless the user gave some.
 
         Raises:
-            InputError: if it was made for other rules.
+            InputError: if it was made for other rules or features, or another mask or penalty.
         """
         self.calibration = calibration.copy()
         if self.configured.calibrated:
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return
         check_steering(self.configured, calibration)
-        found = recall_all(self.configured, calibration)
-        self.steering, self.own_steering = found.shared, dict(found.own)
+        steering = recall_all(self.configured, calibration)
+        self.steering, self.own_steering = steering.shared, dict(steering.own)
 
     @contextmanager
     def keeping_steering(self) -> Iterator[None]:
-        """Within the context a checkpoint gives its weights only: its strengths are about to be replaced."""
+        """Make checkpoints loaded within the context give their weights only, not their strengths."""
         self._keep_steering = True
         try:
             yield
@@ -271,21 +273,19 @@ class SteeredLanguageModel(L.LightningModule):
             self._keep_steering = False
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trainable weights, the calibration, and what identifies the base."""
+        """Keep the trainable weights, the calibration, what identifies the base, and random states."""
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self.trained}
         checkpoint["calibration"] = self.calibration
-        checkpoint["base"] = {
-            "name": self.backbone.name_or_path,
-            "revision": self.backbone.revision,
-            "fingerprint": self.base_fingerprint,
-        }
+        checkpoint["random_states"] = random_states(self.trainer.strategy.root_device)
+        base = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
+        checkpoint["base"] = base | {"fingerprint": self.base_fingerprint}
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse another base or another adapter than this module's, with an InputError."""
+        """Raise InputError if the checkpoint is of another base or adapter than this module's."""
         check_weights(checkpoint, self.backbone.name_or_path, self.base_fingerprint, self.trained)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another base or another adapter; restore the calibration.
+        """Refuse another base or another adapter; restore the calibration, and to train on, the random numbers.
 
         Raises:
             InputError: if the base, the adapter or the rules differ from this module's.
@@ -294,7 +294,7 @@ class SteeredLanguageModel(L.LightningModule):
         self.check_checkpoint(checkpoint)
         if self._trainer is not None and self._trainer.training:
             check_resumable(checkpoint)
-        calibration: CalibrationRecord | None = checkpoint.get("calibration")
-        if calibration is not None and not self._keep_steering:
+            restore_random_state(checkpoint.get("random_states", ()), self.trainer.strategy.root_device)
+        if (calibration := checkpoint.get("calibration")) is not None and not self._keep_steering:
             check_step(calibration, checkpoint["global_step"])
             self.adopt(calibration)

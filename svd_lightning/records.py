@@ -88,8 +88,20 @@ class FiguresRecord(TypedDict):
     accuracy_steered: float
 
 
-class TaskRecord(TypedDict):
-    """One task of a calibration: its strengths, and what the guard makes of them."""
+class VerdictRecord(TypedDict):
+    """The gains of the strengths found, the verdict on them, and what decoding uses."""
+
+    intervals: Intervals | None
+    warning: str | None
+    gain_over_tuned: GainRecord
+    gain_over_control: GainRecord
+    verdict: str
+    message: str
+    used: UsedRecord
+
+
+class TaskRecord(VerdictRecord):
+    """One task of a calibration: its strengths, and the verdict on them."""
 
     task: str
     tokens: int
@@ -97,30 +109,16 @@ class TaskRecord(TypedDict):
     prior_examples: float
     weight: float
     strengths: list[float]
-    intervals: Intervals | None
-    warning: str | None
     nll_tuned: float
     nll_steered: float
-    gain_over_tuned: GainRecord
-    gain_over_control: GainRecord
-    verdict: str
     judged_by: str
-    message: str
-    used: UsedRecord
 
 
-class CalibrationRecord(FiguresRecord):
+class CalibrationRecord(FiguresRecord, VerdictRecord):
     """`calibration.json`, and `checkpoint["calibration"]`."""
 
     estimator: str
-    warning: str | None
-    intervals: Intervals | None
-    gain_over_tuned: GainRecord
-    gain_over_control: GainRecord
-    verdict: str
-    message: str
     guard: bool
-    used: UsedRecord
     tasks: list[TaskRecord]
     candidates: list[CandidateRecord]
     sweep: list[MaskRecord]
@@ -174,7 +172,7 @@ class DistributionRecord(TypedDict):
 
 
 class MetricRecord(TypedDict):
-    """A metric under one distribution; its paired gain over the tuned model where there is one to give."""
+    """A metric under one distribution, with its paired gain over the tuned model where it has one."""
 
     value: float
     gain: NotRequired[float]
@@ -211,7 +209,7 @@ class TestResults(NamedTuple):
 
 
 class KnownRecord(TypedDict, total=False):
-    """What the data know of a prompt besides; question and answers where it has choices."""
+    """What the data say about a prompt: its task, and question and answers where it has choices."""
 
     task: str
     question: str
@@ -238,18 +236,23 @@ Measure = Literal["exact_match", "rouge_l", "accuracy", "truthful", "informative
 """A number of a written answer, in the order of the tables."""
 
 
-class SystemRecord(TypedDict):
-    """The written answers of base, tuned or steered; measures are shares in [0, 1], null where none applies."""
+class MeasuresRecord(TypedDict):
+    """The measures of written answers, in [0, 1]; null where one does not apply or the judge abstained."""
 
-    answers: int
-    judged: int
-    """How many answers the judge was asked about."""
     exact_match: float | None
     rouge_l: float | None
     accuracy: float | None
     truthful: float | None
     informative: float | None
     truthful_informative: float | None
+
+
+class SystemRecord(MeasuresRecord):
+    """The written answers of base, tuned or steered, with the mean of each measure."""
+
+    answers: int
+    judged: int
+    """How many answers the judge was asked about."""
     abstained: dict[JudgedMeasure, int]
 
 
@@ -277,16 +280,10 @@ class JudgedRecord(JudgedPart):
     judge: JudgeRecord
 
 
-class AnswerRecord(TypedDict):
-    """A line of `predictions.judged.jsonl`; a measure is null where it does not apply or the judge abstained."""
+class AnswerRecord(MeasuresRecord):
+    """A line of `predictions.judged.jsonl`."""
 
     id: str
     system: str
     text: str
-    exact_match: float | None
-    rouge_l: float | None
-    accuracy: float | None
-    truthful: float | None
-    informative: float | None
-    truthful_informative: float | None
     evidence: tuple[str, str] | None

@@ -39,7 +39,7 @@ def claim_folder(logger: Logger) -> Path | None:
 
 
 def find_checkpoint(run: str | Path) -> Path:
-    """Find the checkpoint meant by a path: the file itself, or the last one that the run in a folder wrote.
+    """Return the checkpoint of a run: the file itself, or the last one in a run folder.
 
     A run of `fit` ends with `last.ckpt`, one of `calibrate` with `calibrated.ckpt`.
 
@@ -51,13 +51,13 @@ def find_checkpoint(run: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"run: expected a run folder or a checkpoint, got {str(run)!r}, and no such file exists")
-    found = [file for name in ("last*.ckpt", CALIBRATED) for file in path.glob(f"checkpoints/{name}")]
-    if not found:
+    checkpoints = [file for name in ("last*.ckpt", CALIBRATED) for file in path.glob(f"checkpoints/{name}")]
+    if not checkpoints:
         raise InputError(
             f"run: expected checkpoints/last.ckpt in {str(run)!r}, and there is none; give the run folder of "
             "`svd-lightning fit` or `calibrate`, such as runs/truthfulqa/version_0, or a checkpoint"
         )
-    return max(found, key=lambda file: file.stat().st_mtime)
+    return max(checkpoints, key=lambda file: file.stat().st_mtime)
 
 
 def open_run(run: str | Path) -> SteeredLanguageModel:
@@ -74,9 +74,6 @@ def open_run(run: str | Path) -> SteeredLanguageModel:
         steering = stored_steering(checkpoint)
         module = SteeredLanguageModel.load_from_checkpoint(checkpoint, map_location="cpu", steering=steering)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise _unreadable(checkpoint, error) from error
+        reason = " ".join(str(error).split())
+        raise InputError(f"run: cannot read {str(checkpoint)!r}: {reason:.200}") from error
     return module.eval()
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"run: cannot read {str(path)!r}: {' '.join(str(error).split()):.200}")

@@ -3,6 +3,7 @@
 import ast
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from pprint import pformat
 from typing import Any
@@ -29,7 +30,7 @@ def bundle(module: str, *, title: str, version: str, content: Mapping[str, Any])
     Raises:
         AssertionError: if two modules define the same name, or one cannot be inlined.
     """
-    trees = {name: ast.parse(_source(name)) for name in dict.fromkeys(_with_imports(module))}
+    trees = {name: _parsed(_source(name)) for name in _with_imports(module, set())}
     _check_names(trees)
     parts = [_HEAD.format(title=title, version=version), _imports(trees)]
     parts += [f"\n\n# {name}\n\n{_body(_source(name), tree)}\n" for name, tree in trees.items()]
@@ -37,11 +38,14 @@ def bundle(module: str, *, title: str, version: str, content: Mapping[str, Any])
     return "".join([*parts, f"\n\nCONTENT.update(\n{filled}\n)\n"])
 
 
-def _with_imports(module: str) -> Iterator[str]:
-    """Yield the modules that a module needs, dependencies first, itself last; some more than once."""
-    for node in _own_imports(ast.parse(_source(module))):
+def _with_imports(module: str, known: set[str]) -> Iterator[str]:
+    """Yield the modules that a module needs and that are not known yet, dependencies first, itself last."""
+    if module in known:
+        return
+    known.add(module)
+    for node in _own_imports(_parsed(_source(module))):
         for alias in node.names:
-            yield from _with_imports(_defining(node.module, alias.name))
+            yield from _with_imports(_defining(node.module, alias.name), known)
     yield module
 
 
@@ -61,7 +65,7 @@ def _own_imports(tree: ast.Module) -> list[ast.ImportFrom]:
 def _defining(module: str | None, name: str) -> str:
     """Return the module that defines a name; for a package, the one from which its `__init__` imports it."""
     assert module is not None
-    for node in _own_imports(ast.parse(_source(module))):
+    for node in _own_imports(_parsed(_source(module))):
         if any(alias.name == name for alias in node.names):
             return _defining(node.module, name)
     assert hasattr(import_module(module), name), f"{module}.{name}"
@@ -70,6 +74,11 @@ def _defining(module: str | None, name: str) -> str:
 
 def _source(module: str) -> str:
     return inspect.getsource(import_module(module))
+
+
+@cache
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def _imports(trees: Mapping[str, ast.Module]) -> str:

@@ -1,11 +1,9 @@
-"""From calibration tokens to the strengths that will be used, and everything a user should know about them."""
+"""The calibration procedure: from calibration tokens to the strengths in use, and the record of all results."""
 
 from collections.abc import Sequence
 
-import torch
-
 from svd_lightning.calibration.candidates import CONTROL, Recipe, fit_all, recipes
-from svd_lightning.calibration.cross_fit import label_log_probs
+from svd_lightning.calibration.cross_fit import tuned_log_probs
 from svd_lightning.calibration.describe import figures
 from svd_lightning.calibration.masks import compare_masks, recommend
 from svd_lightning.calibration.tasks import calibrate_tasks
@@ -36,14 +34,14 @@ def calibrate(
         steering: rules, features, mask and penalty; its strengths are ignored.
         estimator: chooses the strengths.
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
-        folds: of the cross-fit behind every gain; examples are never split.
-        alphas: masks to compare; none leaves the comparison out, and so does a steering without a mask.
-        others: solve the other rules and estimators too, for the comparison.
+        folds: how many folds the cross-fit behind every gain has; examples are never split.
+        alphas: masks to compare; nothing is compared without any, or where the steering has no mask.
+        others: fit the other rules and estimators too, for the comparison.
 
     Returns:
         What a checkpoint and `calibration.json` hold: the strengths found and those `used`, with 95 % `intervals`
         where they have some, NLL in nats per token, coverage, every candidate with the interval of its gain, the
-        verdict, the same of each task, and the comparison of masks.
+        verdict, the same for each task, and the comparison of masks.
 
     Raises:
         InputError: for fewer than two calibration examples, several rules with an estimator for one, or a
@@ -56,8 +54,8 @@ def calibrate(
         )
     masked, rules, penalty = _under_mask(tokens, steering), steering.directions, steering.penalty
     chosen = Recipe(rules, estimator)
-    tuned = label_log_probs(masked, rules, torch.zeros(len(rules), dtype=torch.float64), penalty=penalty)
-    wanted = list(recipes(steering, estimator, others=others))
+    tuned = tuned_log_probs(masked, rules, penalty=penalty)
+    wanted = recipes(steering, estimator, others=others)
     found = fit_all(masked, wanted, tuned, chosen=chosen, penalty=penalty, folds=folds)
     best, control = found[chosen.key], found[CONTROL.key]
     over_control = paired_gain(best.held_out, control.held_out, masked.example)
@@ -78,7 +76,7 @@ def calibrate(
         "used": used[verdict if guard else "steer"],
         "tasks": tasks,
         "candidates": [candidate.plain() for candidate in found.values()],
-        "sweep": [mask.plain() for mask in masks],
+        "sweep": masks,
         "recommended": recommend(masks),
     }
 

@@ -1,15 +1,15 @@
 """Which recipes a calibration tries, and what each is worth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import cross_fit, fit_each
+from svd_lightning.calibration.cross_fit import Fit, cross_fit, fit_each
 from svd_lightning.calibration.describe import Outcome, outcome
 from svd_lightning.calibration.verdict import used_record
 from svd_lightning.metrics import Gain, paired_gain
-from svd_lightning.objective import CalibrationTokens, TokenStream, objective
+from svd_lightning.objective import CalibrationTokens, TokenObjective, TokenStream, objective
 from svd_lightning.records import CandidateRecord, Intervals, UsedRecord
 from svd_lightning.steering import Steering, SteeringRule, TaskAware, Temperature, rule_name, with_built_in
 from svd_lightning.strength import CLOSED_FORMS, Estimate, LineSearch, StrengthEstimator, estimator_name
@@ -45,8 +45,8 @@ def joint_recipe(rules: Sequence[SteeringRule]) -> Recipe:
     return Recipe(tuple(rule for rule in with_built_in(rules) if not isinstance(rule, TaskAware)), LineSearch())
 
 
-def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = True) -> Iterator[Recipe]:
-    """Yield the control and the chosen recipe; its rules with every estimator, the other rules, and all together.
+def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = True) -> list[Recipe]:
+    """Return the control and the chosen recipe; its rules with every estimator, the other rules, and all together.
 
     Args:
         steering: the chosen rules.
@@ -57,15 +57,13 @@ def recipes(steering: Steering, estimator: StrengthEstimator, *, others: bool = 
     """
     rules, everything = tuple(steering.rules), with_built_in(steering.rules)
     wanted = [CONTROL, Recipe(steering.directions, estimator)]
-    if not others:
-        yield from {recipe.key: recipe for recipe in wanted}.values()
-        return
-    for rule in everything:
+    for rule in everything if others else ():
         if rule in rules and not isinstance(rule, Temperature):
             wanted += [Recipe((rule,), one) for one in CLOSED_FORMS]
         wanted.append(Recipe((rule,), LineSearch()))
-    wanted += [Recipe(rules, LineSearch()), joint_recipe(rules), Recipe(everything, LineSearch())]
-    yield from {recipe.key: recipe for recipe in wanted}.values()
+    if others:
+        wanted += [Recipe(rules, LineSearch()), joint_recipe(rules), Recipe(everything, LineSearch())]
+    return list({recipe.key: recipe for recipe in wanted}.values())
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class Candidate:
     gain: Gain
     """Held-out gain over the tuned model (cross-fitted), in nats per token as decoded."""
     intervals: Intervals | None
-    """Of the strengths, 95 %; None where they have none, or would take long and the recipe was not chosen."""
+    """Of the strengths, 95 %; None where they have none, or need a bootstrap and the recipe is not chosen."""
 
     def plain(self) -> CandidateRecord:
         """Return it as JSON has it."""
@@ -97,6 +95,10 @@ class Candidate:
             "intervals": self.intervals,
         }
 
+    def as_fit(self, problem: TokenObjective) -> Fit:
+        """Return it with the objective on which it was fitted, which is not kept: that of a table is large."""
+        return Fit(self.recipe.estimator, problem, self.estimate, self.intervals)
+
     def used(self) -> UsedRecord:
         """Return the record's `used` entry if decoding uses this candidate."""
         return used_record(self.recipe.rules, self.estimate.strengths, self.intervals, self.gain)
@@ -111,16 +113,14 @@ def fit_all(
     penalty: float,
     folds: int,
 ) -> dict[RecipeKey, Candidate]:
-    """Fit every recipe to the tokens, and find how it does on folds that it has not seen.
+    """Fit every recipe to the tokens, and measure its gain on folds that it has not seen.
 
     Args:
-        tokens: the calibration tokens.
-        wanted: the recipes.
         tuned: the labels' log-probabilities under the tuned model, [N].
-        chosen: the one whose strengths get an interval even where that means to draw examples again: of a
-            closed form, which takes longer than all the rest.
+        chosen: the recipe whose strengths get an interval even from a closed form, where a bootstrap over the
+            examples takes longer than all the rest.
         penalty: λ of decoding.
-        folds: of the cross-fit.
+        folds: how many folds the cross-fit has.
     """
     # a stream answers all recipes in the same passes; for a table, one at a time takes the least memory
     groups = [wanted] if isinstance(tokens, TokenStream) else [[recipe] for recipe in wanted]

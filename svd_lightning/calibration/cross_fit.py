@@ -30,55 +30,52 @@ class Fit(NamedTuple):
 
 
 def fit_each(wanted: Sequence[tuple[StrengthEstimator, TokenObjective]]) -> list[Fit]:
-    """Fit every estimator to its objective; a stream then knows all that is asked at the strengths found."""
-    found = [Fit(*one, estimate) for one, estimate in zip(wanted, estimate_all(wanted), strict=True)]
-    prefetch([fit.objective for fit in found], [fit.point for fit in found])
-    return found
+    """Fit every estimator to its objective, and let a stream answer all that is asked at the strengths found."""
+    fits = [Fit(*one, estimate) for one, estimate in zip(wanted, estimate_all(wanted), strict=True)]
+    prefetch([fit.objective for fit in fits], [fit.point for fit in fits])
+    return fits
 
 
-def cross_fit(
-    tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float, folds: int, seed: int = 0
-) -> list[Tensor]:
+def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float, folds: int) -> list[Tensor]:
     """Return each fit's held-out log-probability of every label: strengths from the other folds, float64 [N].
 
-    Folds are cut by example, so that no example helps to steer itself. With λ = −∞ tokens whose label lies
-    outside the mask have log-probability −∞ whatever the strength.
+    Folds are cut by example, so that no example helps to steer itself. With λ = −∞ a label outside the mask has
+    log-probability −∞, whatever the strength.
 
     Args:
-        tokens: the calibration tokens.
-        fits: on all of them; the searches of the folds begin there.
+        fits: what estimators found on all tokens; the searches of the folds begin there.
         penalty: λ of decoding.
-        folds: how many.
-        seed: of the cut.
 
     Raises:
         InputError: for fewer examples than folds.
     """
-    numbers, fold = example_folds(tokens.example, folds, seed=seed)
+    numbers, fold = example_folds(tokens.example, folds)
     seen = [numbers[fold != number] for number in range(folds)]
     fitted = iter(
         fit_each([(fit.estimator, fit.objective.counting(each, start=fit.point)) for fit in fits for each in seen])
     )
     possible = possible_labels(tokens, penalty)
-    found = []
+    held_out = []
     for _ in fits:
         log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
         for each, fit in zip(seen, fitted, strict=False):
             mine = ~torch.isin(tokens.example, each)
             log_probs[mine & possible] = fit.objective.label_log_probs(fit.point)[mine[possible]]
-        found.append(log_probs)
-    return found
+        held_out.append(log_probs)
+    return held_out
 
 
-def label_log_probs(
-    tokens: CalibrationTokens, rules: Sequence[SteeringRule], strengths: Tensor, *, penalty: float
-) -> Tensor:
-    """Return the steered log-probability of each token's label, float64 [N]; −∞ where λ = −∞ forbids it."""
+def tuned_log_probs(tokens: CalibrationTokens, rules: Sequence[SteeringRule], *, penalty: float) -> Tensor:
+    """Return each label's log-probability under the tuned model, float64 [N]; −∞ where λ = −∞ forbids it.
+
+    It is taken along the rules at strengths of 0, which a stream remembers for the figures that follow.
+    """
     possible = possible_labels(tokens, penalty)
-    found = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
+    log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
     if possible.any():
-        found[possible] = objective(tokens, rules, penalty=penalty).label_log_probs(strengths)
-    return found
+        zeros = torch.zeros(len(rules), dtype=torch.float64)
+        log_probs[possible] = objective(tokens, rules, penalty=penalty).label_log_probs(zeros)
+    return log_probs
 
 
 def possible_labels(tokens: CalibrationTokens, penalty: float) -> Tensor:
@@ -86,13 +83,13 @@ def possible_labels(tokens: CalibrationTokens, penalty: float) -> Tensor:
     return tokens.covered if penalty == -math.inf else torch.ones_like(tokens.covered)
 
 
-def example_folds(example: Tensor, folds: int, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return the numbers of the examples, [E], and the fold of each, [E]."""
+def example_folds(example: Tensor, folds: int) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the examples, [E], and the fold of each, [E]; the same at every call."""
     numbers = example.unique()
     if len(numbers) < folds:
         raise InputError(
             f"guard: expected at least {folds} calibration examples, one per fold, got {len(numbers)}; "
             "give a larger calibration split, or fewer folds"
         )
-    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
     return numbers, order % folds

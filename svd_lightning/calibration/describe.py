@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import label_log_probs
+from svd_lightning.calibration.cross_fit import tuned_log_probs
 from svd_lightning.objective import CalibrationTokens, TokenTable, objective
 from svd_lightning.records import FiguresRecord, TestFiguresRecord
 from svd_lightning.steering import Steering, SteeringRule, TaskSteering, feature_name, rule_name
@@ -30,7 +30,7 @@ def outcome(
 ) -> Outcome:
     """Return what these strengths achieve; strengths of 0 give the tuned model.
 
-    Teacher forcing with λ = −∞ would make every label outside the mask impossible: `nll` takes λ = 0 instead,
+    Teacher forcing with λ = −∞ would make every label outside the mask impossible: `nll` takes λ = 0 instead, and
     `nll_decoded` leaves those tokens out.
     """
     mu = torch.tensor(strengths, dtype=torch.float64)
@@ -43,9 +43,9 @@ def figures(tokens: CalibrationTokens, steering: Steering, tuned: Tensor, steere
     """Return the figures of a calibrated steering.
 
     Args:
-        tokens: labelled.
-        steering: with its strengths.
-        tuned: the labels' log-probabilities under the tuned model as decoded, [N]; −∞ where it forbids one.
+        tokens: the labelled tokens.
+        steering: rules, strengths, mask and penalty.
+        tuned: the labels' log-probabilities under the tuned model as decoded (`tuned_log_probs`), [N].
         steered: what the strengths achieve.
     """
     assert steering.strengths is not None
@@ -75,7 +75,7 @@ def figures(tokens: CalibrationTokens, steering: Steering, tuned: Tensor, steere
 def describe(tokens: CalibrationTokens, steering: Steering) -> FiguresRecord:
     """Return the figures of a calibrated steering on other tokens."""
     rules, penalty = steering.directions, steering.penalty
-    tuned = label_log_probs(tokens, rules, torch.zeros(len(rules), dtype=torch.float64), penalty=penalty)
+    tuned = tuned_log_probs(tokens, rules, penalty=penalty)
     return figures(tokens, steering, tuned, outcome(tokens, rules, steering.strengths or (), penalty=penalty))
 
 
@@ -83,9 +83,9 @@ def describe_tasks(table: TokenTable, steering: TaskSteering, tasks: Mapping[int
     """Return the figures with every example steered as its task is, and those of each task.
 
     Args:
-        table: the tokens.
-        steering: calibrated.
-        tasks: of each example that has one.
+        table: the labelled tokens.
+        steering: of every task, calibrated.
+        tasks: the task of each example that has one.
     """
     parts = {
         task: describe(table.select(torch.isin(table.example, examples)), steering.of_task(task))
@@ -106,17 +106,17 @@ def by_task(example: Tensor, tasks: Mapping[int, str]) -> dict[str | None, Tenso
     """Return the int64 numbers of each task's examples; those of no task come last, under None.
 
     Args:
-        example: of each token, [N].
-        tasks: of each example that has one.
+        example: the example of each token, [N].
+        tasks: the task of each example that has one.
     """
-    found: dict[str | None, list[int]] = {}
+    examples: dict[str | None, list[int]] = {}
     for number in example.unique().tolist():
-        found.setdefault(tasks.get(number), []).append(number)
-    names = sorted(found, key=lambda task: (task is None, task))
-    return {name: torch.tensor(found[name]) for name in names}
+        examples.setdefault(tasks.get(number), []).append(number)
+    names = sorted(examples, key=lambda task: (task is None, task))
+    return {name: torch.tensor(examples[name]) for name in names}
 
 
 def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
-    """Return the mean over all tokens of a figure of each part; a part without weight may have none."""
+    """Return the weighted mean; the value of a part without weight may be NaN."""
     total = sum(weights)
     return sum(w * value for w, value in zip(weights, values, strict=True) if w) / (total or math.nan)

@@ -10,7 +10,7 @@ from torch import Tensor
 from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each, possible_labels
 from svd_lightning.objective import CalibrationTokens, Objective, Priced, TokenObjective, prefetch
 from svd_lightning.records import Intervals
-from svd_lightning.strength import Estimate, LineSearch, StrengthEstimator, estimate_all
+from svd_lightning.strength import Estimate, LineSearch, estimate_all
 from svd_lightning.strength.intervals import sandwich
 
 PRIORS = (math.inf, 1000.0, 100.0, 10.0, 1.0)
@@ -18,7 +18,7 @@ PRIORS = (math.inf, 1000.0, 100.0, 10.0, 1.0)
 
 
 class Pool:
-    """The strengths of all tasks together, and what they make of one task's.
+    """The strengths of all tasks together.
 
     Args:
         pooled: the strengths c, and the objective of the examples of all tasks on which they were found.
@@ -26,15 +26,29 @@ class Pool:
 
     def __init__(self, pooled: Fit) -> None:
         self.estimator, self.objective, self.strengths = pooled.estimator, pooled.objective, pooled.point
-        self._curvature = pooled.objective.evaluate(self.strengths).hessian
-        self._known = pooled.objective.examples
+        self.curvature = pooled.objective.evaluate(self.strengths).hessian
+        self._examples = pooled.objective.examples
 
-    def known(self, examples: Tensor) -> Tensor:
+    def counted(self, examples: Tensor) -> Tensor:
         """Return those of the examples (int64 numbers) that count in the objective."""
-        return examples[torch.isin(examples, self._known)]
+        return examples[torch.isin(examples, self._examples)]
 
-    def problem(self, own: TokenObjective, *, prior: float, start: Tensor) -> Objective:
-        """Return what the estimator is given for the strengths of a task.
+
+class Member:
+    """A task within a pool.
+
+    Args:
+        pool: of all tasks.
+        examples: numbers of the task's examples, int64.
+        among: a part of the pool's objective that has these examples, and so costs less than all of it.
+    """
+
+    def __init__(self, pool: Pool, examples: Tensor, *, among: TokenObjective | None = None) -> None:
+        self.pool, self.examples = pool, pool.counted(examples)
+        self.own = (among or pool.objective).counting(self.examples, start=pool.strengths)
+
+    def problem(self, prior: float, *, start: Tensor) -> Objective:
+        """Return the objective that the estimator is given for the task's strengths.
 
         A line search minimises K_t(μ) + ½ · m/E_t · (μ − c)ᵀ H (μ − c): the task's objective with the pool as m
         examples more. K_t is the mean NLL of the task's tokens, E_t its number of examples, c the pooled strengths
@@ -49,36 +63,21 @@ class Pool:
 
         Source: derived here; weight: Bühlmann, "Experience rating and credibility", ASTIN Bulletin 4 (1967).
         """
-        if not isinstance(self.estimator, LineSearch):
-            return own
-        price = prior / len(own.examples) * self._curvature
-        return Priced(own, price, centre=self.strengths, start=start)
+        if not isinstance(self.pool.estimator, LineSearch):
+            return self.own
+        price = prior / len(self.examples) * self.pool.curvature
+        return Priced(self.own, price, centre=self.pool.strengths, start=start)
 
-    def mixed(self, found: Estimate, *, examples: int, prior: float) -> Estimate:
-        """Return what an estimate of a task's strengths becomes.
+    def mixed(self, found: Estimate, prior: float) -> Estimate:
+        """Average what a closed form found on the task's examples with the pooled strengths, as `problem` says.
 
-        The closed forms minimise nothing: what they find on the task's examples is averaged with the pooled
-        strengths by the formula of `problem`.
+        A line search has minimised with the pool already, and its estimate stays as it is.
         """
-        if isinstance(self.estimator, LineSearch):
+        if isinstance(self.pool.estimator, LineSearch):
             return found
         own = torch.tensor(found.strengths, dtype=torch.float64)
-        strengths = torch.lerp(self.strengths, own, credibility(examples, prior))
+        strengths = torch.lerp(self.pool.strengths, own, credibility(len(self.examples), prior))
         return Estimate(tuple(strengths.tolist()), found.skipped, found.warning)
-
-
-class Member:
-    """A task within a pool.
-
-    Args:
-        pool: of all tasks.
-        examples: numbers of the task's examples, int64.
-        among: a part of the pool's objective that has these examples, and so costs less than all of it.
-    """
-
-    def __init__(self, pool: Pool, examples: Tensor, *, among: TokenObjective | None = None) -> None:
-        self.pool, self.examples = pool, pool.known(examples)
-        self.own = (among or pool.objective).counting(self.examples, start=pool.strengths)
 
     def intervals(self, found: Estimate) -> Intervals | None:
         """Return the intervals at the task's own minimum (`sandwich`), the pool taken as known; else None."""
@@ -95,17 +94,13 @@ def fit_members(
         prior: m, in examples; infinite for the pooled strengths.
         starts: where the searches begin, float64 [k]; None for the pooled strengths.
     """
-    found = [Estimate(tuple(one.pool.strengths.tolist())) for one in members]
+    starts = starts or [one.pool.strengths for one in members]
+    estimates = [Estimate(tuple(one.pool.strengths.tolist())) for one in members]
     alone = [n for n, one in enumerate(members) if len(one.examples) and not math.isinf(prior)]
-    wanted: list[tuple[StrengthEstimator, Objective]] = []
-    for n in alone:
-        pool = members[n].pool
-        start = pool.strengths if starts is None else starts[n]
-        wanted.append((pool.estimator, pool.problem(members[n].own, prior=prior, start=start)))
-    for n, estimate in zip(alone, estimate_all(wanted), strict=True):
-        one = members[n]
-        found[n] = one.pool.mixed(estimate, examples=len(one.examples), prior=prior)
-    return found
+    problems = [(members[n].pool.estimator, members[n].problem(prior, start=starts[n])) for n in alone]
+    for n, estimate in zip(alone, estimate_all(problems), strict=True):
+        estimates[n] = members[n].mixed(estimate, prior)
+    return estimates
 
 
 def credibility(examples: int, prior: float) -> float:
@@ -119,14 +114,14 @@ def credibility(examples: int, prior: float) -> float:
 
 @dataclass(frozen=True)
 class TaskFit:
-    """What a recipe makes of the tasks."""
+    """The strengths of every task that a recipe found."""
 
     prior: float
     """m, in examples."""
     estimates: dict[str, Estimate]
     """By task."""
     intervals: dict[str, Intervals | None]
-    """Of the strengths, by task; of own strengths with the pool taken as known, and only of a line search."""
+    """Of the strengths, by task; a task's own have one only from a line search, which takes the pool as known."""
     held_out: Tensor
     """Cross-fitted log-probability of every label, float64 [N]; pooled strengths for tokens of no task."""
 
@@ -139,15 +134,17 @@ def fit_tasks(
     The m of each fold's held-out tokens is chosen by the other folds' held-out tokens, the m in use by all.
 
     Args:
-        tokens: the calibration tokens.
         fits: what estimators found on all examples: the pools.
         tasks: int64 numbers of each task's examples.
         penalty: λ of decoding.
-        folds: of the cross-fit; examples are never split.
+        folds: how many folds the cross-fit has; examples are never split.
     """
     prefetch([fit.objective for fit in fits], [fit.point for fit in fits])
     pools = [Pool(fit) for fit in fits]
-    parts = [_parts(pool, tasks) for pool in pools]
+    parts = [
+        {task: pool.objective.restricted(mine) for task, mine in tasks.items() if len(pool.counted(mine))}
+        for pool in pools
+    ]
     possible = possible_labels(tokens, penalty)
     numbers, fold = example_folds(tokens.example, folds)
     seen = [numbers[fold != number] for number in range(folds)]
@@ -156,11 +153,6 @@ def fit_tasks(
         _task_fit(fit, pool, part, tasks, held_out, possible)
         for fit, pool, part, held_out in zip(fits, pools, parts, by_fold, strict=True)
     ]
-
-
-def _parts(pool: Pool, tasks: Mapping[str, Tensor]) -> dict[str, TokenObjective]:
-    """Return the objective of each task that has examples which count."""
-    return {task: pool.objective.restricted(mine) for task, mine in tasks.items() if len(pool.known(mine))}
 
 
 def _held_out(
@@ -174,7 +166,7 @@ def _held_out(
 
     Args:
         pools: R of them, on all examples.
-        parts: the objective of each task, for each pool.
+        parts: for each pool the objective of each task that has examples which count.
         tasks: numbers of each task's examples.
         seen: the examples that each fold may see.
         example: of each token, [N'].

@@ -21,11 +21,11 @@ def recall(configured: Steering, names: Sequence[str], strengths: Sequence[float
 def recall_all(configured: Steering, record: CalibrationRecord) -> TaskSteering:
     """Return what every task is decoded with; the tuned model where the guard fell back to it.
 
-    A task that is steered as all examples are has that very steering, by which its rows are known to be alike.
+    A task that is steered like all examples gets the same object as they, which tells `TaskSteering.of_batch` so.
 
     Args:
         configured: the steering as configured.
-        record: as `calibrate` returns it; those from before tasks name none.
+        record: what `calibrate` returned; older records have no tasks.
     """
     shared = record["used"]
     steering = _used(configured, shared)
@@ -44,7 +44,7 @@ def rescore(
     *,
     penalty: float,
 ) -> list[CandidateRecord]:
-    """Return the same candidates with the same strengths, and what they achieve on other, held-out tokens.
+    """Return the candidates with what their strengths achieve on other, held-out tokens.
 
     Args:
         tokens: the other tokens.
@@ -64,6 +64,6 @@ def rescore(
 
 
 def _used(configured: Steering, used: UsedRecord) -> Steering:
-    """Strengths of 0 are the tuned model as it is: nothing is added outside the mask either."""
-    found = recall(configured, used["rules"], used["strengths"])
-    return found if any(used["strengths"]) else found.with_penalty(0.0)
+    steering = recall(configured, used["rules"], used["strengths"])
+    # strengths of 0 are the tuned model as it is: nothing is added outside the mask either
+    return steering if any(used["strengths"]) else steering.with_penalty(0.0)

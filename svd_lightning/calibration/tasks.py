@@ -1,14 +1,13 @@
-"""A strength for each task of one adapter, with what a user should know about it."""
+"""The strengths of each task of one adapter, with what a user should know about them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from svd_lightning.calibration.candidates import Candidate
-from svd_lightning.calibration.cross_fit import Fit, possible_labels
+from svd_lightning.calibration.cross_fit import possible_labels
 from svd_lightning.calibration.describe import by_task
 from svd_lightning.calibration.pooling import TaskFit, credibility, fit_tasks
 from svd_lightning.calibration.verdict import Verdict, decide, explain, used_record
@@ -32,41 +31,32 @@ def calibrate_tasks(
     guard: bool,
     folds: int,
 ) -> list[TaskRecord]:
-    """Return the strengths of every task, shrunk towards the pooled ones, and what the guard says of each.
+    """Return the strengths of every task, shrunk towards the pooled ones, with a verdict on each.
 
-    A task of ten examples or more (resampling fewer says little) speaks for itself where they weigh as much as the
-    pool (E ≥ m), or where steering surely harms it. Of any other the verdict on all examples holds.
+    A task of ten examples or more (a bootstrap over fewer says little) gets a verdict of its own where they weigh
+    as much as the pool (E ≥ m), or where steering surely harms it. Any other gets the verdict on all examples.
 
     Args:
-        tokens: the calibration tokens.
         steering: rules, features, mask and penalty.
         best, control: the chosen recipe and sharpening alone, on all examples; the same where this is chosen.
         tuned: the labels' log-probabilities under the tuned model, [N].
         verdict: on all examples.
-        guard, folds: of the calibration.
+        guard, folds: as `calibrate` takes them.
 
     Returns:
         One record per task; none where there are no tasks to tell apart.
     """
-    found = by_task(tokens.example, tokens.tasks)
-    tasks = {task: examples for task, examples in found.items() if task is not None}
-    if not tasks or len(found) < 2:
+    groups = by_task(tokens.example, tokens.tasks)
+    tasks = {task: examples for task, examples in groups.items() if task is not None}
+    if not tasks or len(groups) < 2:
         return []
     wanted = [best] if best is control else [best, control]
     # a stream answers both in the same passes; for a table, one at a time takes the least memory
-    groups = [wanted] if isinstance(tokens, TokenStream) else [[one] for one in wanted]
+    together = [wanted] if isinstance(tokens, TokenStream) else [[one] for one in wanted]
     penalty = steering.penalty
     fits = []
-    for group in groups:
-        pooled = [
-            Fit(
-                one.recipe.estimator,
-                objective(tokens, one.recipe.rules, penalty=penalty),
-                one.estimate,
-                one.intervals,
-            )
-            for one in group
-        ]
+    for candidates in together:
+        pooled = [one.as_fit(objective(tokens, one.recipe.rules, penalty=penalty)) for one in candidates]
         fits += fit_tasks(tokens, pooled, tasks, penalty=penalty, folds=folds)
     evidence = _Evidence(tokens, steering, best, control, fits[0], fits[-1], tuned, verdict, guard)
     nll = _nll(tokens, steering, tasks, fits[0])
@@ -81,13 +71,15 @@ def _nll(
     parts = [problem.restricted(mine) for mine in tasks.values()]
     points = [torch.tensor(fit.estimates[task].strengths, dtype=torch.float64) for task in tasks]
     prefetch(parts, points)
-    found = [part.label_log_probs(point) for part, point in zip(parts, points, strict=True)]
-    return {task: -log_probs.mean().item() for task, log_probs in zip(tasks, found, strict=True)}
+    return {
+        task: -part.label_log_probs(point).mean().item()
+        for task, part, point in zip(tasks, parts, points, strict=True)
+    }
 
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What is known of all tasks."""
+    """What the records of all tasks are made from."""
 
     tokens: CalibrationTokens
     steering: Steering
@@ -102,9 +94,12 @@ class _Evidence:
     guard: bool
 
     def record(self, task: str, examples: Tensor, nll_steered: float) -> TaskRecord:
-        """Return what is known of one task."""
+        """Return the record of one task."""
         mine = torch.isin(self.tokens.example, examples)
-        gain = partial(self._gain, mine)
+
+        def gain(better: Tensor, worse: Tensor) -> Gain:
+            return paired_gain(better[mine], worse[mine], self.tokens.example[mine])
+
         over_tuned = gain(self.steer.held_out, self.tuned)
         over_control = gain(self.steer.held_out, self.sharpen.held_out)
         control = gain(self.sharpen.held_out, self.tuned)
@@ -114,10 +109,10 @@ class _Evidence:
         verdict = self.verdict
         if alone:
             verdict = decide(over_tuned, over_control, control, is_control=self.best is self.control)
-        found, intervals = self.steer.estimates[task], self.steer.intervals[task]
+        estimate, intervals = self.steer.estimates[task], self.steer.intervals[task]
         sharpened = self.sharpen.estimates[task].strengths, self.sharpen.intervals[task]
         used = {
-            "steer": used_record(self.best.recipe.rules, found.strengths, intervals, over_tuned),
+            "steer": used_record(self.best.recipe.rules, estimate.strengths, intervals, over_tuned),
             "control": used_record(self.control.recipe.rules, *sharpened, control),
             "tuned": used_record(self.steering.directions),
         }
@@ -127,9 +122,9 @@ class _Evidence:
             "examples": len(examples),
             "prior_examples": self.steer.prior,
             "weight": credibility(telling, self.steer.prior),
-            "strengths": list(found.strengths),
+            "strengths": list(estimate.strengths),
             "intervals": intervals,
-            "warning": found.warning,
+            "warning": estimate.warning,
             "nll_tuned": -self.tokens.label_log_p[mine].double().mean().item(),
             "gain_over_tuned": over_tuned.plain(),
             "gain_over_control": over_control.plain(),
@@ -139,6 +134,3 @@ class _Evidence:
             "used": used[verdict if self.guard else "steer"],
             "nll_steered": nll_steered,
         }
-
-    def _gain(self, mine: Tensor, better: Tensor, worse: Tensor) -> Gain:
-        return paired_gain(better[mine], worse[mine], self.tokens.example[mine])

@@ -1,4 +1,4 @@
-"""What the guard makes of the gains: the recipe that will be used, and why."""
+"""The verdict: which of steering, control and tuned model the gains support, and why."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -15,8 +15,8 @@ def decide(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: b
     """Return the furthest of `tuned`, `control` and `steer` whose held-out gain is sure.
 
     Args:
-        over_tuned, over_control: of the steering.
-        control: of the control over the tuned model.
+        over_tuned, over_control: gains of the steering.
+        control: gain of the control over the tuned model.
         is_control: whether the steering is the control itself.
     """
     if over_tuned.sure and (over_control.sure or is_control):
@@ -26,15 +26,15 @@ def decide(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: b
 
 def explain(verdict: Verdict, *, guard: bool) -> str:
     """Return the verdict in words."""
-    told = {
+    finding = {
         "steer": "steering helps: the held-out gain over the tuned model and over sharpening is above zero",
         "control": "steering does not help here beyond sharpening: its gain over the control may be zero",
         "tuned": "steering does not help here: its held-out gain over the tuned model may be zero",
     }[verdict]
-    done = {"steer": "", "control": "; the control is used", "tuned": "; the tuned model is used as it is"}[
-        verdict
-    ]
-    return told + (done if guard else "; guard is off, so the strengths found are used all the same" * bool(done))
+    if verdict != "steer" and not guard:
+        return f"{finding}; guard is off, so the strengths found are used all the same"
+    fallbacks = {"control": "; the control is used", "tuned": "; the tuned model is used as it is"}
+    return finding + fallbacks.get(verdict, "")
 
 
 def used_record(

@@ -40,20 +40,20 @@ _log = logging.getLogger(__name__)
 class SteeringCalibration(L.Callback):
     """Calibrates the steering strength on a labelled split, at the end of every warm-start epoch.
 
-    The base's hidden states are taken once and kept; each epoch costs one forward of the tuned model over the
-    calibration split, and without a mask some ten passes of the two heads over its tokens. The strength goes into
-    the module and the epoch's checkpoint, the figures to the logger and `calibration.json` in the run folder.
+    The base runs once over the calibration split, and its hidden states are kept. Each epoch costs one forward of
+    the tuned model over the split, and without a mask some ten passes of the two heads over its tokens. The
+    strengths go into the module and the epoch's checkpoint, the figures to the logger and `calibration.json`.
 
     Args:
         estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
         guard: use the strengths only where their held-out gain, over the tuned model and over sharpening, is
             sure; else fall back to sharpening, or to the tuned model.
-        folds: of the cross-fit behind the gains; examples are never split.
+        folds: number of parts of the split in the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         others: solve the other rules and estimators too, for the comparison in tables and report.
         show_table: print base, tuned, the sharpening control and every estimator side by side.
-        snapshot: folder where the base's hidden states on the split are kept and found again; what it holds of
-            another base or other data is refused. Null for `snapshot` in the run folder, remade as needed.
+        snapshot: folder for the base's hidden states on the split; states of another base or other data there are
+            refused. Null for `snapshot` in the run folder, remade as needed.
 
     Raises:
         InputError: at the start of fit, for a calibration split that is missing or trained on, checkpoints that
@@ -81,7 +81,7 @@ class SteeringCalibration(L.Callback):
 
     @contextmanager
     def before_validation(self) -> Iterator[None]:
-        """Within the context a validation begins with a calibration, and ends with a checkpoint of it."""
+        """Make every validation within the context begin with a calibration and end with its checkpoint."""
         self._on_validate = True
         try:
             yield
@@ -89,12 +89,12 @@ class SteeringCalibration(L.Callback):
             self._on_validate = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse, before weights are loaded, to calibrate where no validation would run."""
+        """Raise InputError, before weights are loaded, if `calibrate` would run no validation."""
         if self._on_validate:
             check_validation(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse what would waste or falsify the run."""
+        """Raise InputError for what would waste or falsify the run; open the snapshot."""
         self._calibrated_step = None  # the module may come from another run with as many steps
         check_calibration_split(as_completion_data(trainer))
         check_estimator(self.estimator, as_steered(pl_module).configured)
@@ -109,7 +109,7 @@ class SteeringCalibration(L.Callback):
             self._run(trainer, as_steered(pl_module))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep what `calibrate` found together with the adapter, for the verbs that come after."""
+        """Save the adapter with the strengths that `calibrate` found, for test and predict."""
         if self._on_validate and (folder := run_folder(trainer)) is not None:
             trainer.save_checkpoint(folder / "checkpoints" / CALIBRATED, weights_only=True)
 
@@ -160,7 +160,7 @@ class SteeringCalibration(L.Callback):
     def _collect(
         self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule
     ) -> CalibrationTokens:
-        """One pass over the calibration split, gathered from all processes."""
+        """Return the calibration split's tokens of all processes."""
         loader, precision = data.calibration_dataloader(), trainer.precision_plugin.val_step_context
         peft_model, snapshot = module.peft_model, self._snapshots.open(trainer, module)
         collecting = collector(peft_model, module.configured, snapshot, alphas=self.alphas, around=precision)
@@ -175,7 +175,7 @@ class SteeringCalibration(L.Callback):
 
 @contextmanager
 def _evaluating(module: SteeredLanguageModel) -> Iterator[None]:
-    """The module in evaluation mode."""
+    """Put the module into evaluation mode within the context."""
     training = module.training
     module.eval()
     try:
@@ -185,7 +185,7 @@ def _evaluating(module: SteeredLanguageModel) -> Iterator[None]:
 
 
 def _progress(trainer: L.Trainer, loader: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches, with a bar on the first process where the trainer shows any."""
+    """Yield the batches, with a progress bar on the first process if the trainer shows any."""
     hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
     shared = getattr(trainer.progress_bar_callback, "progress", None)  # a second live display on one console
     on = console() if shared is None else shared.console

@@ -21,11 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_calibration_split(data: CompletionDataModule) -> None:
-    """Refuse a missing calibration split, or one that the adapter was trained on.
-
-    Raises:
-        InputError: in either case.
-    """
+    """Raise InputError if there is no calibration split, or the adapter is trained on part of it."""
     calibration = data.split_ids("calibration")
     if not calibration:
         raise InputError(
@@ -41,11 +37,7 @@ def check_calibration_split(data: CompletionDataModule) -> None:
 
 
 def check_validation(trainer: L.Trainer) -> None:
-    """Refuse to calibrate where no validation would run.
-
-    Raises:
-        InputError: without a validation split, or with a limit of 0.
-    """
+    """Raise InputError if no validation would run: without such a split, or with a limit of 0."""
     if not as_completion_data(trainer).split_ids("validation"):
         raise InputError(
             "data.validation: calibrate ends with a validation of the strength, and there is no such split; write "
@@ -58,11 +50,7 @@ def check_validation(trainer: L.Trainer) -> None:
 
 
 def check_options(folds: int, alphas: Sequence[float]) -> None:
-    """Refuse too few folds, and masks out of range.
-
-    Raises:
-        InputError: for fewer than 2 folds, or an α outside (0, 1].
-    """
+    """Raise InputError for fewer than 2 folds, or an α outside (0, 1]."""
     if folds < 2:
         raise InputError(f"calibration.folds: expected at least 2, got {folds}")
     for alpha in alphas:
@@ -71,16 +59,13 @@ def check_options(folds: int, alphas: Sequence[float]) -> None:
 
 
 def check_checkpointing(trainer: L.Trainer) -> None:
-    """Refuse checkpoints that would be written before their epoch's calibration, without its strength.
+    """Raise InputError if a ModelCheckpoint would save before its epoch's calibration, without its strengths.
 
-    Checkpoints by steps or minutes serve resuming; beside them there must be one of each epoch.
-
-    Raises:
-        InputError: for such a ModelCheckpoint.
+    Checkpoints by steps or minutes are for resuming; beside them there must be one of each epoch.
     """
-    found = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    by_epoch = [callback for callback in found if callback.every_n_epochs]
-    if len(by_epoch) < bool(found) or not all(_saves_at_epoch_end(callback, trainer) for callback in by_epoch):
+    savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    by_epoch = [callback for callback in savers if callback.every_n_epochs]
+    if (savers and not by_epoch) or not all(_saves_at_epoch_end(callback, trainer) for callback in by_epoch):
         raise InputError(
             "trainer.callbacks: ModelCheckpoint would save before the epoch's calibration; expected one that "
             "saves by epochs (without every_n_train_steps), with save_on_train_epoch_end: true"
@@ -88,7 +73,7 @@ def check_checkpointing(trainer: L.Trainer) -> None:
 
 
 def _saves_at_epoch_end(callback: ModelCheckpoint, trainer: L.Trainer) -> bool:
-    """Lightning's own rule, which it can apply only once it knows how many validation batches there are."""
+    """Apply Lightning's own rule early: Lightning first waits for the number of validation batches."""
     if callback._save_on_train_epoch_end is not None:
         return callback._save_on_train_epoch_end
     validates = trainer.limit_val_batches and as_completion_data(trainer).split_ids("validation")
@@ -96,12 +81,9 @@ def _saves_at_epoch_end(callback: ModelCheckpoint, trainer: L.Trainer) -> bool:
 
 
 def check_estimator(estimator: StrengthEstimator, steering: Steering) -> None:
-    """Try the estimator on two made-up tokens: it may be one for a single rule, or hold too many strengths.
+    """Run the estimator on two made-up tokens, so that it raises its InputError now: for too many rules, say.
 
-    The rules play no part, only their number: one that belongs to a vocabulary has nothing to say of another.
-
-    Raises:
-        InputError: as the estimator.
+    Only the number of rules counts. Others take their place, as a rule may fit one vocabulary alone.
     """
     alpha = 0.1 if steering.alpha is None else steering.alpha
     steering = replace(steering, rules=[KLGradient() for _ in steering.rules], strengths=None, alpha=alpha)
@@ -113,19 +95,19 @@ def check_estimator(estimator: StrengthEstimator, steering: Steering) -> None:
 
 
 def hint_at_more_data(data: CompletionDataModule, module: SteeredLanguageModel) -> None:
-    """Say that training examples lie idle: only the user knows what an adapter trained elsewhere has seen."""
-    here, idle = (len(data.split_ids(split)) for split in ("calibration", "train"))
-    if module.adapter_folder is not None and idle > here:
+    """Log that many examples are unused: only the user knows which of them the adapter has already seen."""
+    used, idle = (len(data.split_ids(split)) for split in ("calibration", "train"))
+    if module.adapter_folder is not None and idle > used:
         _log.warning(
-            "calibrating on %s examples, while %s of the training split lie idle: where the adapter has not seen "
-            "them, --data.calibration 0.9 calibrates on more",
-            here,
+            "calibrating on %s examples, %s of the training split are unused: if the adapter has not seen them, "
+            "--data.calibration 0.9 calibrates on more",
+            used,
             idle,
         )
 
 
 def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:
-    """Return the trainer's data, known to be prompts and completions."""
+    """Return the trainer's data; raise InputError unless they are prompts and completions."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(data, CompletionDataModule):
         raise InputError(
@@ -136,17 +118,16 @@ def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:
 
 
 def as_steered(pl_module: L.LightningModule) -> SteeredLanguageModel:
-    """Return the module, known to be one that can be steered."""
+    """Return the module; raise InputError unless it can be steered."""
     if not isinstance(pl_module, SteeredLanguageModel):
         raise InputError(f"model: expected a SteeredLanguageModel, got {type(pl_module).__name__}")
     return pl_module
 
 
 def run_folder(trainer: L.Trainer) -> Path | None:
-    """Return where this run keeps its files, or None. Call it on every rank: the name is broadcast.
+    """Return the folder of this run's files, or None. Call it on every rank: the name is broadcast.
 
-    Without a logger and a `default_root_dir` Lightning names the working directory, whose files are not this
-    run's to replace.
+    Without a logger and a `default_root_dir` Lightning names the working directory, where files of others lie.
     """
     folder = trainer.log_dir
     at_home = not trainer.loggers and Path(trainer.default_root_dir).resolve() == Path.cwd()

@@ -1,4 +1,4 @@
-"""What loggers are told of a calibration."""
+"""A calibration's warnings, numbers and figures, for the log and the loggers."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _SCALARS = ("kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "mask_siz
 def log_calibration(
     trainer: L.Trainer, record: CalibrationRecord, tokens: CalibrationTokens, rules: Sequence[SteeringRule]
 ) -> None:
-    """Warn of what a calibration found wrong; give its numbers to every logger, its figures to TensorBoard."""
+    """Log a calibration's warnings; give its numbers to every logger, its figures to TensorBoard."""
     for text in (record["warning"], None if record["verdict"] == "steer" else record["message"]):
         if text:
             _log.warning("calibration: %s", text)
@@ -38,7 +38,7 @@ def log_figures(
     *,
     step: int,
 ) -> None:
-    """Write the report's figures of one calibration, and with a mask the raw histogram of μ*."""
+    """Write the report's figures of one calibration, and with a mask the histogram of each token's best μ."""
     for name, figure in calibration_figures(record, table=tokens, rules=rules).items():
         logger.experiment.add_figure(f"steer/{name}", figure, step)
     if isinstance(tokens, TokenTable) and record["alpha"] is not None:
@@ -50,8 +50,8 @@ def _scalars(record: CalibrationRecord) -> dict[str, float]:
     figures = cast(Mapping[str, float], record)
     names = [f"steer/strength/{rule}" for rule in record["rules"]]
     names = ["steer/strength"] if len(names) == 1 else names
-    found = {f"steer/{name}": figures[name] for name in _SCALARS}
-    found |= dict(zip(names, record["strengths"], strict=True))
+    scalars = {f"steer/{name}": figures[name] for name in _SCALARS}
+    scalars |= dict(zip(names, record["strengths"], strict=True))
     for task in record["tasks"]:
-        found |= {f"{name}/{task['task']}": mu for name, mu in zip(names, task["strengths"], strict=True)}
-    return found
+        scalars |= {f"{name}/{task['task']}": mu for name, mu in zip(names, task["strengths"], strict=True)}
+    return scalars

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from svd_lightning.strategies import trained_sum
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.jsonl`: id, prompt, reference and completion of each row, in input order.
 
-    What the data know besides goes with them, for `svd-lightning judge`: the task, and of a question with choices
-    the question by itself, the right and the wrong answers.
+    Rows also get what the data know, for `svd-lightning judge`: the task, and for a question with choices the
+    question by itself, the right and the wrong answers.
 
     While it runs, each process appends to a part file of its own beside the target. At the end the first
     process merges the parts and moves the result into place in one step; an interrupted run leaves the parts,
@@ -40,12 +41,13 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, *, output: str | None = None, compare: bool = False) -> None:
         super().__init__(write_interval="batch")
         self.output, self.compare = output, compare
-        self.path: Path | None = None
+        self.path = Path(output or "predictions.jsonl").expanduser()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse to overwrite; find out which rows an interrupted run has done."""
+        """Raise InputError if the file exists; find out which rows an interrupted run has done."""
         module = as_steered(pl_module)
-        self.path = self._target(trainer)
+        if self.output is None:
+            self.path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl"
         if self.path.exists():
             raise InputError(
                 f"predict.output: expected a new file, got {str(self.path)!r}, which exists; choose another name"
@@ -78,71 +80,54 @@ class PredictionWriter(BasePredictionWriter):
         trainer.strategy.barrier("predictions written")
         if not trainer.is_global_zero:
             return
-        assert self.path is not None
-        rows = {record["index"]: record for record in self._records()}
-        known = {example.id: _known(example) for example in as_completion_data(trainer).examples("predict")}
-        lines = []
-        for index in sorted(rows):
-            rows[index].pop("index")
-            lines.append(json.dumps(rows[index] | known[rows[index]["id"]], ensure_ascii=False) + "\n")
-        write_text(self.path, "".join(lines))
+        rows = {record.pop("index"): record for record in self._records()}
+        facts = {example.id: _facts(example) for example in as_completion_data(trainer).examples("predict")}
+        records = [record | facts[record["id"]] for _, record in sorted(rows.items())]
+        write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         for part in self._parts():
             part.unlink()
 
     def _start_part(self, trainer: L.Trainer, settings: str) -> None:
-        """Refuse the parts of a run with other settings; begin this process's own, or end its broken line."""
-        own = self._part(trainer.global_rank)
-        for part in self._parts():
-            if _lines(part)[0] not in (None, settings):
+        """Raise InputError for parts of other settings; start this process's part, or end its broken line."""
+        for path in self._parts():
+            if _lines(path)[0] not in (None, settings):
                 raise InputError(
-                    f"predict.output: {str(part)!r} was left by an interrupted run with another model, other "
+                    f"predict.output: {str(path)!r} was left by an interrupted run with another model, other "
                     "data or options; choose another output, or delete the parts"
                 )
-        if own.exists() and _lines(own)[0] is not None:
-            with own.open("a", encoding="utf-8") as file:
-                file.write("\n")
-        else:
-            own.write_text(f"{settings}\n", encoding="utf-8")
-
-    def _target(self, trainer: L.Trainer) -> Path:
-        if self.output is not None:
-            return Path(self.output).expanduser()
-        return Path(trainer.log_dir or trainer.default_root_dir) / "predictions.jsonl"
+        part = self._part(trainer.global_rank)
+        started = part.exists() and _lines(part)[0] is not None
+        with part.open("a" if started else "w", encoding="utf-8") as file:
+            file.write("\n" if started else f"{settings}\n")
 
     def _part(self, rank: int) -> Path:
-        assert self.path is not None
         return self.path.with_name(f"{self.path.name}.part{rank}")
 
     def _parts(self) -> list[Path]:
-        assert self.path is not None
         return sorted(self.path.parent.glob(f"{self.path.name}.part*"))
 
     def _records(self) -> Iterator[PredictionRecord]:
-        """What the parts hold; the last line of a killed process may be cut short and is left out."""
+        """Yield the records in all parts, except a last line that a killed process left cut short."""
         for part in self._parts():
             for line in _lines(part)[1:]:
-                try:
+                with suppress(json.JSONDecodeError):  # an empty line, or one cut short
                     yield json.loads(line or "")
-                except json.JSONDecodeError:  # an empty line, or one cut short
-                    continue
 
 
-def _known(example: Example) -> KnownRecord:
-    """task, question, correct and incorrect, as far as the example has them."""
-    known: KnownRecord = {} if example.task is None else {"task": example.task}
-    question = example.question
-    if question is None:
-        return known
-    if question.asked is not None:
-        known["question"] = question.asked
-    texts = [(index in question.correct, choice.strip()) for index, choice in enumerate(question.choices)]
-    known["correct"] = [text for right, text in texts if right]
-    known["incorrect"] = [text for right, text in texts if not right]
-    return known
+def _facts(example: Example) -> KnownRecord:
+    """Return task, question, correct and incorrect, as far as the example has them."""
+    facts: KnownRecord = {} if example.task is None else {"task": example.task}
+    if (question := example.question) is not None:
+        if question.asked is not None:
+            facts["question"] = question.asked
+        texts = [(index in question.correct, choice.strip()) for index, choice in enumerate(question.choices)]
+        facts["correct"] = [text for right, text in texts if right]
+        facts["incorrect"] = [text for right, text in texts if not right]
+    return facts
 
 
 def _lines(part: Path) -> list[str | None]:
-    """The settings, None where a process has not finished writing them, and the records.
+    """Return the settings (None if the process died while writing them) and the lines after them.
 
     Not `splitlines`: it also ends lines at U+2028 and the like, which JSON leaves inside a record.
     """
@@ -151,19 +136,19 @@ def _lines(part: Path) -> list[str | None]:
 
 
 def _settings(trainer: L.Trainer, module: SteeredLanguageModel, *, compare: bool) -> str:
-    """A digest of all that decides what is written: weights, steering, options and prompts."""
-    weights = trained_sum(trainer, module.peft_model)
+    """Return a digest of all that decides what is written: weights, steering, options and prompts."""
+    data, steering = as_completion_data(trainer), module.steering
     parts = (
         module.base_fingerprint,
-        weights,
-        [rule_name(rule) for rule in module.steering.directions],
-        module.steering.strengths,
-        module.steering.alpha,
-        module.steering.penalty,
+        trained_sum(trainer, module.peft_model),
+        [rule_name(rule) for rule in steering.directions],
+        steering.strengths,
+        steering.alpha,
+        steering.penalty,
         [(task, one.strengths, *map(rule_name, one.directions)) for task, one in module.own_steering.items()],
         module.generation.to_json_string(),
         compare,
-        as_completion_data(trainer).digest("predict"),
-        as_completion_data(trainer).tasks("predict"),
+        data.digest("predict"),
+        data.tasks("predict"),
     )
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""SLURM's notice that the time is up, answered between two batches and by all processes together."""
+"""The callback that answers SLURM's requeue signal between two batches, on all processes together."""
 
 import signal
 from types import FrameType
@@ -11,11 +11,11 @@ from svd_lightning.strategies import any_rank
 
 
 class RequeueBetweenBatches(L.Callback):
-    """Puts off Lightning's answer to the requeue signal, a checkpoint and `scontrol requeue`, to the batch's end.
+    """Delays Lightning's answer to the requeue signal, a checkpoint and `scontrol requeue`, until the batch ends.
 
     Lightning saves wherever the signal interrupts a process: within an optimizer step, or with one process a
-    collective operation ahead of the others, where sharded strategies would wait for ever. Does nothing outside
-    SLURM, or where `auto_requeue` is off; costs one all-reduce of a bit per batch there.
+    collective operation ahead of the others, where sharded strategies would wait for ever. Costs one all-reduce of
+    a bit per batch. Does nothing outside SLURM, or where `auto_requeue` is off.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class RequeueBetweenBatches(L.Callback):
         self._noticed = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the place of Lightning's handler, which goes back to what was there before when it is done."""
+        """Replace Lightning's signal handler; Lightning itself restores the previous one at the end."""
         environment = getattr(trainer.strategy, "cluster_environment", None)
         if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
             return
@@ -35,7 +35,7 @@ class RequeueBetweenBatches(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and requeue, once any process has been told."""
+        """Save and requeue, once any process has had the signal."""
         if self._signal is not None and any_rank(trainer, self._noticed):
             self._noticed = False
             signal.signal(self._signal, signal.SIG_IGN)  # once is enough

@@ -1,4 +1,4 @@
-"""Where a run keeps the snapshot of its base and finds it again, and what it must have been made from."""
+"""The folder where a run keeps the snapshot of its base and finds it again, and what it must match."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ _FOLDER = "snapshot"
 
 
 class SnapshotFolder:
-    """Finds the snapshot of the base for this process's share of the calibration split, or has it made anew.
+    """Finds the snapshot of the base for this process's share of the calibration split, or starts a new one.
 
-    A folder given by the user is looked into alone, and what does not match there is refused. Without one it
-    is `snapshot` in the run folder, or in that of the checkpoint the run starts from: a cache, made again with
-    a warning where it does not match.
+    A folder given by the user is the only place searched, and a snapshot there that does not match is refused.
+    Otherwise it is `snapshot` in the run folder, or in that of the checkpoint from which the run starts: a cache,
+    made again with a warning if it does not match.
 
     Args:
         folder: where snapshots are kept; null for the run folder.
@@ -33,47 +33,44 @@ class SnapshotFolder:
 
     def __init__(self, folder: str | None = None) -> None:
         self._given = None if folder is None else Path(folder).expanduser()
-        self._key: dict[str, str] | None = None
-        self._saved = False
-        self._path: Path | None = None
+        self._key: dict[str, str] = {}
+        self._unsaved: Path | None = None  # where `keep` is to save the snapshot
         self._snapshot = ReferenceSnapshot()
 
     def open(self, trainer: L.Trainer, module: SteeredLanguageModel) -> ReferenceSnapshot:
-        """Return the snapshot for what is to be calibrated, empty where there is none. Call it on every rank.
+        """Return the snapshot for this module and split, empty if there is none yet. Call it on every rank.
 
         Raises:
-            InputError: if the folder given holds one of something else, or a damaged one.
+            InputError: if the given folder holds a snapshot of something else, or a damaged one.
         """
         key = snapshot_key(trainer, module)
         if key == self._key:
             return self._snapshot
-        own = run_folder(trainer)
-        folder = self._given or (None if own is None else own / _FOLDER)
+        run = run_folder(trainer)
+        folder = self._given or (None if run is None else run / _FOLDER)
         folders = _folders(trainer, folder) if self._given is None else [self._given]
         name = f"reference-{trainer.global_rank}-of-{trainer.world_size}"
-        self._path = None if folder is None else folder / name
         found = self._find(trainer, [folder / name for folder in folders], key)
-        self._snapshot = found or ReferenceSnapshot(folder=folder)
-        self._key, self._saved = key, found is not None
+        self._unsaved = None if found is not None or folder is None else folder / name
+        self._snapshot, self._key = found or ReferenceSnapshot(folder=folder), key
         return self._snapshot
 
     @property
     def tokens_to_come(self) -> int:
         """How many tokens of this process's share a new snapshot will hold; 0 where one was found."""
-        return 0 if self._saved or self._key is None else int(self._key["tokens"].split()[0])
+        return 0 if self._unsaved is None else int(self._key["tokens"].split()[0])
 
     def keep(self) -> None:
-        """Save a new snapshot, once every example is in it; a full or read-only disk costs the file only."""
-        if self._saved or self._path is None or self._key is None:
-            return
-        self._saved = True
-        try:
-            self._snapshot.save(self._path, self._key)
-        except (OSError, InputError) as error:
-            _log.warning("calibration: cannot keep the reference snapshot for later runs: %s", error)
+        """Save a new snapshot once every example is in it; if the disk is full or read-only, only warn."""
+        path, self._unsaved = self._unsaved, None
+        if path is not None:
+            try:
+                self._snapshot.save(path, self._key)
+            except (OSError, InputError) as error:
+                _log.warning("calibration: cannot keep the reference snapshot for later runs: %s", error)
 
     def _find(self, trainer: L.Trainer, paths: list[Path], key: Mapping[str, str]) -> ReferenceSnapshot | None:
-        """The first snapshot that every rank can use: on one rank alone a base forward would wait for ever."""
+        """Return the first snapshot that every rank can use: a base forward on some ranks would wait for ever."""
         problems = []
         for path in paths:
             snapshot, problem = _load(path, key)
@@ -85,12 +82,12 @@ class SnapshotFolder:
         if problems and self._given is not None:
             raise InputError(f"calibration.snapshot: {problems[0]}")
         for problem in problems:
-            _log.warning("calibration: %s; it is taken anew", problem)
+            _log.warning("calibration: %s; it is made again", problem)
         return None
 
 
 def snapshot_key(trainer: L.Trainer, module: SteeredLanguageModel) -> dict[str, str]:
-    """Return what the hidden states depend on, by name: base, data, number format, and this process's share."""
+    """Return what the hidden states depend on: base, data, number format, and this process's share."""
     data = as_completion_data(trainer)
     return {
         "base": str(module.base_fingerprint),
@@ -105,7 +102,7 @@ def snapshot_key(trainer: L.Trainer, module: SteeredLanguageModel) -> dict[str, 
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Compute the SHA-256 over vocabulary, special tokens and chat template."""
+    """Return the SHA-256 of vocabulary, special tokens and chat template."""
     parts = [
         sorted(tokenizer.get_vocab().items()),
         {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
@@ -115,7 +112,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _tokens(data: CompletionDataModule) -> str:
-    """Number and digest of the completion tokens of this process: (example, first position, end) each."""
+    """Return number and digest of this process's completion tokens: (example, first position, end) each."""
     share: Any = data.calibration_dataloader().dataset
     rows = [share[place] for place in range(len(share))]
     spans = [
@@ -125,9 +122,9 @@ def _tokens(data: CompletionDataModule) -> str:
     return f"{number} {hashlib.sha256(json.dumps(spans).encode()).hexdigest()[:32]}"
 
 
-def _folders(trainer: L.Trainer, own: Path | None) -> list[Path]:
-    """Where to look: in this run's folder, and in that of the run whose checkpoint it starts from."""
-    found = [] if own is None else [own]
+def _folders(trainer: L.Trainer, folder: Path | None) -> list[Path]:
+    """Return where to look: this run's folder, and that of the run whose checkpoint it starts from."""
+    found = [] if folder is None else [folder]
     if trainer.ckpt_path is not None:
         checkpoint = Path(trainer.ckpt_path)  # RUN/checkpoints/last.ckpt, or beside the snapshot
         found += [checkpoint.parent.parent / _FOLDER, checkpoint.parent / _FOLDER]
@@ -135,7 +132,7 @@ def _folders(trainer: L.Trainer, own: Path | None) -> list[Path]:
 
 
 def _load(path: Path, key: Mapping[str, str]) -> tuple[ReferenceSnapshot | None, str | None]:
-    """Return the snapshot in a folder, or what is wrong with it; neither where there is no folder."""
+    """Return the snapshot in a folder, or what is wrong with it; neither if there is no folder."""
     if not path.exists():
         return None, None
     try:

@@ -269,6 +269,7 @@ class CompletionDataModule(LightningDataModule, ABC):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the global one is left to dropout, so that a resumed run goes on alike
         )
 
 

@@ -1,4 +1,4 @@
-"""Decoding with both distributions, tuned and base, from one set of weights."""
+"""Steered decoding: both distributions, tuned and base, from one set of weights."""
 
 from svd_lightning.decoding.model import steer_model
 

@@ -16,14 +16,13 @@ from svd_lightning.steering import SteeringFunction
 
 
 def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
-    """Return the options as transformers' own configuration.
+    """Make transformers' own configuration from the options.
 
     Raises:
         InputError: for an option that transformers does not know, or values that it refuses.
     """
-    known = GenerationConfig()
-    unknown = [name for name in options if not hasattr(known, name)]
-    if unknown:
+    defaults = GenerationConfig()
+    if unknown := [name for name in options if not hasattr(defaults, name)]:
         raise InputError(
             f"generation: unknown option {', '.join(unknown)}; expected those of transformers.GenerationConfig, "
             "max_new_tokens, do_sample, num_beams, top_k, top_p, stop_strings among them"
@@ -56,7 +55,7 @@ def generate(
         steering: maps (tuned logits, base logits) to the logits to decode from.
         config: transformers' decoding options.
         tokenizer: turns ids into text, and finds stop strings.
-        synced_gpus: several processes share the model, and each decodes until the last of them has finished.
+        synced_gpus: several processes share the model, so each decodes until the last of them has finished.
 
     Returns:
         For each of the B rows its completions without the prompt, `num_return_sequences` of them.
@@ -80,36 +79,36 @@ def generate(
 def complete(
     peft_model: PeftModel,
     batch: Batch,
-    wanted: Mapping[str, SteeringFunction],
+    steerings: Mapping[str, SteeringFunction],
     *,
     config: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
     synced_gpus: bool = False,
 ) -> list[PredictionRecord]:
-    """Complete a batch in several ways: one record per row, with the completions under their names.
+    """Complete a batch under several steerings: one record per row, with each completion under its name.
 
     Args:
         peft_model, batch, config, tokenizer, synced_gpus: as in `generate`; the batch holds index, id, prompt and
             completion too.
-        wanted: the steering of each completion, by its name in the record.
+        steerings: the steering of each completion, by its name in the record.
     """
     texts = {
         name: generate(peft_model, batch, steering, config=config, tokenizer=tokenizer, synced_gpus=synced_gpus)
-        for name, steering in wanted.items()
+        for name, steering in steerings.items()
     }
     tasks = batch.get("task", [None] * len(batch["id"]))
     records = [
-        {name: batch[name][row] for name in ("id", "prompt")}
+        {"id": batch["id"][row], "prompt": batch["prompt"][row]}
         | ({} if tasks[row] is None else {"task": tasks[row]})
         | {"index": int(batch["index"][row]), "reference": batch["completion"][row]}
-        | {name: found[row][0] if len(found[row]) == 1 else found[row] for name, found in texts.items()}
+        | {name: rows[row][0] if len(rows[row]) == 1 else rows[row] for name, rows in texts.items()}
         for row in range(len(batch["id"]))
     ]
     return cast(list[PredictionRecord], records)
 
 
 def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
-    """Take some rows of a batch, of its tensors and lists alike."""
+    """Return some rows of a batch, of its tensors and its lists."""
     return {
         name: field[list(rows)] if isinstance(field, Tensor) else [field[row] for row in rows]
         for name, field in batch.items()

@@ -1,4 +1,4 @@
-"""From a PEFT model to a steered one over the same weights, and which class its adapter allows."""
+"""From a PEFT model to a steered one over the same weights, and the class that its adapter allows."""
 
 import copy
 import functools
@@ -37,17 +37,16 @@ _OWN_STATE = (
     "_last_compile_config",
     "_previous_max_cache_length",
 )
-"""Attributes that PEFT, transformers and generate() leave on an instance and that belong to it alone."""
+"""Attributes that PEFT, transformers and generate() leave on an instance, for that instance only."""
 
 
 def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     """Return a causal LM whose logits are steering(tuned logits, base logits), with the full `generate()` API.
 
-    It shares every weight and hook of the PEFT model, adds no parameter, follows later changes of the weights
-    and touches the PEFT model only inside its own forward, so any number of steered models can exist beside it.
-    LoRA, IA3 and prompt learning decode both distributions in one pass of 2B rows; other adapters take two.
-    Do not store it as an attribute of another `nn.Module` without hiding it there (the weights would be
-    registered twice).
+    It shares every weight and hook of the PEFT model, adds no parameter and follows later changes of the weights.
+    It changes the PEFT model only inside its own forward, so any number of steered models can share one. LoRA, IA3
+    and prompt learning decode both distributions in one pass of 2B rows; other adapters take two. Do not store it
+    as an attribute of another `nn.Module`, which would register the weights twice.
 
     Args:
         peft_model: a PEFT model around a decoder-only causal LM, or such a model that transformers has loaded
@@ -82,16 +81,15 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
 
 
 class SteeredClass(NamedTuple):
-    """What decodes a PEFT model."""
+    """The class that decodes a PEFT model, and what its instances need."""
 
     model_class: type[SteeredModel]
     """A mixin before the class of the base model."""
     attributes: dict[str, Any]
-    """What its instances need to know."""
 
 
 def steered_class(peft_model: AdaptedModel) -> SteeredClass:
-    """Choose one pass where every adapter layer has a paired forward, else two.
+    """Choose one pass if every adapter layer has a paired forward, else two.
 
     Raises:
         InputError: for prompt learning of an unknown kind, and for adapters that act on marked tokens only.
@@ -100,7 +98,7 @@ def steered_class(peft_model: AdaptedModel) -> SteeredClass:
     if getattr(config, "alora_invocation_tokens", None):
         raise InputError(
             "peft_config.alora_invocation_tokens: an activated LoRA is switched on by tokens of the prompt, which "
-            "steered decoding does not follow; train the adapter without them"
+            "steered decoding does not support; train the adapter without them"
         )
     forwards, unpaired = _paired_forwards(peft_model)
     if config.is_prompt_learning:
@@ -119,13 +117,13 @@ def steered_class(peft_model: AdaptedModel) -> SteeredClass:
 
 
 def _paired_forwards(peft_model: AdaptedModel) -> tuple[list[tuple[nn.Module, PairedForward]], str]:
-    """Paired forwards of all adapter layers, and the first layer that has none ("" if all have)."""
+    """Return the paired forwards of all adapter layers, and the first layer that has none ("" if all have)."""
     forwards = []
     for name, layer in peft_model.named_modules():
         if not isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
             continue
         forward = paired_forward(layer)
-        # Tokens reach an expert by routing: its rows no longer fall into halves.
+        # Routing decides which tokens reach an expert, so its rows no longer fall into halves.
         if forward is None or ".experts." in name:
             return [], f"{type(layer).__module__}.{type(layer).__name__}"
         forwards.append((layer, forward))
@@ -139,7 +137,7 @@ def _report_two_passes(layer: str) -> None:
 
 @functools.cache
 def _mixed_class(model_class: type[PreTrainedModel], mixin: type[SteeredModel]) -> type:
-    """The model's class with the mixin before it, under its own name, by which pipelines know classes.
+    """Make the model's class with the mixin before it, under the class's own name, which pipelines look up.
 
     Its forward has the class's own signature, which generate() inspects (for logits_to_keep among others).
     """

@@ -12,11 +12,11 @@ from svd_lightning.decoding.steered import Inputs, SteeredModel, model_inputs
 from svd_lightning.errors import InputError
 
 PAIRED = "rows_paired"
-"""Marks the inputs that `prepare_inputs_for_generation` has paired already, so that 4-D masks are born 2B."""
+"""Marks inputs that `prepare_inputs_for_generation` has paired, so that 4-D masks have 2B rows from the start."""
 
 
 class OnePassModel(SteeredModel):
-    """Steered model for adapters whose layers know paired rows: one pass, one cache of 2B rows."""
+    """Steered model for adapters with paired forwards: one pass, one cache of 2B rows."""
 
     _paired_forwards: list[tuple[nn.Module, PairedForward]]
     _virtual_tokens: int
@@ -24,12 +24,12 @@ class OnePassModel(SteeredModel):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> Inputs:
-        """The class's own preparation on paired rows; generate() looks for `inputs_embeds` by name."""
+        """Prepare paired rows as the class does; generate() looks for `inputs_embeds` in this signature."""
         paired = self._pair({"input_ids": input_ids, "inputs_embeds": inputs_embeds, **kwargs})
         return {**super().prepare_inputs_for_generation(**paired), PAIRED: True}  # type: ignore[misc]
 
     def get_compiled_call(self, compile_config: Any) -> Any:
-        """As `SteeredModel.get_compiled_call`, with the layers switched outside the graph."""
+        """Return the step of `SteeredModel.get_compiled_call` with paired layers, installed outside the graph."""
         compiled = super().get_compiled_call(compile_config)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -74,31 +74,26 @@ class OnePassModel(SteeredModel):
         return outputs, tuned_logits, base_logits
 
     def _pair(self, inputs: Inputs) -> Inputs:
-        """Every tensor [B, ...] of the inputs as [2B, ...]."""
+        """Return the inputs with every tensor [B, ...] as [2B, ...].
+
+        Raises:
+            InputError: for a cache filled by another kind of model, which holds the states of one model only.
+        """
         rows = model_inputs(inputs).shape[0]
-        check_cache_rows(inputs.get("past_key_values"), 2 * rows)
+        layer = next(iter(getattr(inputs.get("past_key_values"), "layers", ())), None)
+        keys = getattr(layer, "keys", None)
+        if isinstance(keys, Tensor) and keys.numel() and keys.shape[0] != 2 * rows:
+            raise InputError(
+                f"past_key_values: expected {2 * rows} rows, tuned then base, got {keys.shape[0]}; pass an empty "
+                "cache or one that a steered model has filled for the same batch"
+            )
         return pair_rows(inputs, rows)
 
 
 def pair_rows(value: Any, rows: int) -> Any:
-    """Repeat every tensor [B, ...] of a nested dictionary along its rows: [2B, ...]; leave the rest alone."""
+    """Repeat every tensor [B, ...] of a nested dictionary along its rows: [2B, ...]; leave the rest as it is."""
     if isinstance(value, dict):
         return {name: pair_rows(entry, rows) for name, entry in value.items()}
     if isinstance(value, Tensor) and value.ndim > 1 and value.shape[0] == rows:
         return torch.cat([value, value])
     return value
-
-
-def check_cache_rows(cache: Cache | None, rows: int) -> None:
-    """Refuse a cache filled by another kind of model, which holds states of one distribution only.
-
-    Raises:
-        InputError: for a cache with another number of rows.
-    """
-    layer = next(iter(getattr(cache, "layers", ())), None)
-    keys = getattr(layer, "keys", None)
-    if isinstance(keys, Tensor) and keys.numel() and keys.shape[0] != rows:
-        raise InputError(
-            f"past_key_values: expected {rows} rows, tuned then base, got {keys.shape[0]}; pass an empty cache or "
-            "one that a steered model has filled for the same batch"
-        )

@@ -1,6 +1,6 @@
 """Adapter layers on paired rows: the first half of dimension 0 is adapted, the second is the base.
 
-The halves hold for [2B, T, H] and, where a model flattens its tokens, for [2B·T, H] alike.
+The halves are the same for [2B, T, H] and for [2B·T, H], as models give them that flatten their tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,16 +17,14 @@ PairedForward = Callable[..., Tensor]
 
 
 def paired_forward(layer: nn.Module) -> PairedForward | None:
-    """Return the forward of an adapter layer on paired rows, bound to the layer; None if there is none for it."""
-    supports, forward = _PAIRED.get(type(layer), (None, None))
-    if supports is None or forward is None or not supports(layer):
-        return None
-    return MethodType(forward, layer)
+    """Return the forward of an adapter layer on paired rows, bound to the layer; None if it has none."""
+    fits, forward = _PAIRED.get(type(layer), (None, None))
+    return MethodType(forward, layer) if fits and forward and fits(layer) else None
 
 
 @contextmanager
 def installed(forwards: list[tuple[nn.Module, PairedForward]]) -> Iterator[None]:
-    """Within the context the given layers use the given forwards; what they had before returns afterwards."""
+    """Make the layers use the given forwards within the context; restore their own afterwards."""
     before = [layer.__dict__.get("forward") for layer, _ in forwards]
     try:
         for layer, forward in forwards:
@@ -40,7 +38,7 @@ def installed(forwards: list[tuple[nn.Module, PairedForward]]) -> Iterator[None]
 
 
 def _lora_linear(self: LoraLinear, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """y = W x everywhere, plus s·B A x on the first half, in PEFT's order of operations: bf16 agrees."""
+    """y = W x everywhere, plus s·B A x on the first half, in PEFT's order of operations, so that bf16 agrees."""
     result = self.base_layer(x, *args, **kwargs)
     half = x.shape[0] // 2
     for name in self.active_adapters:
@@ -52,7 +50,7 @@ def _lora_linear(self: LoraLinear, x: Tensor, *args: object, **kwargs: object) -
 
 
 def _ia3_linear(self: IA3Linear, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """l ⊙ scales the first half: of the input of a feed-forward layer, else of the output."""
+    """Multiply the first half by l: of a feed-forward layer's input, of another layer's output."""
     half = x.shape[0] // 2
     scales = [self.ia3_l[name].flatten() for name in self.active_adapters if name in self.ia3_l]
     if not scales:
@@ -67,7 +65,6 @@ def _ia3_linear(self: IA3Linear, x: Tensor, *args: object, **kwargs: object) -> 
 
 
 def _saved_module(self: ModulesToSaveWrapper, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-    """Each half through its own module."""
     name = self.active_adapters[0]
     if name not in self.modules_to_save:
         return self.original_module(x, *args, **kwargs)
@@ -81,7 +78,7 @@ def _is_plain_lora(layer: LoraLinear) -> bool:
 
 
 def _is_leaf(layer: ModulesToSaveWrapper) -> bool:
-    """A leaf takes one tensor; larger modules also take masks and positions, which would need halving too."""
+    """Return whether the module takes one tensor; larger ones also take masks and positions, not halved here."""
     return not any(True for _ in layer.original_module.children())
 
 
@@ -90,4 +87,4 @@ _PAIRED: dict[type, tuple[Callable[..., bool], Callable[..., Tensor]]] = {
     IA3Linear: (lambda layer: True, _ia3_linear),
     ModulesToSaveWrapper: (_is_leaf, _saved_module),
 }
-"""Exact layer type → (does it fit this instance, its paired forward); subclasses may compute otherwise."""
+"""Exact layer type → (does it fit this instance, its paired forward); subclasses may compute something else."""

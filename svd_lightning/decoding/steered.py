@@ -1,4 +1,4 @@
-"""What every steered model is: the class of a causal LM with steered logits, over shared weights."""
+"""The part that all steered models share: a causal LM with steered logits, over shared weights."""
 
 from typing import Any
 
@@ -19,9 +19,8 @@ Inputs = dict[str, Any]
 class SteeredModel:
     """Mixin before the class of a causal LM; `generate` and `forward` keep the class's own signatures.
 
-    A subclass says how the logits of both models come about (`_both_logits`). `outputs.past_key_values`
-    holds both models' states and continues only this kind of model; hidden states and attentions, if
-    asked for, are the tuned model's.
+    A subclass computes the logits of both models (`_both_logits`). `outputs.past_key_values` holds both models'
+    states and continues only this kind of model. Hidden states and attentions are the tuned model's.
     """
 
     _peft_model: AdaptedModel
@@ -30,7 +29,7 @@ class SteeredModel:
     _adapter: str
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        """The class's own `generate` on steered logits; refuses what `check_adapter` refuses."""
+        """Run the class's own `generate` on steered logits; raise InputError as `check_adapter`."""
         self._check_adapter()
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
@@ -39,12 +38,12 @@ class SteeredModel:
         active = active_adapters(self._peft_model)[0]
         if active != self._adapter:
             raise InputError(
-                f"peft_model: expected the active adapter {self._adapter!r} of this steered model's making, "
-                f"got {active!r}; call steer_model again"
+                f"peft_model: expected the active adapter {self._adapter!r}, for which this steered model was "
+                f"made, got {active!r}; call steer_model again"
             )
 
     def _steered_forward(self, inputs: Inputs) -> Any:
-        """The class's `forward` with every argument by name: both passes, then one set of steered logits."""
+        """Run the class's `forward` with every argument by name, on both models, and steer the logits."""
         labels, return_dict = inputs.pop("labels", None), inputs.pop("return_dict", None)
         outputs, tuned_logits, base_logits = self._both_logits(inputs)
         outputs.logits = self._steering(tuned_logits, base_logits)
@@ -55,11 +54,11 @@ class SteeredModel:
         return outputs.to_tuple() if return_dict is False else outputs
 
     def _both_logits(self, inputs: Inputs) -> tuple[ModelOutput, Tensor, Tensor]:
-        """Outputs of the tuned model, its logits and the base model's, [B, K, V] each."""
+        """Return the outputs of the tuned model, its logits and the base model's, [B, K, V] each."""
         raise NotImplementedError
 
     def get_compiled_call(self, compile_config: Any) -> Any:
-        """The compiled step that `generate` uses with a static cache; logits are checked outside the graph."""
+        """Return the compiled step that `generate` uses with a static cache, with logits checked outside it."""
         compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -71,7 +70,7 @@ class SteeredModel:
 
 
 def model_inputs(inputs: Inputs) -> Tensor:
-    """Return the tokens of a forward: inputs_embeds [B, T, H], or else input_ids [B, T]."""
+    """Return the tokens of a forward: inputs_embeds [B, T, H] if given, else input_ids [B, T]."""
     for name in ("inputs_embeds", "input_ids"):
         if isinstance(value := inputs.get(name), torch.Tensor):
             return value

@@ -1,4 +1,4 @@
-"""Both models one after the other, for adapters that have no paired forward."""
+"""Both models one after the other, for adapters without a paired forward."""
 
 import copy
 from typing import Any
@@ -13,7 +13,7 @@ from svd_lightning.models.switch import layers_off
 
 
 class PairCache(Cache):
-    """A tuned and a base cache as one object: whatever reorders or crops it does so to the layers of both."""
+    """A tuned and a base cache as one object: reordering or cropping it changes the layers of both."""
 
     is_compileable = False
 
@@ -24,7 +24,7 @@ class PairCache(Cache):
 
     @property
     def layers(self) -> list[Any]:
-        """Layers of both caches, the tuned first; dynamic caches grow theirs during the first pass."""
+        """Layers of both caches, tuned first; dynamic caches add theirs during the first pass."""
         return [*self.tuned.layers, *self.base.layers]
 
 
@@ -58,10 +58,10 @@ class TwoPassModel(SteeredModel):
 
 
 def pair_cache(cache: Cache) -> PairCache:
-    """Make a pair of caches from an empty one; a pair is returned as it is.
+    """Make a pair of caches from an empty one; return a pair as it is.
 
     Raises:
-        InputError: for a filled cache of another kind, which holds states of one distribution only.
+        InputError: for a filled cache of another kind, which holds the states of one model only.
     """
     if isinstance(cache, PairCache):
         return cache

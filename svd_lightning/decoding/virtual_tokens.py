@@ -1,4 +1,4 @@
-"""Prompt learning on paired rows: virtual tokens live for the tuned rows and masked for the base rows."""
+"""Prompt learning on paired rows: the tuned rows see the virtual tokens, the base rows mask them."""
 
 import inspect
 from typing import Any
@@ -14,7 +14,7 @@ from svd_lightning.errors import InputError
 
 
 class PromptModel(OnePassModel):
-    """Steered model for virtual tokens; the cache holds their columns in front of those generate() knows of."""
+    """Steered model for virtual tokens; the cache holds their columns before those that generate() counts."""
 
     def prepare_inputs_for_generation(
         self,
@@ -26,7 +26,7 @@ class PromptModel(OnePassModel):
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> Inputs:
-        """The class's own preparation on paired rows with virtual columns."""
+        """Prepare paired rows with virtual columns as the class does."""
         if past_key_values is None:
             raise InputError("use_cache: prompt learning decodes with a cache only, got use_cache=False")
         if inputs_embeds is not None:
@@ -34,8 +34,8 @@ class PromptModel(OnePassModel):
         past = _cached_columns(past_key_values)
         if next_sequence_length is not None:
             # A prefill's length comes from the cache, virtual columns included: count without them.
-            known = max(past - self._virtual_tokens, 0)
-            new = input_ids.shape[1] - known if is_first_iteration else next_sequence_length
+            done = max(past - self._virtual_tokens, 0)
+            new = input_ids.shape[1] - done if is_first_iteration else next_sequence_length
             input_ids = input_ids[:, input_ids.shape[1] - new :]
         return super().prepare_inputs_for_generation(
             input_ids,
@@ -79,23 +79,23 @@ class PromptModel(OnePassModel):
         if "position_ids" in inspect.signature(self._base_model.forward).parameters:
             columns = model_inputs(paired).shape[1]
             positions = (full_mask.long().cumsum(dim=-1) - 1).clamp_min(0)[:, -columns:]
-            # A view's strides grow with the mask, and a compiled step would be compiled anew for each.
+            # A view's strides grow with the mask, and each would compile the step again.
             paired["position_ids"] = positions.clone(memory_format=torch.contiguous_format)
         return paired
 
     def _paired_mask(self, mask: Tensor, cache: Cache) -> Tensor:
-        """Mask with the virtual columns: [B, L] → [2B, n + L]."""
+        """Return the mask with the virtual columns: [B, L] → [2B, n + L]."""
         raise NotImplementedError
 
     def _first_columns(self, inputs: Inputs, mask: Tensor) -> Inputs:
-        """What an empty cache needs besides mask and positions."""
+        """Return the inputs, besides mask and positions, that start an empty cache; put prefixes into it."""
         raise NotImplementedError
 
 
 class EmbeddingPromptModel(PromptModel):
     """Virtual embeddings (prompt tuning, p-tuning), inserted before each row's first real token.
 
-    There, and not in front of the padding, a sliding window sees them as in the unpadded row.
+    Before the padding they could lie outside a sliding window that holds them in the unpadded row.
     """
 
     def _paired_mask(self, mask: Tensor, cache: Cache) -> Tensor:
@@ -157,11 +157,11 @@ PROMPT_MODELS: dict[type, type[PromptModel]] = {
     PromptEncoderConfig: EmbeddingPromptModel,
     PrefixTuningConfig: PrefixModel,
 }
-"""Exact config type → steered model; a subclass may feed its virtual tokens otherwise."""
+"""Exact config type → steered model; a subclass may use its virtual tokens in another way."""
 
 
 def first_real_column(mask: Tensor) -> Tensor:
-    """Find the column of each row's first 1, or the number of columns where there is none: [B, L] → [B, 1].
+    """Return the column of each row's first 1, or the number of columns if it has none: [B, L] → [B, 1].
 
     >>> first_real_column(torch.tensor([[0, 1, 1], [0, 0, 0]])).tolist()
     [[1], [3]]
@@ -170,32 +170,22 @@ def first_real_column(mask: Tensor) -> Tensor:
 
 
 def insert_columns(rows: Tensor, new: Tensor, start: Tensor) -> Tensor:
-    """Insert the new columns before each row's column `start`.
-
-    Args:
-        rows: [B, L, ...].
-        new: [B, n, ...].
-        start: int64 [B, 1].
-
-    Returns:
-        [B, n + L, ...].
+    """Insert columns [B, n, ...] before each row's column `start`, int64 [B, 1]: [B, L, ...] → [B, n + L, ...].
 
     >>> insert_columns(torch.tensor([[0, 7]]), torch.tensor([[8, 9]]), torch.tensor([[1]])).tolist()
     [[0, 8, 9, 7]]
     """
-    count = new.shape[1]
-    column = torch.arange(count + rows.shape[1], device=rows.device).expand(rows.shape[0], -1)
-    index = torch.where(column < start, column + count, column)
-    index = torch.where((column >= start) & (column < start + count), column - start, index)
+    old = torch.arange(rows.shape[1], device=rows.device).expand(rows.shape[0], -1)
+    index = torch.cat([start.expand(-1, new.shape[1]), old], dim=1).argsort(dim=1, stable=True)  # new before equal
     index = index.reshape(*index.shape, *[1] * (rows.ndim - 2)).expand(-1, -1, *rows.shape[2:])
     return torch.cat([new, rows], dim=1).gather(1, index)
 
 
 def sliding_window(model: PreTrainedModel) -> int | None:
-    """Return how many columns the model's sliding attention sees; None without such layers."""
+    """Return how many columns the model's sliding attention sees; None if it has no such layers."""
     return getattr(model.config.get_text_config(decoder=True), "sliding_window", None)
 
 
 def _cached_columns(cache: Cache) -> int:
-    """Columns in the cache, virtual ones included."""
+    """Count the columns in the cache, virtual ones included."""
     return int(cache.get_seq_length())

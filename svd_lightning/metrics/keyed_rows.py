@@ -9,6 +9,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from svd_lightning.errors import InputError
+from svd_lightning.processes import gather
 
 
 class GatheredRows(Metric):
@@ -24,15 +25,16 @@ class GatheredRows(Metric):
     is_differentiable = False
 
     def __init__(self, states: Mapping[str, Tensor]) -> None:
-        super().__init__()
+        super().__init__(dist_sync_fn=gather)
         self._no_rows = dict(states)
         for name in states:
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Reduce over processes; one without rows gives empty tensors of the right dtype and shape."""
-        self._fill()
-        super().sync(*args, **kwargs)
+        """Reduce over processes, unless `sync_on_compute` is False; a process without rows gives empty ones."""
+        if self.sync_on_compute:  # torchmetrics looks at it on construction only
+            self._fill()
+            super().sync(*args, **kwargs)
 
     def _fill(self) -> None:
         # torchmetrics would send a flat float tensor for any empty list, and the gather would fail or hang

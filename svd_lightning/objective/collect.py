@@ -9,10 +9,8 @@ from svd_lightning.errors import InputError
 from svd_lightning.functional import at_label, confidence_mask, kl_from_log_probs, log_probabilities
 from svd_lightning.metrics import GatheredRows
 from svd_lightning.objective.order import in_order
-from svd_lightning.objective.tokens import ENTRY_FIELDS, TOKEN_FIELDS, TokenTable
+from svd_lightning.objective.tokens import ENTRY_FIELDS, INTEGER_FIELDS, TOKEN_FIELDS, TokenTable
 from svd_lightning.steering import Feature, KLGradient, SteeringRule, feature_name, rule_name
-
-_WHOLE_NUMBERS = ("size", "slot", "example", "position")
 
 
 class TokenCollector(GatheredRows):
@@ -22,7 +20,7 @@ class TokenCollector(GatheredRows):
     batch with repeated examples changes nothing.
 
     Args:
-        rules: the rules that may be asked of the table later.
+        rules: the rules whose directions the table will give.
         features: what their strengths may depend on; of another name than any rule.
         alpha: the confidence mask, in (0, 1]; smaller keeps more entries.
         tasks: the task of each example that has one; on every process for all examples.
@@ -59,7 +57,7 @@ class TokenCollector(GatheredRows):
         _check("base", label_log_q)
         mask = confidence_mask(tuned_logits, self.alpha)
         rows, entries = mask.nonzero(as_tuple=True)
-        size = torch.bincount(rows, minlength=len(labels))
+        before_label = mask & (torch.arange(mask.shape[-1], device=mask.device) < labels.unsqueeze(-1))
         kl, centres = self._centres(log_p, log_q)
         new = {
             "log_p": log_p[rows, entries],
@@ -69,8 +67,8 @@ class TokenCollector(GatheredRows):
             "label_log_q": label_log_q,
             "kl": kl,
             "centres": centres,
-            "size": size,
-            "slot": _slots(rows, entries == labels[rows], size),
+            "size": mask.sum(dim=-1),
+            "slot": torch.where(at_label(mask, labels), before_label.sum(dim=-1), -1),
             "example": example,
             "position": position,
         }
@@ -83,13 +81,12 @@ class TokenCollector(GatheredRows):
         Most rules need the KL, which is computed once.
         """
         kl = kl_from_log_probs(log_p, log_q)
-        found = []
+        columns = []
         for rule in self.rules:
             shared = type(rule).centre is KLGradient.centre and not vars(rule)
-            found.append(kl if shared else rule.centre(log_p, log_q))
-        found += [feature.value(log_p, log_q) for feature in self.features]
-        columns = torch.stack(found, dim=-1) if found else log_p.new_zeros(len(log_p), 0)
-        return kl, columns
+            columns.append(kl if shared else rule.centre(log_p, log_q))
+        columns += [feature.value(log_p, log_q) for feature in self.features]
+        return kl, torch.stack(columns, dim=-1) if columns else log_p.new_zeros(len(log_p), 0)
 
     def compute(self) -> TokenTable:
         """Return the table on the CPU, in order and without repetitions.
@@ -105,11 +102,11 @@ class TokenCollector(GatheredRows):
 
 
 def _no_rows(columns: int) -> dict[str, Tensor]:
-    """The state of every field before the first token."""
+    """Return every field without tokens, in its dtype and shape."""
     return {
         name: torch.zeros(
             (0, columns) if name == "centres" else 0,
-            dtype=torch.int64 if name in _WHOLE_NUMBERS else torch.float32,
+            dtype=torch.int64 if name in INTEGER_FIELDS else torch.float32,
         )
         for name in ENTRY_FIELDS + TOKEN_FIELDS
     }
@@ -122,11 +119,3 @@ def _check(name: str, label_log_probs: Tensor) -> None:
             f"{name} logits: expected finite numbers, got NaN or +inf during calibration; the "
             "adapter may have diverged (lower the learning rate) or the dtype overflowed (use bfloat16)"
         )
-
-
-def _slots(rows: Tensor, is_label: Tensor, size: Tensor) -> Tensor:
-    """Return the place of the label among each token's confident entries, int64 [N]; −1 outside."""
-    slots = torch.full_like(size, -1)
-    found = is_label.nonzero().squeeze(-1)
-    slots[rows[found]] = found - (size.cumsum(0) - size)[rows[found]]
-    return slots

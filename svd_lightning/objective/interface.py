@@ -1,4 +1,4 @@
-"""What an objective is, and what it answers."""
+"""What an objective K is, and what can be asked of it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -23,7 +23,7 @@ class Evaluation(NamedTuple):
 
 
 class ExampleSlopes(NamedTuple):
-    """What each example adds to the gradient of K, the examples in ascending order of their numbers."""
+    """What each example adds to the gradient of K, in ascending order of the examples' numbers."""
 
     tokens: Tensor
     """How many of its tokens count, int64 [E]."""
@@ -32,7 +32,7 @@ class ExampleSlopes(NamedTuple):
 
 
 class Objective(Protocol):
-    """All that a strength estimator may know."""
+    """What a strength estimator may ask."""
 
     @property
     def num_directions(self) -> int:
@@ -50,21 +50,21 @@ class Objective(Protocol):
         ...
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
-        """K, gradient and Hessian at μ, float64 [k]."""
+        """Return K, gradient and Hessian at μ, float64 [k]."""
         ...
 
     def divergence(self, strengths: Tensor) -> float:
-        """How far the steering moves the distribution: mean KL(p_μ ‖ p_0) in nats."""
+        """Return the mean KL(p_μ ‖ p_0) in nats: how far the steering moves the distribution."""
         ...
 
     def terms(self) -> StrengthTerms:
-        """Per-token slope and curvatures of a single direction at μ = 0, under the whole p."""
+        """Return the per-token slope and curvatures of a single direction at μ = 0, under the whole p."""
         ...
 
 
 @runtime_checkable
 class TokenObjective(Objective, Protocol):
-    """What comparing recipes needs besides: each token, and some examples alone."""
+    """An objective that also answers for each token and for some examples alone, as comparing recipes needs."""
 
     @property
     def examples(self) -> Tensor:
@@ -72,15 +72,15 @@ class TokenObjective(Objective, Protocol):
         ...
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
-        """Steered log-probability of the label of each token that can be generated, float64 [N]."""
+        """Return the steered log-probability of each label that can be generated, float64 [N]."""
         ...
 
     def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
-        """What each example that counts adds to the gradient of K at μ."""
+        """Return what each example that counts adds to the gradient of K at μ."""
         ...
 
     def counting(self, examples: Tensor, *, start: Tensor) -> "TokenObjective":
-        """K over these examples; the others stay loaded (for folds).
+        """Return K over these examples; the others stay loaded (for folds).
 
         Args:
             examples: their numbers, int64.
@@ -89,7 +89,7 @@ class TokenObjective(Objective, Protocol):
         ...
 
     def restricted(self, examples: Tensor) -> "TokenObjective":
-        """K on the tokens of these examples (int64 numbers) alone; costs only them."""
+        """Return K on the tokens of these examples (int64 numbers) alone; costs only them."""
         ...
 
 
@@ -102,26 +102,13 @@ class Along:
 
     def __init__(self, rules: Sequence[SteeringRule]) -> None:
         self._rules = tuple(rules)
-        self._start = torch.zeros(len(self._rules), dtype=torch.float64)
-
-    @property
-    def num_directions(self) -> int:
-        """How many strengths the objective has: k."""
-        return len(self._rules)
-
-    @property
-    def start(self) -> Tensor:
-        """Where a search begins, float64 [k]. Affects speed only."""
-        return self._start
-
-    @property
-    def contextual(self) -> Tensor:
-        """Which directions are a rule times a feature, bool [k]."""
-        return torch.tensor([isinstance(rule, Contextual) for rule in self._rules])
+        self.num_directions = len(self._rules)
+        self.start = torch.zeros(self.num_directions, dtype=torch.float64)
+        self.contextual = torch.tensor([isinstance(rule, Contextual) for rule in self._rules])
 
 
 class Priced:
-    """K(μ) + ½ (μ − c)ᵀ P (μ − c): an objective with a price on strengths away from a centre. Still convex.
+    """K(μ) + ½ (μ − c)ᵀ P (μ − c): an objective with a price on strengths away from a centre, still convex.
 
     Args:
         objective: K.
@@ -132,30 +119,21 @@ class Priced:
 
     def __init__(self, objective: Objective, price: Tensor, *, centre: Tensor, start: Tensor) -> None:
         self.unpriced, self._price, self._centre, self.start = objective, price, centre, start
-
-    @property
-    def num_directions(self) -> int:
-        """How many strengths the objective has: k."""
-        return self.unpriced.num_directions
-
-    @property
-    def contextual(self) -> Tensor:
-        """All false, bool [k]: no weight pays twice."""
-        return torch.zeros(self.num_directions, dtype=torch.bool)
+        self.num_directions = objective.num_directions
+        self.contextual = torch.zeros(self.num_directions, dtype=torch.bool)  # no weight pays twice
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
-        """Value, gradient and Hessian, the price included."""
-        found, away = self.unpriced.evaluate(strengths), strengths - self._centre
+        """Return value, gradient and Hessian, the price included."""
+        at, away = self.unpriced.evaluate(strengths), strengths - self._centre
         pull = self._price @ away
-        nll = found.nll + 0.5 * (away @ pull).item()
-        return Evaluation(nll, found.gradient + pull, found.hessian + self._price)
+        return Evaluation(at.nll + 0.5 * (away @ pull).item(), at.gradient + pull, at.hessian + self._price)
 
     def divergence(self, strengths: Tensor) -> float:
-        """Mean KL(p_μ ‖ p_0) in nats, as of K."""
+        """Return the mean KL(p_μ ‖ p_0) in nats; the price does not change it."""
         return self.unpriced.divergence(strengths)
 
     def terms(self) -> StrengthTerms:
-        """Per-token slope and curvatures, as of K."""
+        """Return the per-token slope and curvatures of K, without the price."""
         return self.unpriced.terms()
 
 

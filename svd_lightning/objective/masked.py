@@ -27,9 +27,8 @@ class _Shared:
 class MaskedObjective(Along):
     """K(μ) of the masked steering, exactly, from the compact table.
 
-    ẑ = log p + Σ_k μ_k d_k on confident entries; the rest weighs exp(λ) times its mass. With λ = −∞ a
-    label outside the mask would make K infinite: those tokens are left out and counted by the table's
-    coverage.
+    ẑ = log p + Σ_k μ_k d_k on confident entries; the rest weighs exp(λ) times its mass. With λ = −∞ a label
+    outside the mask would make K infinite: those tokens are left out, and the table's `coverage` counts them.
 
     Args:
         table: the calibration tokens.
@@ -52,28 +51,25 @@ class MaskedObjective(Along):
         self._directions = self.table.directions(self._rules)
         self._log_p = self.table.log_p.double()
         self._rest = self.table.rest.double() + penalty
-        self._labels = _Labels(self.table, penalty)
+        self._label_entry, self._covered = self.table.label_entry, self.table.covered
+        self._label_directions = self._directions[:, self._label_entry] * self._covered  # 0 outside the mask
+        self._label_outside = self.table.label_log_p.double() + penalty
         self._counted = torch.ones(self.table.num_tokens, dtype=torch.float64)
         self._counted_entries = torch.ones(len(self._log_p), dtype=torch.float64)
         self._keep_whole: Tensor | None = None
         self._shared = _Shared()
 
     def counting(self, examples: Tensor, *, start: Tensor) -> "MaskedObjective":
-        """K over these examples; the others stay loaded (for folds).
-
-        Args:
-            examples: their numbers, int64.
-            start: where a search begins, float64 [k].
-        """
+        """Return K over these examples (int64 numbers); the others stay loaded (for folds)."""
         fold = copy.copy(self)
         fold._counted = torch.isin(self.table.example, examples).double()
         fold._counted_entries = fold._counted[self.table.rows()]
         fold._keep_whole = torch.isin(self._whole.example, examples)
-        fold._start = start
+        fold.start = start
         return fold
 
     def restricted(self, examples: Tensor) -> "MaskedObjective":
-        """K on the tokens of these examples (int64 numbers) alone; costs only them."""
+        """Return K on the tokens of these examples (int64 numbers) alone; costs only them."""
         mine = self._whole.select(torch.isin(self._whole.example, examples))
         return MaskedObjective(mine, self._rules, penalty=self._penalty)
 
@@ -83,32 +79,31 @@ class MaskedObjective(Along):
         return self.table.example[self._counted > 0].unique()
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
-        """Steered log-probability of the label of each token of `table`, float64 [N]."""
-        steered, normaliser = self._normalise(strengths)
-        return self._labels.values(steered) - normaliser
+        """Return the steered log-probability of the label of each token of `table`, float64 [N]."""
+        return self._label_log_probs(*self._normalise(strengths))
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
-        """K(μ), its gradient and its Hessian, means over tokens."""
+        """Return K(μ), its gradient and its Hessian, means over tokens."""
         steered, normaliser = self._normalise(strengths)
         counted = self._counted
         weighted, mean = self._weighted(steered, normaliser)
-        nll = (counted * (normaliser - self._labels.values(steered))).sum()
-        gradient = ((mean - self._labels.at(self._directions)) * counted).sum(dim=1)
+        nll = -(counted * self._label_log_probs(steered, normaliser)).sum()
+        gradient = ((mean - self._label_directions) * counted).sum(dim=1)
         hessian = (weighted * self._counted_entries) @ self._directions.T - (mean * counted) @ mean.T
         n = counted.sum()
         return Evaluation((nll / n).item(), gradient / n, hessian / n)
 
     def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
-        """What each example that counts adds to the gradient of K at μ."""
+        """Return what each example that counts adds to the gradient of K at μ."""
         _, mean = self._weighted(*self._normalise(strengths))
         counts = self._counted > 0
-        slopes = (mean - self._labels.at(self._directions))[:, counts].T
+        slopes = (mean - self._label_directions)[:, counts].T
         _, number, tokens = self.table.example[counts].unique(return_inverse=True, return_counts=True)
         gradient = torch.zeros(len(tokens), self.num_directions, dtype=torch.float64)
         return ExampleSlopes(tokens, gradient.index_add_(0, number, slopes))
 
     def divergence(self, strengths: Tensor) -> float:
-        """Mean KL(p_μ ‖ p_0) = E_{p_μ}[μ·d] − (log-normaliser at μ − log-normaliser at 0), in nats."""
+        """Return the mean KL(p_μ ‖ p_0) = E_{p_μ}[μ·d] − (log-normaliser at μ − log-normaliser at 0), in nats."""
         steered, normaliser = self._normalise(strengths)
         if self._shared.unsteered is None:
             _, self._shared.unsteered = self._normalise(torch.zeros_like(strengths))
@@ -118,11 +113,11 @@ class MaskedObjective(Along):
         return (moved / self._counted.sum()).item()
 
     def terms(self) -> StrengthTerms:
-        """The paper's per-token terms: masked entries of d are 0, labels outside the mask count as 0."""
+        """Return the paper's per-token terms; entries and labels outside the mask have d = 0."""
         if self._shared.terms is None:
             self._shared.terms = self._terms()
-        found, keep = self._shared.terms, self._keep_whole
-        return found if keep is None else StrengthTerms(*(field[keep] for field in found))
+        terms, keep = self._shared.terms, self._keep_whole
+        return terms if keep is None else StrengthTerms(*(field[keep] for field in terms))
 
     def _terms(self) -> StrengthTerms:
         table = self._whole
@@ -136,37 +131,23 @@ class MaskedObjective(Along):
         mean, sq_norm = total(p * direction), total(direction.square())
         outside = 1.0 - total(p)
         variance = total(p * (direction - mean[rows]).square()) + outside.clamp_min(0.0) * mean.square()
-        at_label = _Labels(table, 0.0).at(direction.unsqueeze(0)).squeeze(0)
+        at_label = direction[table.label_entry] * table.covered
         return StrengthTerms(at_label - mean, sq_norm, variance)
 
+    def _label_log_probs(self, steered: Tensor, normaliser: Tensor) -> Tensor:
+        return torch.where(self._covered, steered[self._label_entry], self._label_outside) - normaliser
+
     def _weighted(self, steered: Tensor, normaliser: Tensor) -> tuple[Tensor, Tensor]:
-        """p_μ d at each entry [k, M], and its sum over the entries of each token, E_{p_μ}[d], [k, N]."""
+        """Return p_μ d at each entry [k, M], and its sum over the entries of each token, E_{p_μ}[d], [k, N]."""
         rows = self.table.rows()
         weighted = (steered - normaliser[rows]).exp() * self._directions
         mean = torch.zeros(self.num_directions, self.table.num_tokens, dtype=torch.float64)
         return weighted, mean.index_add_(1, rows, weighted)
 
     def _normalise(self, strengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Steered entries [M] and log-normaliser of each token [N]."""
+        """Return the steered entries [M] and the log-normaliser of each token [N]."""
         rows = self.table.rows()
         steered = self._log_p + strengths.double() @ self._directions
         peak = self._rest.clone().scatter_reduce_(0, rows, steered, "amax")
         mass = (self._rest - peak).exp().index_add_(0, rows, (steered - peak[rows]).exp())
         return steered, peak + mass.log()
-
-
-class _Labels:
-    """Reads values at the labels of a table."""
-
-    def __init__(self, table: TokenTable, penalty: float) -> None:
-        self._inside = table.covered
-        self._entry = (table.size.cumsum(0) - table.size + table.slot).clamp_min(0)
-        self._outside = table.label_log_p.double() + penalty
-
-    def values(self, steered: Tensor) -> Tensor:
-        """The label's steered logit, [M] → [N]."""
-        return torch.where(self._inside, steered[self._entry], self._outside)
-
-    def at(self, directions: Tensor) -> Tensor:
-        """The label's entry of each direction, [k, M] → [k, N]; 0 outside the mask."""
-        return directions[:, self._entry] * self._inside

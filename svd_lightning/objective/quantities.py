@@ -22,7 +22,7 @@ Key = tuple[object, ...]
 
 
 def identity(rule: SteeringRule) -> object:
-    """Return what tells a rule from others: its class, or itself if it has attributes."""
+    """Return what tells a rule from others: its class, or the object if it has attributes."""
     return id(rule) if getattr(rule, "__dict__", True) else type(rule)
 
 
@@ -51,18 +51,18 @@ class View:
 
     @cached_property
     def tuned_nll(self) -> Tensor:
-        """K at μ = 0, [n]; `log_p` is not quite normalised where it comes from single precision."""
+        """K at μ = 0, [n]; `log_p` alone will not do: from single precision it is not quite normalised."""
         return label_nll(self.log_p, self.labels)
 
     def select(self, rows: Tensor) -> "View":
-        """Some of the tokens, int64 [m]."""
+        """Return the view of some of the tokens, int64 [m]."""
         part = object.__new__(View)
         part._narrow_p, part._narrow_q, part.labels = self._narrow_p[rows], self._narrow_q[rows], self.labels[rows]
         part._directions = {}
         return part
 
     def direction(self, rule: SteeringRule) -> Tensor:
-        """The rule's direction, as decoding has it, in float64 [n, V]."""
+        """Return the rule's direction as decoding computes it, in float64 [n, V]."""
         key = identity(rule)
         if key not in self._directions:
             self._directions[key] = whole_direction(rule, self._narrow_p, self._narrow_q).double()
@@ -70,7 +70,7 @@ class View:
 
 
 class Quantity(Protocol):
-    """Numbers of every token, and numbers that are summed over the tokens of each example."""
+    """What a pass computes: numbers of every token, and numbers that are summed over each example's tokens."""
 
     @property
     def key(self) -> Key:
@@ -79,7 +79,7 @@ class Quantity(Protocol):
 
     @property
     def widths(self) -> tuple[int, int]:
-        """How many numbers there are of a token, and of an example."""
+        """How many numbers a token has, and an example."""
         ...
 
     @property
@@ -93,14 +93,14 @@ class Quantity(Protocol):
 
 
 class Labels:
-    """Of a token: log p and log q of the label, KL(p‖q)."""
+    """Each token's log p and log q of the label, and KL(p‖q)."""
 
     key: Key = ("labels",)
     widths = (3, 0)
     among = None
 
     def measure(self, view: View) -> tuple[Tensor, Tensor]:
-        """Nothing needs a rule."""
+        """Return the three numbers of each token, and none of an example."""
         kl = kl_from_log_probs(view.log_p, view.log_q)
         at_labels = [at_label(log_probs, view.labels) for log_probs in (view.log_p, view.log_q)]
         tokens = torch.stack([*at_labels, kl], dim=-1)
@@ -108,7 +108,7 @@ class Labels:
 
 
 class Slopes:
-    """Of a token: b, ‖d‖² and Var_p[d] of one direction at μ = 0."""
+    """Each token's b, ‖d‖² and Var_p[d] along one direction at μ = 0."""
 
     widths = (3, 0)
     among = None
@@ -118,19 +118,19 @@ class Slopes:
 
     @property
     def key(self) -> Key:
-        """The rule."""
+        """The same for the same rule."""
         return "slopes", identity(self._rule)
 
     def measure(self, view: View) -> tuple[Tensor, Tensor]:
-        """`strength_terms`."""
+        """Return the `strength_terms` of each token, and nothing of an example."""
         tokens = torch.stack(strength_terms(view.log_p, view.direction(self._rule), view.labels), dim=-1)
         return tokens, tokens[:, :0]
 
 
 class Steered:
-    """Steering along some directions: of a token log p_μ of the label, and whether it ranks first.
+    """Each token's log p_μ of the label, and whether the label ranks first, when steered along some directions.
 
-    Of an example, summed over its tokens: KL(p_μ ‖ p_0), the gradient [k] and the Hessian [k, k] of the NLL.
+    An example has its tokens' sums of KL(p_μ ‖ p_0), and of the gradient [k] and Hessian [k, k] of the NLL.
 
     Args:
         rules: the directions d_k.
@@ -144,18 +144,21 @@ class Steered:
 
     @property
     def key(self) -> Key:
-        """Rules, strengths and examples."""
+        """The same for the same rules, strengths and examples."""
         among = None if self.among is None else self.among.numpy().tobytes()
         return "steered", *map(identity, self._rules), *self._strengths, among
 
     @property
     def widths(self) -> tuple[int, int]:
-        """Two of a token."""
+        """Two numbers of a token, 1 + k + k² of an example."""
         k = len(self._rules)
         return 2, 1 + k + k * k
 
     def measure(self, view: View) -> tuple[Tensor, Tensor]:
-        """`objective_terms`; KL(p_μ ‖ p_0) = μ·∇K(μ) − (K(μ) − K(0)) follows without another pass."""
+        """Return the numbers of each token, and what it adds to its example's: KL, gradient and Hessian.
+
+        KL(p_μ ‖ p_0) = μ·∇K(μ) − (K(μ) − K(0)) follows from the `objective_terms`.
+        """
         directions = [view.direction(rule) for rule in self._rules]
         steered = steer(view.log_p, directions, None, strength=self._strengths, penalty=0.0)
         nll, gradient, hessian = objective_terms(steered, directions, view.labels)

@@ -60,13 +60,13 @@ class SnapshotRecord(TypedDict):
 class ReferenceSnapshot:
     """The frozen base's final hidden states at the completion positions of each calibration example.
 
-    The base's logits come from them through the frozen LM head, chunk by chunk: exact, and H/V of the
-    size of the logits. Taken once, reused at the end of every epoch and, once saved, by later runs.
+    The frozen LM head turns them into the base's exact logits, chunk by chunk; they take H/V of the logits' size.
+    They are computed once and used at the end of every epoch, and by later runs once they are saved.
 
     Args:
-        max_memory: size in bytes up to which the states lie in CPU memory; whenever they exceed it, they move to
-            files that are read a batch at a time, so that memory does not grow with their number.
-        folder: where such files lie until they are saved; None takes the system's folder for temporary files.
+        max_memory: size in bytes up to which the states stay in CPU memory; beyond it they move to files that are
+            read a batch at a time, so that memory does not grow with their number.
+        folder: where these files are until they are saved; None takes the system's folder for temporary files.
     """
 
     def __init__(self, *, max_memory: int = MAX_MEMORY, folder: Path | None = None) -> None:
@@ -80,13 +80,13 @@ class ReferenceSnapshot:
         self._complete = False
 
     def has(self, examples: Sequence[int]) -> bool:
-        """Return whether the states of all these examples are known."""
+        """Return whether the states of all these examples are kept."""
         return all(example in self._memory or example in self._places for example in examples)
 
     def put(self, examples: Sequence[int], rows: Tensor, states: Tensor) -> None:
         """Keep a batch: example number of each row, row of each token int64 [N], hidden states [N, H].
 
-        An example that is known already stays as it is; one without tokens (a filler) is known from then on.
+        An example that has states already keeps them; one without tokens (a filler) counts as kept too.
 
         Raises:
             InputError: for new examples of a snapshot in files that has been saved.
@@ -96,8 +96,7 @@ class ReferenceSnapshot:
         if new and self._complete:
             raise InputError(f"{self._folder}: this reference snapshot is complete, got new examples to keep")
         for example, row in new.items():
-            chunk = states[rows == row].detach().to("cpu", copy=True)
-            self._memory[example] = chunk
+            self._memory[example] = chunk = states[rows == row].detach().to("cpu", copy=True)
             self._size += chunk.nbytes
         if self._size > self.max_memory:
             self._spill()
@@ -106,7 +105,7 @@ class ReferenceSnapshot:
         """Return the states of these examples one after the other, [N, H], on the CPU.
 
         Raises:
-            InputError: if they lie in files that have gone or are damaged.
+            InputError: if their files are missing or damaged.
         """
         parts: list[Tensor] = []
         for in_memory, group in groupby(examples, key=self._memory.__contains__):
@@ -141,10 +140,10 @@ class ReferenceSnapshot:
 
     @classmethod
     def load(cls, path: Path, key: Mapping[str, str], *, max_memory: int = MAX_MEMORY) -> "ReferenceSnapshot":
-        """Read what `save` wrote; up to `max_memory` bytes into CPU memory, larger ones stay where they are.
+        """Read what `save` wrote: up to `max_memory` bytes into CPU memory; larger snapshots stay in their files.
 
         Raises:
-            InputError: if a file is missing or damaged, or was saved under another key: names what differs.
+            InputError: if a file is missing or damaged, or the key differs; the message names the differences.
         """
         shards = _read_index(path, key)["shards"]
         snapshot = cls(max_memory=max_memory, folder=path.parent)
@@ -184,7 +183,6 @@ class _Place(NamedTuple):
 
 
 def _places(shards: Sequence[ShardRecord]) -> dict[int, _Place]:
-    """Return where each example's states are."""
     return {
         example: _Place(shard["file"], start, stop)
         for shard in shards
@@ -231,11 +229,7 @@ def _groups(states: Mapping[int, Tensor]) -> Iterator[list[int]]:
 
 
 def _read_index(path: Path, key: Mapping[str, str]) -> SnapshotRecord:
-    """Return the index of a finished snapshot of the same thing.
-
-    Raises:
-        InputError: if it is not one.
-    """
+    """Return the index of a snapshot, or raise InputError unless it is whole and has the same key."""
     with _reading(path):
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         kind = index["format"]
@@ -259,12 +253,11 @@ def _index_checksum(index: SnapshotRecord) -> str:
 
 
 def _checksum(path: Path) -> str:
-    """Return the CRC-32 of a file, read in blocks."""
-    found = 0
+    checksum = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            found = zlib.crc32(block, found)
-    return f"{found:08x}"
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"
 
 
 def _link(source: Path, target: Path) -> None:
@@ -276,7 +269,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _reading(folder: Path) -> AbstractContextManager[None]:
-    """Within it, what a missing or damaged file raises becomes one line that names the snapshot."""
+    """Turn what a missing or damaged file raises into one line that names the snapshot."""
     unreadable = (SafetensorError, OSError, KeyError, TypeError, ValueError)
     return explained(unreadable, lambda reason: str(_damaged(folder, reason)))
 

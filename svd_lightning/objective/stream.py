@@ -12,31 +12,27 @@ from torch import Tensor
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
 from svd_lightning.objective.interface import Along, Evaluation, ExampleSlopes, Objective, Priced, single
-from svd_lightning.objective.order import merged, several_processes
+from svd_lightning.objective.order import merged
 from svd_lightning.objective.quantities import Key, Labels, Quantity, Slopes, Steered, View
+from svd_lightning.processes import host_group, several_processes
 from svd_lightning.steering import SteeringRule
 
 Chunks = Callable[[], Iterable[tuple[Tensor, Tensor, Tensor]]]
-"""Each call streams (tuned_logits [n, V], base_logits [n, V], labels [n]) over this process's tokens."""
+"""Each call yields (tuned_logits [n, V], base_logits [n, V], labels [n]) over this process's tokens."""
 
 _REMEMBERED = 2**28
-"""Bytes of answers that are kept: 256 MiB. Folds start where the whole ended, candidates are scored there."""
+"""Bytes of answers that are kept: 256 MiB. Folds begin where the search on all examples ended."""
 _CPU_ELEMENTS = 2**18
 """Float64 [n, V] blocks of 2 MiB stay in a core's cache through the thirty operations of a quantity."""
 
 
 class Answer(NamedTuple):
-    """A quantity of all tokens, float64 on the CPU, the same on every process."""
+    """What a pass has computed of a quantity, float64 on the CPU, the same on every process."""
 
     tokens: Tensor
-    """[N, a], in the order of the stream's `example`."""
+    """Numbers of each token, [N, a], in the order of the stream's `example`."""
     examples: Tensor
     """Sums over the tokens of each example, [E, b]."""
-
-    @property
-    def size(self) -> int:
-        """In bytes."""
-        return self.tokens.nbytes + self.examples.nbytes
 
 
 class TokenStream:
@@ -47,9 +43,9 @@ class TokenStream:
 
     Args:
         chunks: starts a new pass over this process's tokens.
-        example, position: of these tokens, in the order of the stream, int64 [n].
+        example, position: numbers of these tokens, in the order of the stream, int64 [n].
         vocabulary: V.
-        device: where sums are reduced between processes.
+        device: where this process adds up.
         tasks: the task of each example that has one; on every process for all examples.
 
     Raises:
@@ -88,17 +84,17 @@ class TokenStream:
 
     @property
     def covered(self) -> Tensor:
-        """Every label is steered, bool [N]."""
+        """Which tokens have a steered label, bool [N]: all of them."""
         return torch.ones(self.num_tokens, dtype=torch.bool)
 
     @property
     def coverage(self) -> float:
-        """All of it."""
+        """Share of the tokens whose label is steered: 1."""
         return 1.0
 
     @property
     def mask_size(self) -> float:
-        """V."""
+        """Mean number of steered entries per token: V."""
         return float(self._vocabulary)
 
     @property
@@ -117,7 +113,7 @@ class TokenStream:
         return self.ask(Labels()).tokens[:, 2]
 
     def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
-        """Tokens whose label ranks first, bool [N]."""
+        """Return the tokens whose label ranks first, bool [N]."""
         return self.ask(Steered(rules, strengths)).tokens[:, 1].bool()
 
     def ask(self, quantity: Quantity) -> Answer:
@@ -138,9 +134,10 @@ class TokenStream:
         missing = [quantity for key, quantity in wanted.items() if key not in self._known]
         for quantity, answer in zip(missing, self._measure(missing), strict=True):
             self._known[quantity.key] = quantity, answer  # the rules with it: their identity is part of the key
-            self._bytes += answer.size
+            self._bytes += _bytes(answer)
         while self._bytes > _REMEMBERED and len(self._known) > len(wanted):
-            self._bytes -= self._known.popitem(last=False)[1][1].size
+            _, (_, oldest) = self._known.popitem(last=False)
+            self._bytes -= _bytes(oldest)
 
     def _measure(self, quantities: Sequence[Quantity]) -> list[Answer]:
         shapes = [
@@ -158,13 +155,15 @@ class TokenStream:
                 place = self._place[start : (start := start + len(view.labels))].to(self._device)
                 self._add(view, quantities, sums, place)
             assert start == len(self._place), "the stream has another number of tokens than it said"
+            whole = whole.cpu()
             if several_processes():
-                dist.all_reduce(whole)
-            sums = [part.view(shape) for part, shape in zip(whole.cpu().split(sizes), shapes, strict=True)]
+                dist.all_reduce(whole, group=host_group())
+            sums = [part.view(shape) for part, shape in zip(whole.split(sizes), shapes, strict=True)]
         self.passes += 1
         return [Answer(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
 
     def _add(self, view: View, quantities: Sequence[Quantity], sums: Sequence[Tensor], place: Tensor) -> None:
+        """Add what a chunk says to the sums; `place` is where its tokens are in the order of all, [n]."""
         mine = place >= 0  # a sampler that pads gives some tokens to two processes
         number = self.number.to(self._device)[place]
         parts: dict[bytes, tuple[Tensor, View]] = {}
@@ -175,21 +174,25 @@ class TokenStream:
                 rows = wanted.nonzero().squeeze(-1)
                 whole = len(rows) == len(place)
                 parts[part] = rows, view if whole else view.select(rows.to(view.labels.device))
-            rows, here = parts[part]
+            rows, selected = parts[part]
             if not len(rows):
                 continue
-            of_tokens, of_examples = (found.to(self._device) for found in quantity.measure(here))
+            of_tokens, of_examples = (measured.to(self._device) for measured in quantity.measure(selected))
             tokens[place[rows]] = of_tokens
             examples.index_add_(0, number[rows], of_examples)
 
     def _views(self) -> Iterable[View]:
-        """The chunks, on a CPU in pieces that fit its cache."""
+        """Yield the chunks, on a CPU in pieces that fit its cache."""
         for tuned_logits, base_logits, labels in self._chunks():
             size = len(labels)
             if tuned_logits.device.type == "cpu":
                 size = max(1, _CPU_ELEMENTS // tuned_logits.shape[-1])
             for part in zip(tuned_logits.split(size), base_logits.split(size), labels.split(size), strict=True):
                 yield View(*part)
+
+
+def _bytes(answer: Answer) -> int:
+    return sum(part.nbytes for part in answer)
 
 
 class StreamedObjective(Along):
@@ -207,15 +210,10 @@ class StreamedObjective(Along):
         self._among: Tensor | None = None
 
     def counting(self, examples: Tensor, *, start: Tensor) -> "StreamedObjective":
-        """K over these examples; the others stay loaded (for folds).
-
-        Args:
-            examples: their numbers, int64.
-            start: where a search begins, float64 [k].
-        """
+        """Return K over these examples (int64 numbers); the others stay loaded (for folds)."""
         fold = copy.copy(self)
         fold._keep = torch.isin(self.stream.examples, examples)
-        fold._start = start
+        fold.start = start
         return fold
 
     @property
@@ -224,41 +222,41 @@ class StreamedObjective(Along):
         return self.stream.examples[self._keep]
 
     def restricted(self, examples: Tensor) -> "StreamedObjective":
-        """K on the tokens of these examples (int64 numbers) alone; costs only them."""
-        part = self.counting(examples, start=torch.zeros_like(self._start))
+        """Return K on the tokens of these examples (int64 numbers) alone; costs only them."""
+        part = self.counting(examples, start=torch.zeros_like(self.start))
         part._among = part._keep
         return part
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
-        """Steered log-probability of each label, float64 [N]; a restricted objective has its own labels only."""
-        found = self._ask(strengths).tokens[:, 0]
-        return found if self._among is None else found[self._among[self.stream.number]]
+        """Return the steered log-probability of each label, float64 [N]; of its own labels when `restricted`."""
+        log_probs = self._ask(strengths).tokens[:, 0]
+        return log_probs if self._among is None else log_probs[self._among[self.stream.number]]
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
-        """K(μ), its gradient and its Hessian, means over tokens."""
-        found, k = self._ask(strengths), self.num_directions
-        tokens, sums = found.tokens[self._kept_tokens(), 0], found.examples[self._keep, 1:]
+        """Return K(μ), its gradient and its Hessian, means over tokens."""
+        answer, k = self._ask(strengths), self.num_directions
+        tokens, sums = answer.tokens[self._kept_tokens(), 0], answer.examples[self._keep, 1:]
         n, total = len(tokens), sums.sum(dim=0)
         return Evaluation(-tokens.sum().item() / n, total[:k] / n, total[k:].view(k, k) / n)
 
     def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
-        """What each example that counts adds to the gradient of K at μ; costs no pass after `evaluate`."""
+        """Return what each example that counts adds to the gradient of K at μ; costs no pass after `evaluate`."""
         tokens = torch.bincount(self.stream.number, minlength=self.stream.num_examples)
-        found = self._ask(strengths).examples[self._keep, 1 : 1 + self.num_directions]
-        return ExampleSlopes(tokens[self._keep], found)
+        gradient = self._ask(strengths).examples[self._keep, 1 : 1 + self.num_directions]
+        return ExampleSlopes(tokens[self._keep], gradient)
 
     def divergence(self, strengths: Tensor) -> float:
-        """Mean KL(p_μ ‖ p_0), in nats."""
+        """Return the mean KL(p_μ ‖ p_0), in nats."""
         sums = self._ask(strengths).examples[self._keep, 0]
         return sums.sum().item() / int(self._kept_tokens().sum())
 
     def terms(self) -> StrengthTerms:
-        """Per-token slope and curvatures of the single rule."""
-        found = self.stream.ask(Slopes(single(self._rules))).tokens
-        return StrengthTerms(*found[self._kept_tokens()].unbind(dim=-1))
+        """Return the per-token slope and curvatures of the single rule."""
+        tokens = self.stream.ask(Slopes(single(self._rules))).tokens
+        return StrengthTerms(*tokens[self._kept_tokens()].unbind(dim=-1))
 
     def quantity(self, strengths: Tensor) -> Quantity:
-        """Return what the stream must tell for all that is asked of the objective at μ."""
+        """Return the quantity that answers all that is asked of the objective at μ."""
         return Steered(self._rules, strengths.double(), among=self._among)
 
     def _ask(self, strengths: Tensor) -> Answer:

@@ -1,4 +1,4 @@
-"""The compact table of calibration tokens: exactly what the masked objective needs, and nothing else."""
+"""The compact table of calibration tokens: what the masked objective needs, and nothing else."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,8 @@ from svd_lightning.errors import InputError
 from svd_lightning.steering import Contextual, SteeringRule, feature_name, rule_name
 
 ENTRY_FIELDS = ("log_p", "log_q")
-TOKEN_FIELDS = (
-    "size",
-    "slot",
-    "rest",
-    "label_log_p",
-    "label_log_q",
-    "kl",
-    "centres",
-    "example",
-    "position",
-)
+TOKEN_FIELDS = ("size", "slot", "rest", "label_log_p", "label_log_q", "kl", "centres", "example", "position")
+INTEGER_FIELDS = ("size", "slot", "example", "position")
 
 
 class TokenTable:
@@ -34,7 +25,7 @@ class TokenTable:
     Args:
         tensors: one tensor for each of the names below.
         alpha: the confidence mask of the table.
-        rule_names: the rules, then the features, to which the columns of `centres` belong.
+        rule_names: names of the columns of `centres`: the rules, then the features.
         tasks: the task of each example that has one.
 
     Source: README, "The method".
@@ -88,7 +79,7 @@ class TokenTable:
 
     @property
     def covered(self) -> Tensor:
-        """Tokens whose label is confident, bool [N]; with λ = −∞ the others cannot be generated."""
+        """Which tokens have a confident label, bool [N]; with λ = −∞ the others cannot be generated."""
         return self.slot >= 0
 
     @property
@@ -102,27 +93,36 @@ class TokenTable:
         return self.size.double().mean().item()
 
     def rows(self) -> Tensor:
-        """The token to which each confident entry belongs, int64 [M]."""
+        """Return the token to which each confident entry belongs, int64 [M]."""
         return self._rows
 
     @cached_property
     def _rows(self) -> Tensor:
         return torch.repeat_interleave(torch.arange(self.num_tokens), self.size)
 
+    @property
+    def label_entry(self) -> Tensor:
+        """The confident entry that is each token's label, int64 [N]; without meaning where it is not `covered`."""
+        return (self._first + self.slot).clamp_min(0)
+
+    @property
+    def _first(self) -> Tensor:
+        return self.size.cumsum(0) - self.size
+
     def select(self, keep: Tensor) -> "TokenTable":
-        """The table of the tokens for which `keep` is true (bool [N]), or of these rows in this order (int64)."""
+        """Return the tokens where `keep` is true (bool [N]), or these rows in this order (int64), as a table."""
         if keep.dtype == torch.bool:
             entries = keep[self.rows()]
         else:
             size = self.size[keep]
-            shift = (self.size.cumsum(0) - self.size)[keep] - (size.cumsum(0) - size)
+            shift = self._first[keep] - (size.cumsum(0) - size)
             entries = torch.arange(int(size.sum())) + torch.repeat_interleave(shift, size)
         kept = {name: getattr(self, name)[entries] for name in ENTRY_FIELDS}
         kept |= {name: getattr(self, name)[keep] for name in TOKEN_FIELDS}
         return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names, tasks=self.tasks)
 
     def narrow(self, alpha: float) -> "TokenTable":
-        """The table at a larger α: tables nest, so it needs no model.
+        """Return the table at a larger α: tables nest, so it needs no model.
 
         Raises:
             InputError: if alpha is smaller than the table's own, or above 1.
@@ -133,42 +133,35 @@ class TokenTable:
             )
         if alpha == self.alpha:
             return self
-        rows, log_p = self.rows(), self.log_p
-        peak = torch.full((self.num_tokens,), -torch.inf, dtype=log_p.dtype)
-        peak = peak.scatter_reduce_(0, rows, log_p, "amax")
-        keep = log_p >= peak[rows] + math.log(alpha)
+        rows, log_p, entry = self.rows(), self.log_p, self.label_entry
+        keep = log_p >= self._largest(log_p)[rows] + math.log(alpha)
         lost = torch.where(keep, 0.0, log_p.double().exp())
-        rest = self.rest.double().exp().index_add_(0, rows, lost).log()
         before = keep.long().cumsum(0) - keep.long()
-        first = self.size.cumsum(0) - self.size
-        entry = (first + self.slot).clamp_min(0)
-        inside = self.covered & keep[entry]
-        slot = torch.where(inside, before[entry] - before[first], -1)
-        size = torch.zeros_like(self.size).index_add_(0, rows, keep.long())
-        changed = {
+        tensors = self.tensors() | {
             "log_p": log_p[keep],
             "log_q": self.log_q[keep],
-            "size": size,
-            "slot": slot,
-            "rest": rest.float(),
+            "size": torch.zeros_like(self.size).index_add_(0, rows, keep.long()),
+            "slot": torch.where(self.covered & keep[entry], before[entry] - before[self._first], -1),
+            "rest": self.rest.double().exp().index_add_(0, rows, lost).log().float(),
         }
-        changed = {**self.tensors(), **changed}
-        return TokenTable(changed, alpha=alpha, rule_names=self.rule_names, tasks=self.tasks)
+        return TokenTable(tensors, alpha=alpha, rule_names=self.rule_names, tasks=self.tasks)
 
     def ranked_first(self, rules: Sequence[SteeringRule], strengths: Tensor) -> Tensor:
-        """Tokens whose label ranks first among the confident entries, bool [N]."""
+        """Return the tokens whose label ranks first among the confident entries, bool [N]."""
         steered = self.log_p.double() + strengths @ self.directions(rules)
-        best = torch.full((self.num_tokens,), -torch.inf, dtype=torch.float64)
-        best = best.scatter_reduce_(0, self.rows(), steered, "amax")
-        label = steered[(self.size.cumsum(0) - self.size + self.slot).clamp_min(0)]
-        return self.covered & (label >= best)
+        return self.covered & (steered[self.label_entry] >= self._largest(steered))
+
+    def _largest(self, values: Tensor) -> Tensor:
+        """Return the largest of the values of each token's entries, [M] → [N]."""
+        lowest = torch.full((self.num_tokens,), -torch.inf, dtype=values.dtype)
+        return lowest.scatter_reduce_(0, self.rows(), values, "amax")
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every field by name."""
+        """Return every field by name."""
         return {name: getattr(self, name) for name in ENTRY_FIELDS + TOKEN_FIELDS}
 
     def directions(self, rules: Sequence[SteeringRule]) -> Tensor:
-        """Each rule's direction on the confident entries, float64 [k, M].
+        """Return each rule's direction on the confident entries, float64 [k, M].
 
         Raises:
             InputError: if the table was built without one of the rules or features.
@@ -186,7 +179,7 @@ class TokenTable:
         return rule.direction(log_p, log_q, self._column(rule_name(rule)).unsqueeze(-1)).squeeze(-1)
 
     def _column(self, name: str) -> Tensor:
-        """What a rule or a feature says of the position of each confident entry, float64 [M]."""
+        """Return a rule's centre or a feature's value at the position of each confident entry, float64 [M]."""
         if name not in self.rule_names:
             raise InputError(
                 f"rules: the calibration table knows {', '.join(self.rule_names)}, got {name}; "

@@ -1,5 +1,6 @@
 """The figures of a calibration: pure functions of its record and its tokens."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -96,7 +97,7 @@ def objective_figure(table: TokenTable, rule: SteeringRule, record: CalibrationR
     axes.plot(grid, curve, color=BLUE, linewidth=2, zorder=2)
     axes.axvline(0.0, color=MUTED, linewidth=1)
     heights = [_nll(objective, [0.0])]
-    styles = iter(_STYLES * (1 + len(marks)))
+    styles = itertools.cycle(_STYLES)
     for name, mu in marks.items():
         marker, colour = ("*", ORANGE) if name == "LineSearch" else next(styles)
         place, off = min(max(mu, low), high), not low <= mu <= high
@@ -194,9 +195,10 @@ def gain_figure(record: CalibrationRecord) -> Figure:
     candidates = record["candidates"]
     labels = ["\n".join(textwrap.wrap(recipe_name(c["rules"]), 26)) + f"\n{c['estimator']}" for c in candidates]
     lines = [label.count("\n") + 1 for label in labels]
-    tops = [sum(lines[:i]) + 0.5 * i for i in range(len(lines))]
-    places = [top + size / 2 for top, size in zip(tops, lines, strict=True)]
-    figure, [axes] = canvas(max(2.0, 0.8 + 0.19 * (tops[-1] + lines[-1] + 0.5)) if lines else 2.0)
+    ends = list(itertools.accumulate(size + 0.5 for size in lines))  # half a line between two
+    places = [end - 0.5 - size / 2 for end, size in zip(ends, lines, strict=True)]
+    bottom = ends[-1] if ends else 1.0
+    figure, [axes] = canvas(max(2.0, 0.8 + 0.19 * bottom))
     low, high = _reach([c["gain"] for c in candidates])
     for place, candidate in zip(places, candidates, strict=True):
         gain, used = candidate["gain"], in_use(candidate, record["used"])
@@ -213,7 +215,7 @@ def gain_figure(record: CalibrationRecord) -> Figure:
     axes.axvline(0.0, color=INK, linewidth=1)
     axes.set_xlim(low, high)
     axes.set_yticks(places, labels, fontsize=9)
-    axes.set_ylim(tops[-1] + lines[-1] + 0.5 if lines else 1.0, -0.5)
+    axes.set_ylim(bottom, -0.5)
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(3))

@@ -1,11 +1,11 @@
 """The report of a run as one HTML page without scripts or network."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from svd_lightning.records import CalibrationRecord, UsedRecord
 from svd_lightning.report import canvas
-from svd_lightning.report.explanations import about_figure
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.folder import Run
 from svd_lightning.report.render import ReportTable, templates
@@ -33,13 +33,16 @@ def page(run: Run) -> str:
         run=run,
         record=record,
         gain_text=gain_text,
+        mask_text=mask_text,
         recipe_name=recipe_name,
+        short=short,
         found=found,
         used=_strengths(record["used"]),
         steered=any(record["used"]["strengths"]),
+        outside_forbidden=record["penalty"] == -math.inf,
         numbers=_numbers(record),
         tables=list(_tables(run)),
-        figures=[(*about_figure(name, record, run.history), canvas.svg(figure)) for name, figure in drawn.items()],
+        figures=[(name, canvas.svg(figure)) for name, figure in drawn.items()],
         masks=mask_table(record) if record.get("sweep") else None,
         settings=_settings(record, found),
     )

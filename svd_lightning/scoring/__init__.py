@@ -1,4 +1,4 @@
-"""What labelled batches say of base, tuned and steered: calibration tokens, validation and test."""
+"""Labelled batches under base, tuned and steered: calibration tokens, validation and test."""
 
 from svd_lightning.scoring.collect import Collector, collector
 from svd_lightning.scoring.held_out import HeldOut, Likelihood

@@ -12,52 +12,48 @@ from svd_lightning.records import CalibrationRecord, DistributionRecord
 from svd_lightning.steering import UNSTEERED, RowSteering, Steering, SteeringFunction, TaskSteering, rule_name
 
 Scored = SteeringFunction | TaskSteering
-"""How a token is steered: all alike, or each by its task."""
+"""One steering for all tokens, or one for each task."""
 
 _PAPER = (("KLGradient",), "Mean")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A steering with its strengths, and where they come from."""
+    """A steering with its strengths, and the estimator that found them."""
 
     steering: Steering
     estimator: str | None
     """None for strengths that the user gave."""
     own: Mapping[str, Steering] = field(default_factory=dict)
-    """Of tasks that are steered otherwise."""
+    """The steerings of tasks that have one of their own."""
 
     def plain(self) -> DistributionRecord:
         """Return rules, strengths and estimator as JSON has them."""
         rules, strengths = self._recipe()
-        plain: DistributionRecord = {
-            "rules": list(rules),
-            "strengths": list(strengths),
-            "estimator": self.estimator,
-        }
+        plain = DistributionRecord(rules=rules, strengths=strengths, estimator=self.estimator)
         if self.own:
             plain["tasks"] = {task: Contender(one, self.estimator).plain() for task, one in self.own.items()}
         return plain
 
     def same(self, other: "Contender") -> bool:
-        """Tell whether both give the same distribution."""
+        """Return whether both give the same distribution."""
         alike = self._recipe() == other._recipe() and self.steering.alpha == other.steering.alpha
         return alike and not self.own and not other.own
 
     @property
     def is_tuned(self) -> bool:
-        """Whether it scores as the tuned model does: strengths of 0, and nothing added outside the mask."""
+        """Whether it scores like the tuned model: strengths of 0, and nothing added outside the mask."""
         unpenalised = self.steering.alpha is None or self.steering.penalty in (0.0, -math.inf)
         return unpenalised and not self.own and not any(self.steering.strengths or ())
 
-    def _recipe(self) -> tuple[tuple[str, ...], tuple[float, ...]]:
-        return tuple(map(rule_name, self.steering.directions)), tuple(self.steering.strengths or ())
+    def _recipe(self) -> tuple[list[str], list[float]]:
+        return list(map(rule_name, self.steering.directions)), list(self.steering.strengths or ())
 
 
 def contenders(
     configured: Steering, steering: TaskSteering, calibration: CalibrationRecord | None
 ) -> dict[str, Contender]:
-    """Collect what is compared with base and tuned, as far as the calibration has it.
+    """Return what a test compares with base and tuned, by name, as far as the calibration has it.
 
     Names: `control` (sharpening alone), `paper` (KLGradient with Mean), `joint` (line search of all rules, see
     `joint_recipe`), `chosen` (the configured rules and estimator, whatever the guard said), `steered` (what
@@ -65,29 +61,31 @@ def contenders(
 
     Args:
         configured: the steering as given.
-        steering: as in force, of every task.
-        calibration: the record of the calibration; None where there was none.
+        steering: the steering in force, of every task.
+        calibration: the record of the calibration; None if there was none.
     """
     found = {}
     if calibration is not None:
-        wanted = {
+        recipes = {
             "control": CONTROL.key,
             "paper": _PAPER,
             "joint": joint_recipe(configured.rules).key,
             "chosen": (tuple(calibration["rules"]), calibration["estimator"]),
         }
-        known = {(tuple(each["rules"]), each["estimator"]): each for each in calibration["candidates"]}
-        for name, key in wanted.items():
-            if key in known:
-                found[name] = Contender(recall(configured, key[0], known[key]["strengths"]), key[1])
+        fitted = {
+            (tuple(each["rules"]), each["estimator"]): each["strengths"] for each in calibration["candidates"]
+        }
+        for name, (rules, estimator) in recipes.items():
+            if (strengths := fitted.get((rules, estimator))) is not None:
+                found[name] = Contender(recall(configured, rules, strengths), estimator)
     if steering.calibrated:
-        estimator = None if calibration is None or configured.calibrated else calibration["estimator"]
+        used = None if calibration is None or configured.calibrated else calibration["estimator"]
         own = {task: one for task, one in steering.own.items() if one is not steering.shared}
-        found["steered"] = Contender(steering.shared, estimator, own)
+        found["steered"] = Contender(steering.shared, used, own)
     return found
 
 
-def distinct(wanted: Mapping[str, Contender]) -> tuple[dict[str, Scored], dict[str, str]]:
+def distinct(compared: Mapping[str, Contender]) -> tuple[dict[str, Scored], dict[str, str]]:
     """Drop contenders that equal another.
 
     Returns:
@@ -95,8 +93,8 @@ def distinct(wanted: Mapping[str, Contender]) -> tuple[dict[str, Scored], dict[s
     """
     scored: dict[str, Scored] = dict(UNSTEERED)
     names = {name: name for name in UNSTEERED}
-    for name, contender in wanted.items():
-        same = (other for other in names if other in wanted and wanted[other].same(contender))
+    for name, contender in compared.items():
+        same = (other for other in names if other in compared and compared[other].same(contender))
         names[name] = "tuned" if contender.is_tuned else next(same, name)
         if names[name] == name:
             scored[name] = TaskSteering(contender.steering, contender.own) if contender.own else contender.steering
@@ -104,15 +102,12 @@ def distinct(wanted: Mapping[str, Contender]) -> tuple[dict[str, Scored], dict[s
 
 
 def of_tokens(scored: Mapping[str, Scored], batch: Batch, rows: Tensor) -> dict[str, SteeringFunction]:
-    """Return what steers the logits [n, V] of some tokens, under each distribution.
+    """Return the function that steers the logits [n, V] of some tokens, for each distribution.
 
     Args:
         scored: as `distinct` returns them.
-        batch: of labelled rows, with their `task`.
-        rows: where the tokens stand in it, int64 [n].
+        batch: labelled rows, with their `task` if they have one.
+        rows: the row of each token, int64 [n].
     """
-    found: dict[str, SteeringFunction] = {}
-    for name, each in scored.items():
-        one = each.of_batch(batch) if isinstance(each, TaskSteering) else each
-        found[name] = one.of(rows) if isinstance(one, RowSteering) else one
-    return found
+    functions = {name: f.of_batch(batch) if isinstance(f, TaskSteering) else f for name, f in scored.items()}
+    return {name: f.of(rows) if isinstance(f, RowSteering) else f for name, f in functions.items()}

@@ -1,4 +1,4 @@
-"""Held-out labels under every distribution: validation's NLL, and a test's whole comparison in one pass."""
+"""Scores of held-out labels under every distribution: validation's NLL, and all that a test compares."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,7 @@ from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, with_built
 class Likelihood:
     """Mean NLL of the completion tokens over batches and processes; steered too, once calibrated.
 
-    Not a module: FSDP casts the float64 sums of registered metrics.
+    It is no `nn.Module`: FSDP casts the float64 sums of registered metrics.
     """
 
     def __init__(self) -> None:
@@ -31,31 +31,31 @@ class Likelihood:
         """Score a batch: input_ids, attention_mask and labels [B, T], and task, if the rows have any."""
         steer = steering.of_batch(batch) if steering.calibrated else UNSTEERED["tuned"]
         scores = score_tokens(peft_model, batch, steer)
-        found = {"base": scores.base, "tuned": scores.tuned, "steered": scores.steered}
         for name in self._names(steering):
-            self._nll[name].to(found[name].device).update(found[name])
+            log_probs: Tensor = getattr(scores, name)
+            self._nll[name].to(log_probs.device).update(log_probs)
 
-    def result(self, steering: TaskSteering) -> dict[str, Tensor]:
-        """Return `nll_base`, `nll_tuned`, `nll_steered`, nats per token; begin anew. Call it on every process."""
-        found = {f"nll_{name}": self._nll[name].compute().float() for name in self._names(steering)}
+    def result(self, steering: TaskSteering) -> dict[str, float]:
+        """Return `nll_base`, `nll_tuned`, `nll_steered`, nats per token, and reset. Call it on every process."""
+        nll = {f"nll_{name}": self._nll[name].compute().item() for name in self._names(steering)}
         for metric in self._nll.values():
             metric.reset()
-        return found
+        return nll
 
     def _names(self, steering: TaskSteering) -> list[str]:
-        """The same on every rank: computing synchronises."""
+        """Return the same names on every rank: computing synchronises."""
         return [name for name in self._nll if name != "steered" or steering.calibrated]
 
 
 class HeldOut:
     """Compares every distribution on held-out batches, over all processes: each batch passes both models once.
 
-    A batch of a `QuestionCollator` holds all choices of its questions; NLL and table then are of the best choices.
-    Any other batch holds completions alone.
+    A batch of a `QuestionCollator` holds all choices of its questions; NLL and table then count the best choices.
+    Any other batch holds completions only.
 
     Args:
         configured: the steering as given.
-        steering: as in force, of every task.
+        steering: the steering in force, of every task.
         calibration: the record of the calibration, whose candidates are scored; None for none.
         device: where tokens are gathered.
     """
@@ -75,11 +75,7 @@ class HeldOut:
         self._choices = MultipleChoice(list(self._steerings)).to(device)
 
     def add(self, peft_model: PeftModel, batch: Batch) -> None:
-        """Score a batch.
-
-        Args:
-            peft_model: in evaluation mode.
-            batch: of a `ScoringCollator` or a `QuestionCollator`.
+        """Score a batch of a `ScoringCollator` or a `QuestionCollator`; the model is in evaluation mode.
 
         Raises:
             InputError: for logits that are not finite, or an adapter that cannot be switched off.
@@ -88,39 +84,32 @@ class HeldOut:
         best = batch.get("best", torch.ones_like(batch["index"], dtype=torch.bool))
         chunks = logit_chunks(peft_model, batch, shared_prompt=batch.get("alone", False))
         parts = []
-        for here, chunk in placed(chunks, tokens):
-            parts.append(score_chunk(chunk, of_tokens(self._steerings, batch, here.rows)))
+        for places, chunk in placed(chunks, tokens):
+            parts.append(score_chunk(chunk, of_tokens(self._steerings, batch, places.rows)))
             if self._tokens is not None:
-                add_tokens(self._tokens, chunk, here, batch["index"], among=best)
+                add_tokens(self._tokens, chunk, places, batch["index"], among=best)
         scores = {
             name: LabelScores(*map(torch.cat, zip(*(part[name] for part in parts), strict=True)))
             for name in self._steerings
         }
-        self._add_completions(tokens, scores, batch["index"], best)
-        if "asked" in batch:
-            self._add_choices(tokens, scores, batch)
-
-    def _add_completions(
-        self,
-        tokens: CompletionTokens,
-        scores: Mapping[str, LabelScores],
-        index: Tensor,
-        best: Tensor,
-    ) -> None:
         keep = best[tokens.rows]
         self._completions.update(
-            index[tokens.rows[keep]],
+            batch["index"][tokens.rows[keep]],
             tokens.positions[keep],
             log_probs={name: each.log_probs[keep] for name, each in scores.items()},
             kl={name: each.kl[keep] for name, each in scores.items()},
         )
+        if "asked" in batch:
+            self._add_choices(tokens, scores, batch)
 
     def _add_choices(self, tokens: CompletionTokens, scores: Mapping[str, LabelScores], batch: Batch) -> None:
         asked, size = batch["asked"], len(batch["index"])
-        own = tokens.positions < batch["end"][tokens.rows]
-        rows = tokens.rows[own]
+        written = tokens.positions < batch["end"][tokens.rows]  # the choice's own tokens, without EOS
+        rows = tokens.rows[written]
         nothing = torch.zeros(size, dtype=torch.float64, device=rows.device)
-        sums = {name: nothing.index_add(0, rows, each.log_probs[own].double()) for name, each in scores.items()}
+        sums = {
+            name: nothing.index_add(0, rows, each.log_probs[written].double()) for name, each in scores.items()
+        }
         self._choices.update(
             batch["index"][asked],
             batch["option"][asked],
@@ -131,25 +120,25 @@ class HeldOut:
         )
 
     def results(self, tasks: Mapping[int, str] | None = None) -> TestResults:
-        """Return what was found, the same on every process. Call it on all of them.
+        """Return metrics and table, the same on every process. Call it on all of them.
 
         Args:
             tasks: the task of each example or question that has one, by its number.
         """
-        found = summarise(self._completions.compute(), self._choices.compute(), self._names, tasks or {})
-        compared = {name: contender.plain() for name, contender in self._contenders.items()}
-        return TestResults(self._describe(tasks or {}), {"distributions": compared, **found})
+        summary = summarise(self._completions.compute(), self._choices.compute(), self._names, tasks or {})
+        distributions = {name: contender.plain() for name, contender in self._contenders.items()}
+        return TestResults(self._describe(tasks or {}), {"distributions": distributions, **summary})
 
     def _describe(self, tasks: Mapping[int, str]) -> HeldOutTableRecord | None:
-        """The steering, and the calibration's candidates with the strengths they had there, under one penalty."""
+        """Return the figures of the steering and of the calibration's candidates, all under one penalty."""
         if self._tokens is None:
             return None
         table, steering, penalty = self._tokens.compute(), self._steering, self._configured.penalty
         if not steering.calibrated:
             steering = TaskSteering(self._configured.with_strengths([0.0] * len(self._configured.directions)))
         figures = describe_tasks(table, steering.with_penalty(penalty), tasks)
-        estimator = None if self._calibration is None else self._calibration["estimator"]
-        candidates = [] if self._calibration is None else self._calibration["candidates"]
+        if self._calibration is None:
+            return {**figures, "estimator": None, "candidates": []}
         rules = (*with_built_in(self._configured.rules), *self._configured.directions)
-        again = rescore(table, candidates, rules, penalty=penalty)
-        return {**figures, "estimator": estimator, "candidates": again}
+        candidates = rescore(table, self._calibration["candidates"], rules, penalty=penalty)
+        return {**figures, "estimator": self._calibration["estimator"], "candidates": candidates}

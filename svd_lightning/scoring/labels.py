@@ -1,4 +1,4 @@
-"""Log-probabilities of the labels under several distributions, from the same logits."""
+"""Scores of labels under several distributions, from the same logits: log-probability, and KL to the base."""
 
 import math
 from collections.abc import Mapping
@@ -14,27 +14,27 @@ from svd_lightning.steering import RowSteering, Steering, SteeringFunction
 
 
 class LabelScores(NamedTuple):
-    """What one distribution says of n scored tokens."""
+    """Scores of n tokens under one distribution."""
 
     log_probs: Tensor
-    """Log-probabilities of the labels, float32 [n]; −∞ where it forbids the label."""
+    """Log-probabilities of the labels, float32 [n]; −∞ for a label that it forbids."""
     kl: Tensor
-    """KL(· ‖ q) from it to the base, in nats, float32 [n]."""
+    """KL(· ‖ q) to the base, in nats, float32 [n]."""
 
 
 class TokenScores(NamedTuple):
-    """What three distributions say about each scored token; every field [N], in the order of the rows."""
+    """Scores of each token under three distributions; every field [N], in the order of the rows."""
 
     rows: Tensor
     """Row of the batch, int64."""
     positions: Tensor
     """Column of the token in its row, int64."""
     base: Tensor
-    """log q_y, float32; −∞ where the base forbids the label."""
+    """log q_y, float32; −∞ for a label that the base forbids."""
     tuned: Tensor
     """log p_y, float32."""
     steered: Tensor
-    """Log-probability under the steered distribution, float32."""
+    """log p_μ of the label, float32."""
 
 
 def score_tokens(
@@ -48,12 +48,12 @@ def score_tokens(
 ) -> TokenScores:
     """Score the labels of a batch under the base, tuned and steered distributions.
 
-    A penalty of −∞ would make an answer with one unconfident token impossible: a `Steering` that has it is
-    scored with penalty 0 instead (`finite_penalty`), so that the mask only silences the steering.
+    A penalty of −∞ would make an answer with one token outside the mask impossible. A `Steering` that has it is
+    scored with penalty 0 instead (`finite_penalty`): outside the mask the tuned logits stay as they are.
 
     Args:
         peft_model, batch, chunk_size, base_states, shared_prompt: as in `logit_chunks`.
-        steering: maps (tuned logits, base logits) to steered logits; a `RowSteering` each row by its own.
+        steering: maps (tuned logits, base logits) to steered logits; a `RowSteering` has one for each row.
 
     Returns:
         One entry per scored token. Peak memory beyond the hidden states is about 10 × chunk × V × 4 bytes.
@@ -66,37 +66,29 @@ def score_tokens(
     chunks = logit_chunks(
         peft_model, batch, chunk_size=chunk_size, base_states=base_states, shared_prompt=shared_prompt
     )
-    for here, (tuned, base, labels) in placed(chunks, tokens):
-        own = steer.of(here.rows) if isinstance(steer, RowSteering) else steer
-        parts.append([-label_nll(logits, labels) for logits in (base, tuned, own(tuned, base))])
+    for places, (tuned, base, labels) in placed(chunks, tokens):
+        function = steer.of(places.rows) if isinstance(steer, RowSteering) else steer
+        parts.append([-label_nll(logits, labels) for logits in (base, tuned, function(tuned, base))])
     return TokenScores(tokens.rows, tokens.positions, *map(torch.cat, zip(*parts, strict=True)))
 
 
 def score_chunk(chunk: LogitChunk, steerings: Mapping[str, SteeringFunction]) -> dict[str, LabelScores]:
-    """Score a chunk's labels under several distributions, from the same logits.
-
-    Args:
-        chunk: of `logit_chunks`.
-        steerings: by name; a penalty of −∞ becomes 0, as in `score_tokens`.
-    """
+    """Score a chunk's labels under each of several steerings; a penalty of −∞ becomes 0, as in `score_tokens`."""
     tuned, base, labels = chunk
-    log_q, found = log_probabilities(base), {}
+    log_q, scores = log_probabilities(base), {}
     for name, steering in steerings.items():
         logits = finite_penalty(steering)(tuned, base)
         log_p = log_probabilities(logits)
-        found[name] = LabelScores(_unfloored(log_p, logits, labels), kl_from_log_probs(log_p, log_q))
-    return found
+        forbidden = at_label(logits, labels).isneginf()  # log_p is floored, so that ratios stay finite
+        label_log_p = at_label(log_p, labels).masked_fill(forbidden, -math.inf)
+        scores[name] = LabelScores(label_log_p, kl_from_log_probs(log_p, log_q))
+    return scores
 
 
 def finite_penalty(steering: SteeringFunction) -> SteeringFunction:
-    """Replace a penalty of −∞ by 0; anything that has none is returned as it is."""
+    """Replace a penalty of −∞ by 0; return anything else as it is."""
     if isinstance(steering, RowSteering):
         return steering.map(finite_penalty)
     if isinstance(steering, Steering) and math.isinf(steering.penalty):
         return steering.with_penalty(0.0)
     return steering
-
-
-def _unfloored(log_p: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Log-probabilities of the labels without the floor that keeps ratios finite: [n, V] → [n]."""
-    return at_label(log_p, labels).masked_fill(at_label(logits, labels).isneginf(), -math.inf)

@@ -1,6 +1,7 @@
-"""What a test found, in plain numbers: each metric under each distribution, with its gain over the tuned model."""
+"""The results of a test as plain numbers: each metric of each distribution, with its gain over the tuned model."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.metrics import OPTION_METRICS, ChoiceScores, CompletionScores, paired_gain
 from svd_lightning.records import MetricRecord, MetricsRecord, SummaryRecord, TestResults
 
-_LOGGED = ("base", "tuned", "steered")
+_LOGGED = ("nll_base", "nll_tuned", "nll_steered", "accuracy_tuned", "accuracy_steered", "kl_to_reference")
 
 
 def summarise(
@@ -19,7 +20,7 @@ def summarise(
 
     Args:
         completions: the completion tokens.
-        choices: the choices of the questions, which may be none.
+        choices: the choices of the questions; there may be none.
         names: the name under which each distribution was scored.
         tasks: the task of each example or question that has one, by its number.
 
@@ -36,29 +37,24 @@ def summarise(
     """
     if not completions.example.numel():
         raise InputError("test split: expected at least one completion token, got none")
-    everything = _part(completions, choices, names)
-    found = {}
+    parts = {}
     for task in sorted(set(tasks.values())):
         members = torch.tensor([number for number, name in tasks.items() if name == task])
-        mine = completions.select(torch.isin(completions.example, members))
-        if mine.example.numel():
-            found[task] = _part(mine, choices.select(torch.isin(choices.number, members)), names)
-    return {**everything, "tasks": found}
+        part = completions.select(torch.isin(completions.example, members))
+        if part.example.numel():
+            parts[task] = _part(part, choices.select(torch.isin(choices.number, members)), names)
+    return {**_part(completions, choices, names), "tasks": parts}
 
 
 def scalars(results: TestResults) -> dict[str, float]:
-    """Return what is logged: NLL of base, tuned and steered; with questions, each metric of each distribution."""
+    """Return what to log: NLL of base, tuned and steered; with questions each metric of each distribution."""
     metrics, table = results.metrics["metrics"], results.table
-    found = {f"nll_{name}": metrics["NLL"][name]["value"] for name in _LOGGED if name in metrics["NLL"]}
-    if table is not None:
-        found |= {
-            "nll_base": table["nll_base"],
-            "nll_tuned": table["nll_tuned"],
-            "nll_steered": table["nll_steered"],
-            "accuracy_tuned": table["accuracy_tuned"],
-            "accuracy_steered": table["accuracy_steered"],
-            "kl_to_reference": table["kl_to_reference"],
-        }
+    if table is None:
+        nll = metrics["NLL"]
+        found = {f"nll_{name}": nll[name]["value"] for name in ("base", "tuned", "steered") if name in nll}
+    else:
+        figures = cast(Mapping[str, float], table)
+        found = {name: figures[name] for name in _LOGGED}
     for metric in OPTION_METRICS if results.metrics["questions"] else ():
         found |= {f"{metric}_{name}": entry["value"] for name, entry in metrics[metric].items()}
     return found
@@ -73,13 +69,14 @@ def _part(completions: CompletionScores, choices: ChoiceScores, names: Mapping[s
 
 
 def _likelihood(completions: CompletionScores, names: Mapping[str, str]) -> dict[str, dict[str, MetricRecord]]:
-    found: dict[str, dict[str, MetricRecord]] = {}
+    entries: dict[str, dict[str, MetricRecord]] = {}
+    log_probs = completions.log_probs
     for name, scored in names.items():
         for metric, value in completions.metrics(scored).items():
-            found.setdefault(metric, {})[name] = {"value": value}
-        nll, log_probs = found["NLL"][name]["value"], completions.log_probs
-        found["NLL"][name] = _entry(name, nll, log_probs[scored], log_probs["tuned"], completions.example)
-    return found
+            entries.setdefault(metric, {})[name] = {"value": value}
+        nll = entries["NLL"][name]["value"]
+        entries["NLL"][name] = _entry(name, nll, log_probs[scored], log_probs["tuned"], completions.example)
+    return entries
 
 
 def _choices(choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, dict[str, MetricRecord]]:
@@ -94,7 +91,7 @@ def _choices(choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, dict[
 
 
 def _entry(name: str, value: float, values: Tensor, tuned: Tensor, group: Tensor) -> MetricRecord:
-    """The value, and its mean gain over tuned with an interval by resampling groups; all tensors [N]."""
+    """Return the value, and its mean gain over tuned with an interval by resampling groups; all tensors [N]."""
     if name == "tuned":
         return {"value": value}
     if group.unique().numel() < 2:

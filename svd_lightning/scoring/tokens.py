@@ -11,6 +11,7 @@ from svd_lightning.data.collate import IGNORED
 from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits
 from svd_lightning.models.hidden import (
+    Head,
     base_head,
     base_hidden_states,
     right_padded,
@@ -19,12 +20,12 @@ from svd_lightning.models.hidden import (
 )
 
 CHUNK_ELEMENTS = 2**23
-"""Default chunk: as few tokens as bring one float32 [n, V] tensor to 32 MiB. Blocks of that size glibc maps and
-returns one by one; smaller ones fragment its heap (2.5 GiB instead of 0.3 at V = 152k)."""
+"""Default chunk: as few tokens as bring one float32 [n, V] tensor to 32 MiB. glibc maps and returns blocks of that
+size one by one; smaller ones fragment its heap (2.5 GiB instead of 0.3 at V = 152k)."""
 
 
 class CompletionTokens(NamedTuple):
-    """Where the scored tokens stand, row by row; every field int64 [N]."""
+    """The places of the scored tokens, row by row; every field int64 [N]."""
 
     rows: Tensor
     positions: Tensor
@@ -33,7 +34,7 @@ class CompletionTokens(NamedTuple):
 
 
 class LogitChunk(NamedTuple):
-    """Both models' logits of n scored tokens, and the tokens."""
+    """Both models' logits of n scored tokens, and their labels."""
 
     tuned_logits: Tensor
     """[n, V]"""
@@ -52,7 +53,13 @@ def completion_tokens(batch: Mapping[str, Tensor]) -> CompletionTokens:
     Raises:
         InputError: for tensors that are missing or differ in shape.
     """
-    _check_batch(batch)
+    names = ("input_ids", "attention_mask", "labels")
+    missing = [name for name in names if name not in batch]
+    if missing:
+        raise InputError(f"batch: expected {', '.join(names)}, got {sorted(batch)}; {missing} missing")
+    shapes = {name: tuple(batch[name].shape) for name in names}
+    if len(set(shapes.values())) != 1 or batch["labels"].ndim != 2:
+        raise InputError(f"batch: expected three tensors of one shape [B, T], got {shapes}")
     labels, mask = batch["labels"], batch["attention_mask"].bool()
     scored = (labels[:, 1:] != IGNORED) & mask[:, 1:] & mask[:, :-1]
     rows, predecessors = scored.nonzero(as_tuple=True)
@@ -62,12 +69,11 @@ def completion_tokens(batch: Mapping[str, Tensor]) -> CompletionTokens:
 def shared_columns(batch: Mapping[str, Tensor]) -> int:
     """Count the leading tokens, none of them scored, that all rows of a batch have in common.
 
-    `logit_chunks` does so only when asked: under a sharded strategy every rank must run as many forwards.
+    `logit_chunks` uses them only on request: under a sharded strategy every rank must run as many forwards.
 
     Raises:
-        InputError: where the rows have none in common.
+        InputError: if the rows have none in common.
     """
-    _check_batch(batch)
     order = right_padded(batch["attention_mask"])
     ids, mask, labels = (batch[n].gather(1, order) for n in ("input_ids", "attention_mask", "labels"))
     same = ((ids == ids[:1]) & mask.bool() & (labels == IGNORED)).all(dim=0)
@@ -88,7 +94,7 @@ def completion_states(hidden: Tensor, tokens: CompletionTokens) -> Tensor:
 def placed(
     chunks: Iterable[LogitChunk], tokens: CompletionTokens
 ) -> Iterator[tuple[CompletionTokens, LogitChunk]]:
-    """Pair each chunk of a batch with the places of its tokens."""
+    """Yield each chunk of a batch with the places of its tokens."""
     start = 0
     for chunk in chunks:
         part = slice(start, start := start + len(chunk.labels))
@@ -125,7 +131,7 @@ def logit_chunks(
     elif len(base_states) != len(tokens.labels):
         raise InputError(
             f"base_states: expected one hidden state per scored token ({len(tokens.labels)}), got "
-            f"{len(base_states)}; take the snapshot again from the same batches in the same order"
+            f"{len(base_states)}; make the snapshot again from the same batches in the same order"
         )
     tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask, shared_columns=shared), tokens)
     vocabulary = peft_model.get_base_model().config.get_text_config().vocab_size
@@ -134,17 +140,16 @@ def logit_chunks(
     for tuned, base, labels in zip(
         tuned_states.split(size), base_states.split(size), tokens.labels.split(size), strict=True
     ):
-        chunk = LogitChunk(heads[0](tuned), heads[1](base.to(tuned.device)), labels)
-        check_logits("the tuned model's logits", chunk.tuned_logits)
-        check_logits("the base model's logits", chunk.base_logits)
-        yield chunk
+        yield head_logits(heads, tuned, base.to(tuned.device), labels)
 
 
-def _check_batch(batch: Mapping[str, Tensor]) -> None:
-    names = ("input_ids", "attention_mask", "labels")
-    missing = [name for name in names if name not in batch]
-    if missing:
-        raise InputError(f"batch: expected {', '.join(names)}, got {sorted(batch)}; {missing} missing")
-    shapes = {name: tuple(batch[name].shape) for name in names}
-    if len(set(shapes.values())) != 1 or batch["labels"].ndim != 2:
-        raise InputError(f"batch: expected three tensors of one shape [B, T], got {shapes}")
+def head_logits(heads: tuple[Head, Head], tuned: Tensor, base: Tensor, labels: Tensor) -> LogitChunk:
+    """Run the tuned and the base head on both models' hidden states [n, H] of the labels.
+
+    Raises:
+        InputError: for logits that hold NaN or +∞.
+    """
+    chunk = LogitChunk(heads[0](tuned), heads[1](base), labels)
+    check_logits("the tuned model's logits", chunk.tuned_logits)
+    check_logits("the base model's logits", chunk.base_logits)
+    return chunk

@@ -1,5 +1,6 @@
 """A steering for every row of a batch: rows of several tasks side by side."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,44 +9,42 @@ import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.steering.steering import Steering
-
-_Function = Callable[[Tensor, Tensor], Tensor]
+from svd_lightning.steering.steering import Steering, SteeringFunction
 
 
 class RowSteering:
-    """Steers each row of a batch in a way of its own.
+    """Steers each row of a batch by its own function.
 
     Called with both models' logits, [R, …, V] each, where R = B · c and rows b·c to (b+1)·c − 1 belong to row b of
-    the batch: so `generate` lays out the beams, or the sequences to return, of each prompt, and beams never leave
-    their prompt.
+    the batch: this is how `generate` orders the beams, or the sequences to return, of each prompt, and beams never
+    leave their prompt.
 
     Args:
-        functions: of each of the B rows, (tuned logits, base logits) → steered logits; a `Steering`, for one.
+        functions: one for each of the B rows, such as a `Steering`.
     """
 
-    def __init__(self, functions: Sequence[_Function]) -> None:
+    def __init__(self, functions: Sequence[SteeringFunction]) -> None:
         self._functions = list({id(function): function for function in functions}.values())
         place = {id(function): number for number, function in enumerate(self._functions)}
         self._number = torch.tensor([place[id(function)] for function in functions])
 
     def of(self, rows: Tensor) -> "RowSteering":
-        """For n tokens out of the batch: the steering of each one's row, int64 [n] → logits [n, V]."""
-        found = object.__new__(RowSteering)
-        found._functions, found._number = self._functions, self._number.to(rows.device)[rows]
-        return found
+        """Return the steering of n tokens of the batch, given the row of each, int64 [n]."""
+        chosen = copy.copy(self)
+        chosen._number = self._number.to(rows.device)[rows]
+        return chosen
 
-    def map(self, change: Callable[[_Function], _Function]) -> "RowSteering":
-        """The same rows, each function changed."""
-        found = object.__new__(RowSteering)
-        found._functions, found._number = [change(function) for function in self._functions], self._number
-        return found
+    def map(self, change: Callable[[SteeringFunction], SteeringFunction]) -> "RowSteering":
+        """Return the steering of the same rows with each function changed."""
+        changed = copy.copy(self)
+        changed._functions = [change(function) for function in self._functions]
+        return changed
 
     def __call__(self, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
-        """Steered logits, [R, …, V].
+        """Return the steered logits, [R, …, V].
 
         Raises:
-            InputError: if the rows of the logits are no multiple of the batch's.
+            InputError: if the number of rows is no multiple of the batch's.
         """
         copies, left = divmod(len(tuned_logits), max(len(self._number), 1))
         if left:
@@ -59,8 +58,8 @@ class RowSteering:
         if torch.compiler.is_compiling():  # a graph cannot depend on how many rows each function has
             return self._by_choice(number, tuned_logits, base_logits)
         steered: Tensor | None = None
-        for own, function in enumerate(self._functions):
-            rows = (number == own).nonzero().squeeze(-1)
+        for n, function in enumerate(self._functions):
+            rows = (number == n).nonzero().squeeze(-1)
             if len(rows):
                 part = function(tuned_logits[rows], base_logits[rows])
                 steered = torch.empty_like(tuned_logits, dtype=part.dtype) if steered is None else steered
@@ -69,12 +68,12 @@ class RowSteering:
         return steered
 
     def _by_choice(self, number: Tensor, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
-        """Every function on every row, and of each row the one that is its own."""
+        """Run every function on every row, and pick each row's."""
         number = number.view(-1, *[1] * (tuned_logits.ndim - 1))
         first, *others = self._functions
         steered = first(tuned_logits, base_logits)
-        for own, function in enumerate(others, start=1):
-            steered = torch.where(number == own, function(tuned_logits, base_logits), steered)
+        for n, function in enumerate(others, start=1):
+            steered = torch.where(number == n, function(tuned_logits, base_logits), steered)
         return steered
 
 
@@ -83,9 +82,9 @@ class TaskSteering:
     """The steering of every task of one adapter."""
 
     shared: Steering
-    """Of examples of no task, or of one without strengths of its own."""
+    """For examples without a task, and for tasks that are not in `own`."""
     own: Mapping[str, Steering] = field(default_factory=dict)
-    """By task."""
+    """The steering of each task that has strengths of its own."""
 
     @property
     def calibrated(self) -> bool:
@@ -93,15 +92,15 @@ class TaskSteering:
         return self.shared.calibrated
 
     def with_penalty(self, penalty: float) -> "TaskSteering":
-        """The same strengths with another penalty outside the mask."""
+        """Return the same strengths with another penalty outside the mask."""
         own = {task: one.with_penalty(penalty) for task, one in self.own.items()}
         return TaskSteering(self.shared.with_penalty(penalty), own)
 
     def of_task(self, task: str | None) -> Steering:
-        """The task's steering, the shared one where it has none."""
+        """Return the task's steering; the shared one for a task that is not in `own`."""
         return self.shared if task is None else self.own.get(task, self.shared)
 
     def of_batch(self, batch: Mapping[str, Any]) -> Steering | RowSteering:
-        """The steering of a batch's rows, by their `task` (a list of names or None; all of none where absent)."""
-        found = [self.of_task(task) for task in batch.get("task", ()) if self.own]
-        return RowSteering(found) if any(one is not self.shared for one in found) else self.shared
+        """Return the steering of a batch's rows, by their `task`: a list of names or None, which may be absent."""
+        rows = [self.of_task(task) for task in batch.get("task", ())]
+        return RowSteering(rows) if any(one is not self.shared for one in rows) else self.shared

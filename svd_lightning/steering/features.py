@@ -1,4 +1,4 @@
-"""Features: numbers known of a position at decode time, on which the strength may depend."""
+"""Features: numbers of a position, known at decode time, on which the strength may depend."""
 
 import math
 from collections.abc import Sequence
@@ -16,29 +16,29 @@ from svd_lightning.steering.rules import SteeringRule
 class Feature(Protocol):
     """One number per position from both models' distributions, of the order of 1 whatever the data.
 
-    The position within the completion is no feature: steering sees distributions, not where they stand (a
-    prompt's last token and a later one look alike in a batch, and beams, prefixes and assisted decoding move
-    it). A new feature is one class with this method; here it takes an entry in `BUILT_IN_FEATURES` besides.
+    The position within the completion cannot be a feature: steering sees distributions, not their place (which
+    batches, beams, prefixes and assisted decoding change). A new feature is one class with this method; one in
+    this file also takes an entry in `BUILT_IN_FEATURES`.
     """
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """The feature of each position, finite: [..., V], [..., V] → [...]."""
+        """Return the feature of each position, finite: [..., V], [..., V] → [...]."""
         ...
 
 
 class Entropy:
-    """f = H(p) / log V: 0 where the tuned model is certain, 1 where it knows nothing."""
+    """f = H(p) / log V: 0 where the tuned model is certain, 1 where all tokens are as likely."""
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """−E_p[log p] as a share of its maximum."""
+        """Return −E_p[log p] as a share of its maximum."""
         return (-expectation(log_p, log_p) / math.log(max(log_p.shape[-1], 2))).clamp_min(0.0)
 
 
 class Divergence:
-    """f = KL / (1 + KL) with KL(p‖q) in nats: 0 where tuned and base agree, near 1 where they part."""
+    """f = KL / (1 + KL) with KL(p‖q) in nats: 0 where tuned and base agree, near 1 where they differ much."""
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """The divergence, squeezed into [0, 1)."""
+        """Return the divergence, mapped into [0, 1)."""
         kl = kl_from_log_probs(log_p, log_q).clamp_min(0.0)
         return kl / (1.0 + kl)
 
@@ -47,7 +47,7 @@ class Agreement:
     """f = 1 where the token that the tuned model ranks first is also first in the base, else 0."""
 
     def value(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Whether some token is first in both: ties count, the order of the vocabulary does not."""
+        """Return 1 where some token is first in both, ties included, else 0."""
         first_p = log_p == log_p.amax(dim=-1, keepdim=True)
         first_q = log_q == log_q.amax(dim=-1, keepdim=True)
         return torch.any(first_p & first_q, dim=-1).to(log_p.dtype)
@@ -58,7 +58,7 @@ BUILT_IN_FEATURES: tuple[type, ...] = (Entropy, Divergence, Agreement)
 
 
 def feature_name(feature: Feature) -> str:
-    """Return the name under which tables and checkpoints know a feature: its class name.
+    """Return the name of a feature in tables and checkpoints: its class name.
 
     >>> feature_name(Entropy())
     'Entropy'
@@ -70,26 +70,26 @@ def feature_name(feature: Feature) -> str:
 class Contextual:
     """d ⊙ f: the direction of a rule, scaled at each position by a feature.
 
-    `centre` and `direction` are the rule's own; whoever knows the positions multiplies (`whole_direction`, the
-    calibration table). A weight on it is one more convex coefficient: Σ_j w_j f_j is the strength at a position.
+    `centre` and `direction` are the rule's; `whole_direction` and `TokenTable` multiply by the feature. A weight
+    on it is one more convex coefficient: Σ_j w_j f_j is the strength at a position.
     """
 
     rule: SteeringRule
-    """Where to."""
+    """Gives the direction."""
     feature: Feature
-    """How far, position by position."""
+    """Gives the scale at each position."""
 
     @property
     def name(self) -> str:
-        """Rule and feature."""
+        """The names of rule and feature, joined by a dot."""
         return f"{type(self.rule).__name__}.{feature_name(self.feature)}"
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """The rule's."""
+        """Return the rule's centre."""
         return self.rule.centre(log_p, log_q)
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
-        """The rule's, before the feature."""
+        """Return the rule's direction, without the feature."""
         return self.rule.direction(log_p, log_q, centre)
 
 
@@ -99,7 +99,7 @@ def expand(rules: Sequence[SteeringRule], features: Sequence[Feature]) -> tuple[
 
 
 def whole_direction(rule: SteeringRule, log_p: Tensor, log_q: Tensor) -> Tensor:
-    """A rule's direction on the whole vocabulary, times its feature if it has one: [..., V] → [..., V]."""
+    """Return a rule's direction on the whole vocabulary, times its feature if it has one: [..., V] → [..., V]."""
     direction = rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1))
     if isinstance(rule, Contextual):
         return direction * rule.feature.value(log_p, log_q).unsqueeze(-1)

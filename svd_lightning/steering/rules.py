@@ -13,26 +13,26 @@ from svd_lightning.functional import expectation, kl_direction, kl_from_log_prob
 class SteeringRule(Protocol):
     """A direction d = direction(log p, log q, centre) that needs one number from the whole vocabulary.
 
-    Splitting the rule in two lets calibration keep a few confident tokens of each position and still evaluate the
-    rule exactly on them (README, "The method"). A new rule is one class with these two methods; here it takes an
-    entry in `BUILT_IN_RULES` besides.
+    The split in two lets calibration keep only the confident tokens of each position and still evaluate the rule
+    exactly on them (README, "The method"). A new rule is one class with these two methods; one in this file also
+    takes an entry in `BUILT_IN_RULES`.
     """
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """The one number per position that takes the whole vocabulary: [..., V], [..., V] → [...]."""
+        """Return the one number per position that takes the whole vocabulary: [..., V], [..., V] → [...]."""
         ...
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
-        """The direction on any subset of tokens: [..., S], [..., S], [..., 1] → [..., S], finite."""
+        """Return the direction on any subset of tokens: [..., S], [..., S], [..., 1] → [..., S], finite."""
         ...
 
 
 @runtime_checkable
 class VocabularyBound(Protocol):
-    """A rule that holds numbers for single tokens, and so belongs to one vocabulary."""
+    """A rule with a number for each token, which belongs to one vocabulary."""
 
     def check_vocabulary(self, vocabulary: Mapping[str, int]) -> None:
-        """Refuse a tokenizer with another vocabulary, with an InputError."""
+        """Raise InputError for the vocabulary of another tokenizer."""
         ...
 
 
@@ -48,19 +48,19 @@ class KLGradient:
     """
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """KL(p‖q)."""
+        """Return KL(p‖q)."""
         return kl_from_log_probs(log_p, log_q)
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
-        """p ⊙ (log p − log q − KL)."""
+        """Return p ⊙ (log p − log q − KL)."""
         return kl_direction(log_p, log_q, centre)
 
 
 class NaturalGradient:
     """d = log(p/q) − KL(p‖q): the KL gradient preconditioned by the inverse Fisher matrix of the softmax.
 
-    The Fisher matrix is J itself, so J⁺·J·log(p/q) is log(p/q) up to a constant, fixed here by E_p[d] = 0: once a
-    mask is applied the constant matters. Proxy tuning and contrastive decoding extrapolate along it, and it is the
+    The Fisher matrix is J itself, so J⁺·J·log(p/q) is log(p/q) up to a constant. E_p[d] = 0 fixes it here, because
+    it matters under a mask. Proxy tuning and contrastive decoding extrapolate along this direction, and it is the
     paper's ablation "without projection".
 
     >>> log_p, log_q = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
@@ -72,18 +72,18 @@ class NaturalGradient:
     centre = KLGradient.centre
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
-        """The centred log-ratio: log p − log q − KL."""
+        """Return the centred log-ratio: log p − log q − KL."""
         return log_p - log_q - centre
 
 
 class TaskAware:
     """d = (p − q) − E_p[p − q]: the tuned model's probability gains, centred under p (task-aware decoding).
 
-    Xu et al. hold the difference between the output probabilities after and before fine-tuning to be the
-    direction from general to task knowledge, and move the tuned output further along it. Implemented here:
-    that difference as a direction in logit space, added like every other rule, so that mask, penalty,
-    calibration and control are shared and a comparison is one of the directions alone. Which constants and
-    which space the publication uses was not checked against its text: only its abstract was at hand.
+    Xu et al. take the difference between the output probabilities after and before fine-tuning as the direction
+    from general to task knowledge, and move the tuned output further along it. Here that difference is a direction
+    in logit space like every other rule, with the same mask, penalty, calibration and control, so that a
+    comparison is one of directions alone. The constants and the space of the publication were not checked: only
+    its abstract was available.
 
     >>> log_p, log_q = torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]).log()
     >>> rule = TaskAware()
@@ -94,11 +94,11 @@ class TaskAware:
     """
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """E_p[p − q]."""
+        """Return E_p[p − q]."""
         return expectation(log_p, log_p.exp() - log_q.exp())
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
-        """The centred difference of the probabilities."""
+        """Return the centred difference of the probabilities."""
         return log_p.exp() - log_q.exp() - centre
 
 
@@ -115,11 +115,11 @@ class Temperature:
     """
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """E_p[log p] = −H(p)."""
+        """Return E_p[log p] = −H(p)."""
         return expectation(log_p, log_p)
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
-        """The centred log-probability: log p + H(p)."""
+        """Return the centred log-probability: log p + H(p)."""
         return log_p - centre
 
 
@@ -134,20 +134,20 @@ class ConfidentSet:
     """
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
-        """Nothing is needed from the whole vocabulary: 0."""
+        """Return 0: nothing is needed from the whole vocabulary."""
         return log_p.new_zeros(log_p.shape[:-1])
 
     def direction(self, log_p: Tensor, log_q: Tensor, centre: Tensor) -> Tensor:
-        """Ones: the mask does the rest."""
+        """Return ones: the mask does the rest."""
         return torch.ones_like(log_p)
 
 
 BUILT_IN_RULES: tuple[type, ...] = (KLGradient, NaturalGradient, TaskAware, Temperature, ConfidentSet)
-"""The rules that checkpoints and artefacts may name; every calibration tries them, but for ConfidentSet."""
+"""The rules that checkpoints and artefacts may name; every calibration tries all but ConfidentSet."""
 
 
 def with_built_in(rules: Sequence[SteeringRule]) -> tuple[SteeringRule, ...]:
-    """Append the built-in rules that are not among the given ones, but for ConfidentSet, which is the penalty.
+    """Append the built-in rules that are not among the given ones, except ConfidentSet, which is the penalty.
 
     >>> [rule_name(rule) for rule in with_built_in([Temperature()])]
     ['Temperature', 'KLGradient', 'NaturalGradient', 'TaskAware']
@@ -157,7 +157,7 @@ def with_built_in(rules: Sequence[SteeringRule]) -> tuple[SteeringRule, ...]:
 
 
 def rule_name(rule: SteeringRule) -> str:
-    """Return the name under which tables, reports and checkpoints know a rule: its `name`, or else its class.
+    """Return the name of a rule in tables, reports and checkpoints: its `name`, or else its class name.
 
     >>> rule_name(KLGradient())
     'KLGradient'

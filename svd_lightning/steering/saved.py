@@ -13,7 +13,7 @@ from svd_lightning.steering.steering import Steering
 
 
 class PartData(TypedDict):
-    """A rule or a feature: its class, and what makes it again."""
+    """A rule or a feature: its class, and the arguments that make it again."""
 
     class_path: str
     init_args: dict[str, object]
@@ -30,14 +30,14 @@ class SteeringData(TypedDict):
 
 
 class TasksData(TypedDict):
-    """The steering that all tasks share, and that of tasks with strengths of their own."""
+    """The shared steering, and that of each task with strengths of its own."""
 
     steering: SteeringData
     tasks: dict[str, SteeringData]
 
 
 def as_plain(steering: Steering) -> SteeringData:
-    """Write a steering as strings and numbers, which jsonargparse (in checkpoints) and `from_plain` read back.
+    """Return a steering as strings and numbers, which jsonargparse (in checkpoints) and `from_plain` read back.
 
     >>> as_plain(Steering(strengths=[1.5]))["rules"]
     [{'class_path': 'svd_lightning.steering.KLGradient', 'init_args': {}}]
@@ -52,22 +52,24 @@ def as_plain(steering: Steering) -> SteeringData:
 
 
 def with_short_paths(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the plain data of `as_plain` the class paths that it has today.
+    """Return plain data, as `as_plain` gives it, with the class paths that are in use today.
 
-    Checkpoints written before modules moved name the module too, between a package and what it exports.
+    Checkpoints from before modules moved also name the module, between a package and what it exports.
 
     >>> with_short_paths({"rules": [{"class_path": "svd_lightning.steering.kl_gradient.KLGradient"}]})
     {'rules': [{'class_path': 'svd_lightning.steering.KLGradient'}]}
     """
-    named = {name: content[name] for name in ("rules", "features") if name in content}
-    short = {name: [{**part, "class_path": _short(part["class_path"])} for part in named[name]] for name in named}
+    named = [name for name in ("rules", "features") if name in content]
+    short = {
+        name: [{**part, "class_path": _short(part["class_path"])} for part in content[name]] for name in named
+    }
     return {**content, **short}
 
 
-def from_plain(content: Mapping[str, Any]) -> Steering:
-    """Read what `as_plain` wrote, also after JSON has turned infinities into strings.
+def from_plain(content: SteeringData) -> Steering:
+    """Return the steering that `as_plain` wrote, also after JSON has turned infinities into strings.
 
-    Classes are looked up by name among those built in: a file from elsewhere imports nothing.
+    Classes are looked up by name among the built-in ones: a file from elsewhere imports nothing.
 
     Raises:
         InputError: for a rule or a feature that is not built in, or values that `Steering` refuses.
@@ -86,13 +88,13 @@ def from_plain(content: Mapping[str, Any]) -> Steering:
 
 
 def tasks_as_plain(steering: TaskSteering) -> TasksData:
-    """Write the steering of every task."""
+    """Return the steering of every task as strings and numbers."""
     own = {task: as_plain(one) for task, one in steering.own.items()}
     return {"steering": as_plain(steering.shared), "tasks": own}
 
 
 def tasks_from_plain(content: Mapping[str, Any]) -> TaskSteering:
-    """Read what `tasks_as_plain` wrote.
+    """Return the steering that `tasks_as_plain` wrote.
 
     Raises:
         InputError: as `from_plain`.
@@ -112,7 +114,7 @@ def _as_class_path(part: SteeringRule | Feature) -> PartData:
 
 
 def _class_path(kind: type) -> str:
-    """The shortest path that imports a class: packages keep their names, while modules inside them may move."""
+    """Return the shortest path that imports a class: packages keep their names, but modules inside them move."""
     parts, name = kind.__module__.split("."), kind.__qualname__
     packages = [".".join(parts[: end + 1]) for end in range(len(parts))]
     exporting = [package for package in packages if getattr(sys.modules.get(package), name, None) is kind]
@@ -125,12 +127,12 @@ def _short(class_path: str) -> str:
     return ".".join([*parts[:2], parts[-1]]) if parts[0] == "svd_lightning" else class_path
 
 
-def _built_in(name: str, part: Mapping[str, Any], known: tuple[type, ...]) -> Any:
-    package, _, wanted = part["class_path"].rpartition(".")
-    kinds = {kind.__name__: kind for kind in known}
-    if package.split(".")[0] != "svd_lightning" or wanted not in kinds:
+def _built_in(name: str, part: PartData, built_in: tuple[type, ...]) -> Any:
+    package, _, class_name = part["class_path"].rpartition(".")
+    kinds = {kind.__name__: kind for kind in built_in}
+    if package.split(".")[0] != "svd_lightning" or class_name not in kinds:
         raise InputError(
             f"steering.{name}: expected those built in ({', '.join(kinds)}), got {part['class_path']!r}; a "
             "class of your own does not travel: build the Steering in Python and pass it to steer_model"
         )
-    return kinds[wanted](**part["init_args"])
+    return kinds[class_name](**part["init_args"])

@@ -45,15 +45,15 @@ class Steering:
     """
 
     rules: Sequence[SteeringRule] = field(default_factory=lambda: (KLGradient(),))
-    """Directions that act together, one strength each."""
+    """The rules whose directions act together, one strength each."""
     strengths: Sequence[float] | None = None
-    """μ_k, one per rule (with features w_k0, w_k1, … of the first, then of the next); None until calibrated."""
+    """μ_k, one per rule (with features w_k0, w_k1, … of each rule in turn); None until calibrated."""
     alpha: float | None = 0.1
     """Confidence mask: a token is steered when p ≥ α · max p. None steers the whole vocabulary."""
     penalty: float = -math.inf
     """λ ≤ 0, added to the logits of the tokens outside the mask; −inf forbids them."""
     features: Sequence[Feature] = ()
-    """What the strengths may depend on from position to position; none leaves them constant."""
+    """What the strengths may depend on from position to position; without any they are constant."""
 
     def __post_init__(self) -> None:
         if not self.rules:
@@ -103,15 +103,15 @@ class Steering:
         return self.strengths is not None
 
     def with_strengths(self, strengths: Sequence[float]) -> "Steering":
-        """The same rules, mask and penalty at other strengths."""
+        """Return the same rules, mask and penalty at other strengths."""
         return replace(self, strengths=tuple(map(float, strengths)))
 
     def with_penalty(self, penalty: float) -> "Steering":
-        """The same rules and strengths with another penalty outside the mask."""
+        """Return the same rules and strengths with another penalty outside the mask."""
         return replace(self, penalty=penalty)
 
     def __call__(self, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
-        """Steered logits ẑ, [..., V] and [..., V] → float32 (or float64) [..., V]."""
+        """Return the steered logits ẑ, [..., V] and [..., V] → float32 (or float64) [..., V]."""
         log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
         logits = widened(tuned_logits)
         mask = None if self.alpha is None else confidence_mask(logits, self.alpha)
@@ -120,7 +120,7 @@ class Steering:
         return steer(logits, directions, mask, strength=strengths, penalty=self.penalty)
 
     def _strengths_at(self, log_p: Tensor, log_q: Tensor) -> Sequence[float | Tensor]:
-        """μ_k of each rule: a number, or with features one of each position, [..., 1]."""
+        """Return μ_k of each rule: a number, or with features one for each position, [..., 1]."""
         if self.strengths is None:
             raise InputError(
                 "steering.strengths: not calibrated yet; run `svd-lightning fit` with the SteeringCalibration "
@@ -129,8 +129,8 @@ class Steering:
         if not self.features:
             return self.strengths
         values = [feature.value(log_p, log_q).unsqueeze(-1) for feature in self.features]
-        step, found = 1 + len(values), []
+        step, strengths = 1 + len(values), []
         for first in range(0, len(self.strengths), step):
             constant, *weights = self.strengths[first : first + step]
-            found.append(constant + sum(weight * value for weight, value in zip(weights, values, strict=True)))
-        return found
+            strengths.append(constant + sum(weight * value for weight, value in zip(weights, values, strict=True)))
+        return strengths

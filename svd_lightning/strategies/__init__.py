@@ -5,11 +5,12 @@ from svd_lightning.strategies.checks import check_strategy
 from svd_lightning.strategies.deepspeed import ZeROStrategy
 from svd_lightning.strategies.fsdp1 import FSDP1Strategy
 from svd_lightning.strategies.fsdp2 import FSDP2Strategy, shard
+from svd_lightning.strategies.random_state import random_states, restore_random_state
 from svd_lightning.strategies.steps import (
+    TokenMean,
     any_rank,
     is_sharded,
     leave_group_at_exit,
-    loss_weight,
     run_step,
     trained_sum,
 )
@@ -18,12 +19,14 @@ __all__ = [
     "CheckpointFiles",
     "FSDP1Strategy",
     "FSDP2Strategy",
+    "TokenMean",
     "ZeROStrategy",
     "any_rank",
     "check_strategy",
     "is_sharded",
     "leave_group_at_exit",
-    "loss_weight",
+    "random_states",
+    "restore_random_state",
     "run_step",
     "shard",
     "trained_sum",

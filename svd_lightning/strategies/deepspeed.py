@@ -143,6 +143,12 @@ class ZeROStrategy(DeepSpeedStrategy):
         self.deepspeed_engine.set_gradient_accumulation_boundary(not waits)
         return super().training_step(*args, **kwargs)
 
+    def scale_gradients(self, factor: float) -> None:
+        """Multiply this process's part of the accumulated gradients, before an optimizer step."""
+        for group in self.deepspeed_engine.optimizer.averaged_gradients.values():
+            for gradient in group:
+                gradient.mul_(factor)
+
     def lightning_module_state_dict(self) -> StateDict:
         """Return the trained weights, whole, as the optimizer holds them; the frozen ones are never gathered."""
         return whole_weights(self._trained(), from_optimizer=self._fitting)

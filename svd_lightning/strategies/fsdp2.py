@@ -3,6 +3,7 @@
 from datetime import timedelta
 from pathlib import Path
 
+import lightning as L
 from lightning.pytorch.strategies import ModelParallelStrategy
 from peft import PeftModel
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -30,6 +31,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Shard over every process of every node."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
+
+    def setup(self, trainer: L.Trainer) -> None:
+        """Set up, and evaluate without inference mode: FSDP2 counts the versions of its tensors."""
+        for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+            loop.inference_mode = False
+        super().setup(trainer)
 
     def lightning_module_state_dict(self) -> StateDict:
         """Return the trained weights, whole; the frozen ones are never gathered."""

@@ -47,13 +47,40 @@ def run_step(trainer: L.Trainer, module: L.LightningModule, name: str, *argument
     return getattr(module, name)(*arguments)
 
 
-def loss_weight(trainer: L.Trainer, labels: Tensor) -> Tensor:
-    """Return this process's label tokens over the processes' average, []; 0 if it has none.
+class TokenMean:
+    """Makes the loss of an optimizer step the mean over its label tokens, of all its batches and processes.
 
-    The factor makes DDP's mean of losses the mean over all tokens.
+    Lightning takes the mean of the processes' losses, and divides each by `accumulate_grad_batches`, however many
+    tokens a batch has and however few batches the last step of an epoch has. Here each batch counts by its tokens
+    over those of the step's first batch; once all are known, `finish` corrects the gradients by the rest.
     """
-    tokens = (labels[:, 1:] >= 0).sum()
-    return tokens * trainer.world_size / trainer.strategy.reduce(tokens.clone(), reduce_op="sum").clamp_min(1)
+
+    def __init__(self) -> None:
+        self._batches: list[Tensor] = []  # label tokens of the step's batches, of all processes
+
+    def add(self, trainer: L.Trainer, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Count a batch's tokens, and return the factors, [], of its mean loss on this process; 0 if it has none.
+
+        The first gives a loss whose mean over the processes is that over the batch's tokens; the second, the loss
+        for the backward pass.
+        """
+        own = (labels[:, 1:] >= 0).sum()
+        self._batches.append(trainer.strategy.reduce(own.clone(), reduce_op="sum"))
+        here, first = (self._batches[number].clamp_min(1) for number in (-1, 0))
+        return own * trainer.world_size / here, own * trainer.world_size / first
+
+    def finish(self, trainer: L.Trainer, module: nn.Module) -> None:
+        """Scale the accumulated gradients, and begin the next step; call it before they are clipped."""
+        if trainer.accumulate_grad_batches > 1:
+            first, total = self._batches[0].clamp_min(1), torch.stack(self._batches).sum().clamp_min(1)
+            factor = trainer.accumulate_grad_batches * first.item() / total.item()
+            if isinstance(trainer.strategy, ZeROStrategy):
+                trainer.strategy.scale_gradients(factor)
+            else:
+                for parameter in module.parameters():
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(factor)
+        self._batches = []
 
 
 def any_rank(trainer: L.Trainer, decision: bool) -> bool:

@@ -15,7 +15,7 @@ class Mean(ClosedForm):
     """Mean of the per-token strengths μ* = b / (‖d‖² + ε).
 
     Heavy-tailed: where the two models agree ‖d‖ → 0 and μ* explodes; on some data the mean even has the
-    wrong sign. It is here for comparison with the paper; `LineSearch` is the optimum.
+    wrong sign. It is here for comparison with the paper; `LineSearch` finds the optimum.
 
     Source: Hu et al. (2025), arXiv 2509.15888, eq. 44.
     """
@@ -79,11 +79,11 @@ class Newton(ClosedForm):
 
 
 CLOSED_FORMS: tuple[ClosedForm, ...] = (Mean(), Median(), TrimmedMean(), Sequence(), Newton())
-"""Those that a calibration tries on each of the chosen rules."""
+"""The estimators that a calibration tries on each of the chosen rules."""
 
 
 class Fixed:
-    """The given strengths, whatever the data say.
+    """The given strengths, whatever the data.
 
     Args:
         strengths: μ_k, one per rule.

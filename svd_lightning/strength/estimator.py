@@ -10,7 +10,7 @@ from svd_lightning.functional import StrengthTerms
 from svd_lightning.objective import Objective
 
 MIN_SQ_NORM = 1e-12
-"""ε: a token with ‖d‖² below it carries no information; it is skipped and counted."""
+"""ε: a token with a smaller ‖d‖² carries no information; it is skipped and counted."""
 
 _NOTHING_TO_LEARN = "tuned and base model agree on every calibration token: strength 0; train the adapter first"
 
@@ -24,7 +24,7 @@ class Estimate:
     skipped: int = 0
     """Tokens that carried no information."""
     warning: str | None = None
-    """Why the result should be doubted, or None."""
+    """Why to doubt the result, or None."""
     curvature: Tensor | None = field(default=None, compare=False, repr=False)
     """Hessian of what the strengths minimise, in nats per token, [k, k]; None where they are no inner minimum."""
 
@@ -39,17 +39,17 @@ class StrengthEstimator(Protocol):
 
 
 def estimator_name(estimator: StrengthEstimator) -> str:
-    """The name under which reports and checkpoints know an estimator: its class name."""
+    """Return the name of an estimator in reports and checkpoints: its class name."""
     return type(estimator).__name__
 
 
 def informative(terms: StrengthTerms) -> Tensor:
-    """Tokens with ‖d‖² ≥ ε, bool [N]."""
+    """Return the tokens with ‖d‖² ≥ ε, bool [N]."""
     return terms.sq_norm >= MIN_SQ_NORM
 
 
 def token_strengths(terms: StrengthTerms) -> Tensor:
-    """μ* = b / (‖d‖² + ε) of the informative tokens: the Gauss–Newton step with identity Hessian.
+    """Return μ* = b / (‖d‖² + ε) of the informative tokens: the Gauss–Newton step with identity Hessian.
 
     Source: Hu et al. (2025), arXiv 2509.15888, eq. 41 and 43.
     """
@@ -61,7 +61,7 @@ class ClosedForm(ABC):
     """An estimator for a single rule that needs the terms of its informative tokens alone."""
 
     def __call__(self, objective: Objective) -> Estimate:
-        """The formula over the informative tokens; μ = 0, said aloud, where there is none."""
+        """Return the strength over the informative tokens; 0 with a warning where there is none."""
         terms = objective.terms()
         keep = informative(terms)
         skipped = int((~keep).sum())
@@ -71,4 +71,4 @@ class ClosedForm(ABC):
 
     @abstractmethod
     def strength(self, terms: StrengthTerms) -> float:
-        """μ from informative tokens, at least one."""
+        """Return μ from the terms of informative tokens, at least one."""

@@ -10,8 +10,9 @@ from svd_lightning.strength.estimator import ClosedForm, Estimate, StrengthEstim
 
 _NORMAL = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""
+_RESAMPLES = 400
 _SINGULAR = 1e-8
-"""Smallest eigenvalue of the curvature, scaled to a diagonal of 1, with which the strengths can be told apart."""
+"""Smallest eigenvalue of the curvature, scaled to a diagonal of 1, at which the data tell the strengths apart."""
 
 
 def intervals(
@@ -19,19 +20,19 @@ def intervals(
 ) -> Intervals | None:
     """Return 95 % intervals of the strengths that an estimator found.
 
-    They speak of other calibration examples like these, with this adapter and these rules: not of another warm
-    start, its seed or its length, nor of other data. Of each strength by itself, not of all of them at once.
+    They say how the strengths would vary over other calibration examples like these, with the same adapter and
+    rules: not with another warm start, seed or length, nor on other data. Each interval covers one strength.
 
     Args:
-        estimator: found the strengths.
-        objective: on which it did.
-        found: what it found.
+        estimator: what found the strengths.
+        objective: where it found them.
+        found: the result.
         example: the example of each token of `objective.terms()`, int64 [N].
 
     Returns:
-        None where there is none: strengths given by hand, an estimator that is neither a minimum nor one
-        of the closed forms, a search with a warning (it ended on a bound, was shortened, or the labels are
-        separable), strengths that the data cannot tell apart, or too few examples.
+        None where there is no interval: for strengths given by hand, an estimator that is neither a minimum nor a
+        closed form, a search with a warning (it ended on a bound, was shortened, or the labels are separable),
+        strengths that the data cannot tell apart, or too few examples.
     """
     if found.curvature is not None:
         return sandwich(objective, found, found.curvature)
@@ -43,9 +44,9 @@ def sandwich(objective: TokenObjective, found: Estimate, curvature: Tensor) -> I
 
     E/(E − 1) · H⁻¹ (Σ_e g_e g_eᵀ) H⁻¹, with H the Hessian of what was minimised, summed over the tokens, and g_e
     the slope of example e in its gradient at the minimum: Σ_e g_e = 0. A price on the strengths (a ridge, the pool
-    of a task) is part of both; the interval is then of the held-back strengths, with the price, the pool and how
-    they were chosen taken as known. It holds whether or not the steered model is right, for many examples: with
-    fewer than some thirty it is too short.
+    of a task) is part of both; the interval is then that of the priced strengths, and takes the price, the pool
+    and their choice as known. It holds whether or not the steered model is right, for many examples: with fewer
+    than about thirty it is too short.
 
     Args:
         objective: K, without the price.
@@ -73,20 +74,16 @@ def sandwich(objective: TokenObjective, found: Estimate, curvature: Tensor) -> I
     return torch.stack([strengths - error, strengths + error], dim=-1).tolist()
 
 
-def bootstrap(
-    estimator: ClosedForm, terms: StrengthTerms, example: Tensor, *, resamples: int = 400, seed: int = 0
-) -> Intervals | None:
-    """Return the 2.5 % and 97.5 % quantiles of the estimator on examples drawn again, with all their tokens.
+def bootstrap(estimator: ClosedForm, terms: StrengthTerms, example: Tensor) -> Intervals | None:
+    """Return the 2.5 % and 97.5 % quantiles of the estimator on resampled examples, each with all its tokens.
 
     The estimator runs on every draw, so this holds for a median too. Where single tokens carry the result
     (`Mean`), they carry the interval too, which is then wide and not exact.
 
     Args:
         estimator: a closed form.
-        terms: of each token, [N].
-        example: of each token, int64 [N].
-        resamples: draws.
-        seed: of the draws.
+        terms: slope and curvatures of each token, [N].
+        example: the example of each token, int64 [N].
 
     Returns:
         None for fewer than two informative examples.
@@ -99,13 +96,13 @@ def bootstrap(
     size = example[keep].unique(return_counts=True)[1]
     if len(size) < 2:
         return None
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     first = size.cumsum(0) - size
     drawn = []
-    for _ in range(resamples):
+    for _ in range(_RESAMPLES):
         chosen = torch.randint(len(size), (len(size),), generator=generator)
         length = size[chosen]
-        # the n-th token drawn is the n-th less those of the examples drawn before
+        # a token's row, less its number among those drawn
         shift = (first[chosen] - (length.cumsum(0) - length)).repeat_interleave(length)
         drawn.append(estimator.strength(StrengthTerms(*columns[:, torch.arange(len(shift)) + shift])))
     quantiles = torch.tensor([0.025, 0.975], dtype=torch.float64)

@@ -24,8 +24,8 @@ _SEPARABLE_NLL = 1e-4
 class LineSearch:
     """argmin_μ K(μ) for any number of rules at once: the global optimum, because K is convex in μ ∈ R^k.
 
-    The search stays in a trust region, |μ_k| ≤ bound and mean KL(p_μ ‖ p_0) ≤ kl_budget, and says so when the
-    result lies on its border: the calibration labels are then separable along a direction, or too few.
+    The search stays in a trust region, |μ_k| ≤ bound and mean KL(p_μ ‖ p_0) ≤ kl_budget, and warns when the result
+    lies on its border: the calibration labels are then separable along a direction, or too few.
 
     Args:
         bound: largest |μ_k|.
@@ -33,7 +33,7 @@ class LineSearch:
             the strengths are shortened along their own ray.
         tolerance: largest absolute slope dK/dμ at the result, in nats per token and unit of μ.
         ridge: ρ ≥ 0, what weights on features cost (`with_ridge`); None chooses it by cross-validation over
-            the calibration examples (`best_ridges`). Without features it plays no part.
+            the calibration examples (`best_ridges`). Without features it has no effect.
 
     >>> import torch
     >>> from svd_lightning.objective import TokenCollector, objective
@@ -59,7 +59,7 @@ class LineSearch:
         self.bound, self.kl_budget, self.tolerance, self.ridge = bound, kl_budget, tolerance, ridge
 
     def __eq__(self, other: object) -> bool:
-        """Two line searches with the same options are the same."""
+        """Compare type and options."""
         return type(other) is type(self) and vars(other) == vars(self)
 
     def __hash__(self) -> int:
@@ -67,16 +67,15 @@ class LineSearch:
         return hash((type(self), *vars(self).values()))
 
     def __call__(self, objective: Objective) -> Estimate:
-        """Minimise K, and what the weights on features cost."""
-        [found] = self.search_all([objective])
-        return found
+        """Return the minimum of K plus the price of the weights on features."""
+        return self.search_all([objective])[0]
 
     def search_all(self, objectives: Sequence[Objective]) -> list[Estimate]:
         """Return the estimate of each objective; the searches run in step, so that a stream needs few passes."""
         priced = self._priced(objectives)
-        found = minimise_all(priced, bound=self.bound, tolerance=self.tolerance)
-        ends = within_budget(priced, [one.strengths for one in found], budget=self.kl_budget)
-        return [self._estimate(one, end) for one, end in zip(found, ends, strict=True)]
+        solutions = minimise_all(priced, bound=self.bound, tolerance=self.tolerance)
+        ends = within_budget(priced, [one.strengths for one in solutions], budget=self.kl_budget)
+        return [self._estimate(one, end) for one, end in zip(solutions, ends, strict=True)]
 
     def _estimate(self, found: Solution, end: Tensor) -> Estimate:
         warning = self._warning(found, shortened=not end.equal(found.strengths))
@@ -91,10 +90,10 @@ class LineSearch:
     def _ridges(self, objectives: Sequence[Objective]) -> list[float]:
         if self.ridge is not None:
             return [self.ridge] * len(objectives)
-        known = [one for one in objectives if isinstance(one, TokenObjective)]
-        if len(known) < len(objectives):
+        with_examples = [one for one in objectives if isinstance(one, TokenObjective)]
+        if len(with_examples) < len(objectives):
             raise InputError("ridge: expected a number, got none: there are no examples here to choose it by")
-        return best_ridges(known, bound=self.bound, tolerance=self.tolerance)
+        return best_ridges(with_examples, bound=self.bound, tolerance=self.tolerance)
 
     def _warning(self, found: Solution, *, shortened: bool) -> str | None:
         if found.on_bound:
@@ -123,7 +122,7 @@ def with_ridge(objective: Objective, ridge: float, *, start: Tensor | None = Non
     Args:
         objective: K.
         ridge: ρ ≥ 0.
-        start: where a search begins, float64 [k]; None where that of K does.
+        start: where a search begins, float64 [k]; None for the start of K.
     """
     varying = objective.contextual
     own_rule = torch.arange(len(varying)).masked_fill(varying, 0).cummax(0).values
@@ -136,26 +135,25 @@ def with_ridge(objective: Objective, ridge: float, *, start: Tensor | None = Non
 def best_ridges(objectives: Sequence[TokenObjective], *, bound: float, tolerance: float) -> list[float]:
     """Return for each the price with the lowest held-out NLL over folds of its examples, the largest of a tie.
 
-    A cross-fit calls it within each of its folds, so that no held-out example has a say in the price either.
+    A cross-fit calls it within each of its folds, so that no held-out example helps to choose the price.
 
     Args:
-        objectives: with their examples; one with fewer examples than folds gets the largest price.
-        bound, tolerance: of the line search.
+        objectives: each with its examples; one with fewer examples than folds gets the largest price.
+        bound, tolerance: as `LineSearch` takes them.
     """
     places, seen, unseen = [], [], []
     for place, one in enumerate(objectives):
-        numbers = one.examples
-        fold = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(1)) % _FOLDS
-        for number in range(_FOLDS if len(numbers) >= _FOLDS else 0):
+        examples = one.examples
+        fold = torch.randperm(len(examples), generator=torch.Generator().manual_seed(1)) % _FOLDS
+        for number in range(_FOLDS if len(examples) >= _FOLDS else 0):
             places.append(place)
-            seen.append(one.counting(numbers[fold != number], start=one.start))
-            unseen.append(one.counting(numbers[fold == number], start=one.start))
+            seen.append(one.counting(examples[fold != number], start=one.start))
+            unseen.append(one.counting(examples[fold == number], start=one.start))
     nll = torch.zeros(len(objectives), len(RIDGES), dtype=torch.float64)
     starts = [one.start for one in seen]
     for column, ridge in enumerate(RIDGES):
         priced = [with_ridge(one, ridge, start=start) for one, start in zip(seen, starts, strict=True)]
-        found = minimise_all(priced, bound=bound, tolerance=max(tolerance, _COARSE))
-        starts = [one.strengths for one in found]
+        starts = [one.strengths for one in minimise_all(priced, bound=bound, tolerance=max(tolerance, _COARSE))]
         prefetch(unseen, starts)
         for place, one, start in zip(places, unseen, starts, strict=True):
             nll[place, column] += one.evaluate(start).nll
@@ -163,14 +161,14 @@ def best_ridges(objectives: Sequence[TokenObjective], *, bound: float, tolerance
 
 
 def estimate_all(wanted: Sequence[tuple[StrengthEstimator, Objective]]) -> list[Estimate]:
-    """Return what each estimator makes of its objective; line searches with the same options run in step."""
-    found: dict[int, Estimate] = {}
+    """Return each estimator's estimate on its objective; line searches with the same options run in step."""
+    estimates: dict[int, Estimate] = {}
     searches: dict[LineSearch, list[int]] = {}
     for n, (estimator, objective) in enumerate(wanted):
         if type(estimator) is LineSearch:
             searches.setdefault(estimator, []).append(n)
         else:
-            found[n] = estimator(objective)
+            estimates[n] = estimator(objective)
     for search, places in searches.items():
-        found |= zip(places, search.search_all([wanted[n][1] for n in places]), strict=True)
-    return [found[n] for n in range(len(wanted))]
+        estimates |= zip(places, search.search_all([wanted[n][1] for n in places]), strict=True)
+    return [estimates[n] for n in range(len(wanted))]

@@ -17,23 +17,23 @@ from svd_lightning.strength.line_search import LineSearch
 class OnlineStrength:
     """The optimum over all feedback so far, equal to `LineSearch` on the same data in one batch, in any order.
 
-    The objective is a sum of log-sum-exps of μ, and no fixed number of sums tells it at another μ. What is kept
-    is the compact table of the tokens seen: with a mask it is all that the objective needs, a few numbers per
-    token. `update` only adds rows; asking for the strengths starts a line search at the last optimum, which one
-    more example moves so little that one or two Newton steps do. The search takes time and memory in proportion
-    to the rows kept; measured on one core (vocabulary 4,096, answers of 10 tokens, 27 confident entries each) an
-    update took 2 ms, and asking with three rules 7 ms after 100 examples, 73 ms after 1,000.
+    The objective is a sum of log-sum-exps of μ, which no fixed number of sums replaces. Kept is the compact table
+    of the tokens seen: a few numbers per token, with a mask all that the objective needs. `update` only adds rows.
+    Asking for the strengths starts a line search at the last optimum; one more example moves it so little that one
+    or two Newton steps are enough. The search takes time and memory in proportion to the rows kept. Measured on
+    one core (vocabulary 4,096, answers of 10 tokens, 27 confident entries each): 2 ms for an update; for the
+    strengths of three rules 7 ms after 100 examples, 73 ms after 1,000.
 
     With `memory` the oldest examples leave the table: each is replaced by the quadratic expansion of its NLL at
-    the strengths in force, k + k² numbers in all. Time and memory are then bounded and the result is
-    **approximate**: by how much depends on how far the optimum still travels.
+    the strengths in force, k + k² numbers in all. Time and memory are then bounded, and the result is
+    **approximate**: the further the optimum still moves, the less exact it is.
 
-    Nothing is guarded here: a few examples can ask for wild strengths. `calibrate(online.table, …)` puts an
-    interval on their gain whenever you like.
+    There is no guard: a few examples can give extreme strengths. `calibrate(online.table, …)` puts an interval on
+    their gain at any time.
 
     Args:
         steering: rules, features, mask and penalty; its strengths are ignored.
-        search: how the optimum is found; with features its `ridge` is a number, for it is not chosen anew at
+        search: how the optimum is found; with features its `ridge` is a number, since it is not chosen again at
             every step.
         memory: examples kept exactly; None keeps all.
 
@@ -72,7 +72,7 @@ class OnlineStrength:
 
         Args:
             tuned_logits, base_logits: of the positions that predict its labels, [T, V] each.
-            labels: what should have come there, int64 [T].
+            labels: the right tokens, int64 [T].
 
         Raises:
             InputError: for no tokens, or logits that are not finite.
@@ -97,7 +97,7 @@ class OnlineStrength:
         """The strengths with the line search's warning; zeros until there is something to learn from."""
         objective = self._objective(self.table) if self._stale else None
         if objective is not None:
-            # an optimum that was not one (on a bound, cut short) is no place to begin
+            # a search does not begin at strengths that were no optimum (on a bound, or shortened)
             last = self._found.strengths if self._found.warning is None else (0.0,) * len(self._found.strengths)
             self._found = self._search(_Remembering(objective, self._left, last))
         self._stale = False
@@ -122,14 +122,14 @@ class OnlineStrength:
         return TokenTable(joined, alpha=self._kept[0].alpha, rule_names=self._kept[0].rule_names)
 
     def _objective(self, table: TokenTable) -> MaskedObjective | None:
-        """None where λ = −∞ forbids every label: there is nothing to learn."""
+        """Return K on the table; None where λ = −∞ forbids every label and there is nothing to learn."""
         if self._recipe.penalty == -torch.inf and not table.covered.any():
             return None
         return MaskedObjective(table, self._recipe.directions, penalty=self._recipe.penalty)
 
 
 class _Expansion:
-    """Σ K_i(μ) ≈ value + slope·μ + ½ μᵀ curvature μ over examples that are kept no longer."""
+    """Σ K_i(μ) ≈ value + slope·μ + ½ μᵀ curvature μ over the examples that have left the table."""
 
     def __init__(self, k: int) -> None:
         self.tokens, self.value = 0, 0.0
@@ -137,7 +137,7 @@ class _Expansion:
         self.curvature = torch.zeros(k, k, dtype=torch.float64)
 
     def add(self, at: Evaluation, tokens: int, strengths: Tensor) -> None:
-        """One more example, expanded at these strengths: its means over so many tokens."""
+        """Add an example, expanded at these strengths; `at` holds its means over so many tokens."""
         curved = at.hessian @ strengths
         self.tokens += tokens
         self.value += tokens * (at.nll - (at.gradient @ strengths) + 0.5 * (strengths @ curved)).item()
@@ -154,20 +154,20 @@ class _Remembering:
         self.num_directions, self.contextual = kept.num_directions, kept.contextual
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
-        """Means over all tokens there ever were."""
-        found, n, left = self._kept.evaluate(strengths), self._kept.table.num_tokens, self._left
+        """Return the means over all tokens, kept or not."""
+        kept, n, left = self._kept.evaluate(strengths), self._kept.table.num_tokens, self._left
         curved, total = left.curvature @ strengths, n + left.tokens
         expanded = left.value + (left.slope @ strengths + 0.5 * (strengths @ curved)).item()
         return Evaluation(
-            (n * found.nll + expanded) / total,
-            (n * found.gradient + left.slope + curved) / total,
-            (n * found.hessian + left.curvature) / total,
+            (n * kept.nll + expanded) / total,
+            (n * kept.gradient + left.slope + curved) / total,
+            (n * kept.hessian + left.curvature) / total,
         )
 
     def divergence(self, strengths: Tensor) -> float:
-        """Of the examples kept."""
+        """Return the mean KL over the examples kept."""
         return self._kept.divergence(strengths)
 
     def terms(self) -> StrengthTerms:
-        """Of the examples kept."""
+        """Return the terms of the examples kept."""
         return self._kept.terms()

@@ -9,6 +9,7 @@ from torch import Tensor
 from svd_lightning.objective import Evaluation, Objective, prefetch
 
 _ARMIJO = 1e-4
+_MAX_STEPS = 200
 _RIDGE = 1e-12
 
 
@@ -29,21 +30,19 @@ class Solution(NamedTuple):
     """d²K/dμ_k dμ_l there, [k, k]."""
 
 
-def minimise_all(
-    objectives: Sequence[Objective], *, bound: float, tolerance: float, max_steps: int = 200
-) -> list[Solution]:
+def minimise_all(objectives: Sequence[Objective], *, bound: float, tolerance: float) -> list[Solution]:
     """Return argmin K(μ) subject to |μ_k| ≤ bound for each objective, by damped Newton steps.
 
     K is convex (log-sum-exp of an affine function), so the minimum is global. Each step solves the k × k system on
     the directions not held by the bound, is cut back to the box, and is halved until K falls enough (Armijo);
     where the model of K is poor it becomes a gradient step.
 
-    The searches run in step: each round evaluates every objective at the one point where its search wants it, so
-    that a stream answers all of them in one pass.
+    The searches run in step: each round evaluates every objective at the point that its search asks for, so that
+    a stream answers all of them in one pass.
     """
-    searches = [_search(one.start, bound=bound, tolerance=tolerance, max_steps=max_steps) for one in objectives]
+    searches = [_search(one.start, bound=bound, tolerance=tolerance) for one in objectives]
     points = {n: next(search) for n, search in enumerate(searches)}
-    found: dict[int, Solution] = {}
+    solutions: dict[int, Solution] = {}
     while points:
         prefetch([objectives[n] for n in points], list(points.values()))
         asked, points = points, {}
@@ -51,8 +50,8 @@ def minimise_all(
             try:
                 points[n] = searches[n].send(objectives[n].evaluate(point))
             except StopIteration as end:
-                found[n] = end.value
-    return [found[n] for n in range(len(searches))]
+                solutions[n] = end.value
+    return [solutions[n] for n in range(len(searches))]
 
 
 def within_budget(objectives: Sequence[Objective], points: Sequence[Tensor], *, budget: float) -> list[Tensor]:
@@ -61,11 +60,7 @@ def within_budget(objectives: Sequence[Objective], points: Sequence[Tensor], *, 
     The divergence grows along the ray (its derivative is t · Var), so bisection finds it.
     """
     prefetch(objectives, points)
-    low = {
-        n: 0.0
-        for n, (one, point) in enumerate(zip(objectives, points, strict=True))
-        if one.divergence(point) > budget
-    }
+    low = {n: 0.0 for n, point in enumerate(points) if objectives[n].divergence(point) > budget}
     high = dict.fromkeys(low, 1.0)
     for _ in range(50 if low else 0):
         middle = {n: (low[n] + high[n]) / 2 for n in low}
@@ -76,13 +71,11 @@ def within_budget(objectives: Sequence[Objective], points: Sequence[Tensor], *, 
     return [low[n] * point if n in low else point for n, point in enumerate(points)]
 
 
-def _search(
-    start: Tensor, *, bound: float, tolerance: float, max_steps: int
-) -> Generator[Tensor, Evaluation, Solution]:
-    """Yield each point where K is wanted, and return the minimum."""
+def _search(start: Tensor, *, bound: float, tolerance: float) -> Generator[Tensor, Evaluation, Solution]:
+    """Yield each point at which to evaluate K, and return the minimum."""
     strengths = start.clamp(-bound, bound)
     now = yield strengths
-    for _ in range(max_steps):
+    for _ in range(_MAX_STEPS):
         held = _held(strengths, now.gradient, bound)
         if _norm(now.gradient, held) < tolerance:
             break

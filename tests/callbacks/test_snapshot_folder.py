@@ -140,7 +140,7 @@ def test_the_run_folder_s_is_a_cache_made_again_with_a_warning(damage, first, di
         )
     assert forwards == [NEW]
     assert "damaged" in caplog.text if damage == "cut" else "something else (data: " in caplog.text
-    assert "it is taken anew" in caplog.text
+    assert "it is made again" in caplog.text
     assert (folder / FILE).is_file()
     assert len((run_folder / FILE).read_bytes()) == len(whole) - 5 * (damage == "cut"), "another run's stays"
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import sys
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -25,9 +26,14 @@ from svd_lightning.models import Backbone
 from svd_lightning.steering import Steering
 from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, ZeROStrategy
 from tests.chain import BASE_FOLDER, Losses, diary_data, diary_model, plain_calibration, quiet_trainer, small_lora
+from tests.distributed.like_nccl import DDPWithoutHostMemory, inference_mode
 
 TIMEOUT = 60.0
-ADAPTERS = {"lora": small_lora, "prompt": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)}
+ADAPTERS = {
+    "lora": small_lora,
+    "dropout": lambda: small_lora(lora_dropout=0.5),
+    "prompt": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+}
 
 
 class ZeROOnCPU(ZeROStrategy):
@@ -54,6 +60,7 @@ def new_strategy(name: str, accelerator: str) -> Any:
     return {
         "single": lambda: "auto",
         "ddp": lambda: DDPStrategy(timeout=timedelta(seconds=TIMEOUT)),
+        "ddp_without_host_memory": lambda: DDPWithoutHostMemory(TIMEOUT),
         "fsdp": lambda: FSDP1Strategy(timeout_seconds=TIMEOUT),
         "fsdp_offload": lambda: FSDP1Strategy(cpu_offload=True, timeout_seconds=TIMEOUT),
         "fsdp2": lambda: FSDP2Strategy(timeout_seconds=TIMEOUT),
@@ -158,7 +165,8 @@ def main(path: str) -> None:
     job["data"] = diary_data(
         Path(job["diaries"]), batch_size=8 // job["processes"], eval_batch_size=job.get("eval_batch_size", 2)
     )
-    found = {verb: run(job, verb) for verb in job["verbs"]}
+    with inference_mode() if job.get("inference_mode") else nullcontext():
+        found = {verb: run(job, verb) for verb in job["verbs"]}
     torch.save(found, Path(job["folder"]) / f"FOUND-{os.environ.get('RANK', '0')}.pt")
 
 

@@ -141,6 +141,14 @@ def test_a_fit_resumes_under_every_strategy_that_keeps_whole_parameters(two, one
     torch.testing.assert_close(mean_losses(found, "resume"), mean_losses([one[1]])[10:], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", SPREAD)
+def test_every_process_goes_on_with_its_own_random_numbers(strategy, uneven, tmp_path):
+    found = results(write_job(tmp_path, uneven, strategy, "fit", "resume", adapter="dropout"))
+    for rank in found:
+        assert rank["resume"]["losses"] == rank["fit"]["losses"][10:]
+
+
 def plain_peft(weights) -> PeftModel:
     """The same adapter, by PEFT's own loader."""
     model = get_peft_model(Backbone(name_or_path=str(BASE_FOLDER)).load_model(), small_lora())

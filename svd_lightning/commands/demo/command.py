@@ -1,4 +1,4 @@
-"""`svd-lightning demo`: the whole chain on an embedded model and a task whose truth is known."""
+"""`svd-lightning demo`: run everything on a small model in the package and a task whose truth is known."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_n
 from svd_lightning.trainer import SteeringTrainer
 
 BASE_FOLDER = Path(__file__).parent / "base"
-"""The shipped base model; `python -m svd_lightning.commands.demo.build` makes it again."""
+"""The base model in the package; `python -m tests.commands.demo.build` makes it again."""
 
 _SHOWN = {
     ("Temperature", "LineSearch"): "sharpened (control)",
@@ -39,18 +39,18 @@ _SHOWN = {
 def demo(
     *, output: str = "runs/demo", examples: int = 640, epochs: int = 1, learning_rate: float = 5e-4, seed: int = 0
 ) -> Path:
-    """Warm-start, calibrate and decode on an embedded model, and compare with the known truth.
+    """Warm-start, calibrate and decode on a tiny model, and compare with the known truth.
 
     A tiny base model writes diaries. The task is the diaries of another century: the same prompts, other
-    odds. A LoRA adapter is trained briefly, the strength is calibrated, and the table shows how near each
-    distribution comes to the true one on held-out diaries.
+    odds. The demo trains a LoRA adapter briefly, calibrates the strength, and shows how near each distribution
+    comes to the true one on held-out diaries.
 
     Args:
-        output: folder for the run; each run makes a new version below it.
-        examples: diaries to train on.
+        output: folder for runs; each run makes a new version in it.
+        examples: number of diaries to train on.
         epochs: length of the warm start.
         learning_rate: of AdamW.
-        seed: of the diaries, the adapter and the order of training.
+        seed: for the diaries, the adapter and the order of training.
 
     Returns:
         The folder of this run.
@@ -76,15 +76,14 @@ def demo(
     )
     trainer.fit(module, datamodule=data)
     trainer.predict(module, datamodule=data, return_predictions=False)
-    results, strengths = _compare(module, data)
-    console().print(_table(results, strengths))
+    console().print(_table(*_compare(module, data)))
     console().print(_example(folder / "predictions.jsonl"))
     console().print(_next_steps(folder), soft_wrap=True, highlight=False)
     return folder
 
 
 def diaries(folder: Path, *, examples: int, seed: int) -> JSONLData:
-    """Write the task's diaries as JSONL files and read them as any user's data."""
+    """Write the task's diaries as JSONL files, and read them like any user's data."""
     counts = {"train": examples, "calibration": 200, "validation": 100, "test": 300, "predict": 20}
     for place, (split, count) in enumerate(counts.items()):
         rows = TASK.sample(count, seed=len(counts) * seed + place, prefix=split)
@@ -102,7 +101,7 @@ def diaries(folder: Path, *, examples: int, seed: int) -> JSONLData:
 
 
 def diary_model(*, learning_rate: float) -> SteeredLanguageModel:
-    """The embedded base with a new LoRA adapter, steered as in the paper."""
+    """Make the demo's base with a new LoRA adapter, steered as in the paper."""
     return SteeredLanguageModel(
         Backbone(name_or_path=str(BASE_FOLDER)),
         LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]),
@@ -112,7 +111,7 @@ def diary_model(*, learning_rate: float) -> SteeredLanguageModel:
 
 
 def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, Nearness], dict[str, str]]:
-    """Compare every shown distribution with the truth on the test split. Returns its strength as text too."""
+    """Compare every shown distribution with the truth on the test split. Returns strengths as text too."""
     rules = {rule_name(rule): rule for rule in with_built_in(module.steering.rules)}
     compared: dict[str, SteeringFunction] = dict(UNSTEERED)
     strengths = {"base": "", "tuned": "0"}
@@ -121,7 +120,7 @@ def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, N
         name = _SHOWN.get((" + ".join(candidate["rules"]), candidate["estimator"]))
         if name is not None:
             chosen = [rules[rule] for rule in candidate["rules"]]
-            # a penalty of −∞ would forbid some true words altogether: scoring leaves them as they are
+            # a penalty of −∞ would forbid some true words: without a penalty all have a finite score
             compared[name] = Steering(chosen, candidate["strengths"], alpha=module.steering.alpha, penalty=0.0)
             strengths[name] = ", ".join(f"{strength:.2f}" for strength in candidate["strengths"])
     module.eval()
@@ -136,7 +135,7 @@ def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> ReportTab
 
 
 def _example(path: Path) -> Table:
-    """Show the first prompt that steering continues differently from the tuned model, else the first of all."""
+    """Show the first prompt with different tuned and steered answers, else the first prompt."""
     with path.open(encoding="utf-8") as file:
         rows: list[PredictionRecord] = [json.loads(line) for line in file]
     shown = next((row for row in rows if row["completion"] != row["tuned"]), rows[0])

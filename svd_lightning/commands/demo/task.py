@@ -1,124 +1,39 @@
-"""A small language whose next-word distribution is known exactly, and a task that is a shift of it.
+"""A small language with an exactly known next-word distribution, and a task that shifts it.
 
 A diary is a Markov chain over words. The prompt names a season, a place and a writer; they, and the last
 meaningful word, tilt the odds of every next word:
 
     log p(w | prefix) = f · (a_w + ⟨t_w, c + e · t_last⟩) − log Σ over the words that may follow
 
-with the popularity a_w and the traits t_w of a word, c the sum of the traits of the context and of the
-climate, e the echo and f the focus. `BASE` is the language that the shipped base model was trained on;
+with the popularity a_w and the traits t_w of a word, c the sum of the traits of context and climate, e the
+echo and f the focus. `BASE` is the language that the shipped base model was trained on;
 `TASK` answers the same prompts in another climate and fashion. Both are known, so a model's distance to the
 truth is exact.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import torch
+import yaml
 from torch import Tensor
 
-Traits = tuple[float, float, float]
+Traits = Sequence[float]
 """Warmth, wetness, comfort."""
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS, UNK = range(len(SPECIALS))
 
-SEASONS: Mapping[str, Traits] = {
-    "winter": (-1.2, 0.4, -0.4),
-    "spring": (0.1, 0.7, 0.6),
-    "summer": (1.2, -0.6, 0.3),
-    "autumn": (-0.2, 0.5, -0.2),
-}
-PLACES: Mapping[str, Traits] = {
-    "coast": (0.1, 0.6, 0.1),
-    "island": (0.5, 0.3, 0.4),
-    "plain": (0.2, -0.5, 0.0),
-    "river": (0.0, 0.6, 0.3),
-    "lake": (-0.2, 0.4, 0.5),
-    "moor": (-0.5, 0.7, -0.6),
-    "heath": (-0.2, -0.4, -0.3),
-    "steppe": (-0.3, -0.8, -0.4),
-}
-WRITERS: Mapping[str, Traits] = {
-    "clerk": (0.0, 0.0, 0.1),
-    "monk": (-0.2, 0.0, -0.5),
-    "poet": (0.2, 0.5, 0.6),
-    "nurse": (0.2, 0.2, -0.2),
-    "captain": (-0.1, 0.6, -0.1),
-    "teacher": (0.2, -0.1, 0.4),
-    "miller": (0.1, -0.4, 0.2),
-    "baker": (0.4, -0.2, 0.5),
-}
-PROMPT = "{season} on the {place} , by a {writer} :"
+_LEXICON = yaml.safe_load((Path(__file__).parent / "words.yaml").read_text(encoding="utf-8"))
+SEASONS: Mapping[str, Traits] = _LEXICON["seasons"]
+PLACES: Mapping[str, Traits] = _LEXICON["places"]
+WRITERS: Mapping[str, Traits] = _LEXICON["writers"]
+WORDS: Mapping[str, Mapping[str, Traits]] = _LEXICON["words"]
+"""The words after the prompt, by class."""
 
-WORDS: Mapping[str, Mapping[str, Traits]] = {
-    "adjective": {
-        "freezing": (-1.5, 0.2, -1.0),
-        "cold": (-1.0, 0.0, -0.3),
-        "crisp": (-0.6, -0.8, 0.6),
-        "grey": (-0.3, 0.6, -0.8),
-        "mild": (0.2, 0.2, 0.6),
-        "bright": (0.4, -0.6, 1.0),
-        "warm": (1.0, 0.0, 0.5),
-        "sultry": (1.2, 0.8, -0.5),
-        "hot": (1.5, -0.6, -0.2),
-    },
-    "hour": {
-        "dawn": (-0.4, 0.4, 0.2),
-        "morning": (0.0, 0.1, 0.4),
-        "noon": (0.8, -0.4, 0.1),
-        "afternoon": (0.6, -0.1, 0.3),
-        "dusk": (0.0, 0.2, -0.1),
-        "night": (-0.6, 0.1, -0.5),
-    },
-    "weather": {
-        "snow": (-1.5, 0.4, -0.2),
-        "frost": (-1.2, -0.5, -0.2),
-        "hail": (-0.5, 0.8, -1.0),
-        "fog": (-0.4, 0.9, -0.5),
-        "rain": (0.0, 1.2, -0.2),
-        "wind": (-0.2, -0.2, -0.3),
-        "clouds": (0.0, 0.4, 0.2),
-        "showers": (0.4, 0.9, 0.4),
-        "thunder": (0.8, 0.8, -0.9),
-        "sunshine": (1.0, -0.9, 1.0),
-        "dust": (0.9, -1.4, -0.9),
-    },
-    "people": {
-        "sailors": (0.0, 0.9, 0.0),
-        "farmers": (0.3, 0.1, 0.1),
-        "shepherds": (-0.5, -0.2, 0.0),
-        "traders": (0.2, -0.3, 0.7),
-        "children": (0.4, 0.0, 0.9),
-        "beggars": (-0.3, 0.1, -1.2),
-        "hunters": (-0.8, 0.0, -0.2),
-        "soldiers": (0.0, -0.3, -0.7),
-    },
-    "verb": {
-        "hide": (-0.5, 0.2, -0.9),
-        "need": (-0.3, 0.0, -0.6),
-        "carry": (0.0, 0.0, -0.1),
-        "buy": (0.0, -0.1, 0.4),
-        "sell": (0.1, 0.0, 0.6),
-        "share": (0.2, 0.2, 0.9),
-        "want": (0.3, -0.1, 0.0),
-    },
-    "good": {
-        "coal": (-1.2, 0.0, -0.6),
-        "wool": (-0.9, 0.0, 0.0),
-        "soup": (-0.6, 0.5, 0.1),
-        "bread": (-0.1, 0.0, 0.1),
-        "fish": (0.0, 0.9, 0.1),
-        "salt": (0.1, -0.5, -0.2),
-        "honey": (0.3, -0.1, 0.8),
-        "wine": (0.5, -0.2, 0.9),
-        "melons": (1.1, 0.0, 0.5),
-        "water": (0.9, -0.9, -0.7),
-    },
-    "joiner": {"and": (0.0, 0.1, 0.3), ";": (0.0, 0.2, -0.1)},
-    "stop": {".": (0.0, 0.0, 0.0)},
-}
+PROMPT = "{season} on the {place} , by a {writer} :"
 FOLLOWERS: Mapping[str, tuple[str, ...]] = {
     ":": ("adjective",),
     "adjective": ("hour",),
@@ -136,7 +51,7 @@ FOLLOWERS: Mapping[str, tuple[str, ...]] = {
 """Which words may come next, by word or by class of words."""
 
 MAX_JOINERS = 3
-"""So many "and" and ";" a diary may hold: it ends after at most 37 words."""
+"""The most "and" and ";" in a diary: it ends after at most 37 words."""
 
 _FRAME = ("on", "the", ",", "by", "a", ":", "with")
 VOCABULARY: tuple[str, ...] = (
@@ -153,7 +68,7 @@ _JOINERS = torch.tensor([_ID["and"], _ID[";"]])
 
 
 def _table(rows: Mapping[str, Traits]) -> Tensor:
-    """Traits by token id, [V, 3]; 0 for words without."""
+    """Return traits by token id, [V, 3]; 0 for words without."""
     table = torch.zeros(len(VOCABULARY), 3, dtype=torch.float64)
     for word, traits in rows.items():
         table[_ID[word]] = torch.tensor(traits, dtype=torch.float64)
@@ -161,7 +76,7 @@ def _table(rows: Mapping[str, Traits]) -> Tensor:
 
 
 def _follow_table() -> Tensor:
-    """Which token may follow which, bool [V, V]."""
+    """Return which token may follow which, bool [V, V]."""
     follows = torch.zeros(len(VOCABULARY), len(VOCABULARY), dtype=torch.bool)
     for left, rights in FOLLOWERS.items():
         for before in WORDS.get(left, (left,)):
@@ -177,12 +92,12 @@ _FOLLOWS = _follow_table()
 
 @dataclass(frozen=True)
 class Language:
-    """One language over `VOCABULARY`: how strongly a word listens, and what is in fashion."""
+    """One language over `VOCABULARY`: how much context matters, and which words are popular."""
 
     climate: Traits = (0.0, 0.0, 0.0)
     """Traits added to every context."""
     echo: float = 0.6
-    """How much a word takes after the last meaningful word."""
+    """How much a word resembles the last meaningful word."""
     focus: float = 1.0
     """Inverse temperature of the whole language."""
     fashion: Mapping[str, float] = field(default_factory=dict)
@@ -196,7 +111,7 @@ class Language:
         return popularity
 
     def _next_log_probs(self, input_ids: Tensor, at: Tensor) -> Tensor:
-        """Distribution of the token after each marked position: int64 [B, T], bool [B, T] → [N, V]."""
+        """Return log p of the token after each marked position: int64 [B, T], bool [B, T] → [N, V]."""
         positions = torch.arange(input_ids.shape[1]).expand_as(input_ids)
         meaningful = _TRAITS[input_ids].any(dim=-1)
         last = torch.where(meaningful, positions, 0).cummax(dim=1).values
@@ -210,22 +125,22 @@ class Language:
         return logits.masked_fill(~allowed, -torch.inf).log_softmax(dim=-1)
 
     def log_probs(self, input_ids: Tensor, completion: Tensor) -> Tensor:
-        """Exact log-distribution of every completion token given what stands before it.
+        """Return the exact log-probabilities of every completion token, given the tokens before it.
 
         Args:
             input_ids: prompt, completion and </s>, padded on either side, int64 [B, T].
             completion: marks the completion tokens (</s> included) to be predicted, bool [B, T].
 
         Returns:
-            float64 [N, V], one row per marked token in row-major order (like `tensor[mask]`); −∞ for
-            words that cannot come next.
+            float64 [N, V], one row per marked token in the order of `tensor[mask]`; −∞ for words that cannot
+            come next.
         """
         before = completion.roll(-1, dims=1)
         before[:, -1] = False
         return self._next_log_probs(input_ids, before)
 
     def entropy(self, input_ids: Tensor, completion: Tensor) -> float:
-        """Mean entropy of the completion tokens in nats: the NLL that no model can beat on average."""
+        """Return the mean entropy of the completion tokens in nats: no model has a lower NLL on average."""
         log_p = self.log_probs(input_ids, completion)
         return -torch.special.xlogy(log_p.exp(), log_p.exp()).sum(dim=-1).mean().item()
 
@@ -260,11 +175,11 @@ def _words(ids: list[int]) -> str:
 
 
 BASE = Language()
-"""The old diaries: what the base model knows."""
+"""The old diaries, on which the base model was trained."""
 
 TASK = Language(
     climate=(0.8, -0.6, 0.4),
     focus=1.5,
     fashion={"wine": 0.7, "bread": -0.9, "traders": 0.7, "farmers": -0.7, "dusk": 0.8, "noon": -0.8, ";": -0.5},
 )
-"""The same prompts a century on: warmer, drier, better off, with other fashions and more set in its ways."""
+"""The same prompts a century later: warmer, drier, richer, with other fashions and more predictable."""

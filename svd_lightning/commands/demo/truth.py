@@ -1,4 +1,4 @@
-"""How near a distribution comes to the true one, which the demo's task knows exactly."""
+"""Compare distributions with the true one, which the demo's task knows exactly."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -37,7 +37,7 @@ def nearness(
         peft_model: in evaluation mode, on the CPU.
         batches: scoring batches of diaries.
         truth: the language that the diaries are written in.
-        distributions: name → function from (tuned logits, base logits) to the logits to compare.
+        distributions: by name, functions of tuned and base logits that return the logits to compare.
     """
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in distributions}
     count = 0
@@ -53,7 +53,7 @@ def nearness(
 
 
 def _sums(logits: Tensor, labels: Tensor, true_log_probs: Tensor) -> Tensor:
-    """Σ over tokens of NLL, KL(truth ‖ model) and hits, float64 [3]."""
+    """Return Σ over tokens of NLL, KL(truth ‖ model) and hits, float64 [3]."""
     log_p = logits.double().log_softmax(dim=-1)
     true_p = true_log_probs.exp()
     kl = torch.special.xlogy(true_p, true_p).sum() - (true_p * log_p).sum()

@@ -1,4 +1,4 @@
-"""Judges of written answers, and what is measured on them."""
+"""Judges of written answers, and the measures of these answers."""
 
 from svd_lightning.commands.judge.chat import ChatCompletionsJudge
 from svd_lightning.commands.judge.local import LocalJudge

@@ -16,7 +16,7 @@ from svd_lightning.commands.judge.replies import Replies
 from svd_lightning.errors import InputError
 
 _REFUSED = "(refused by the endpoint's content filter)"
-"""Stands for the reply to a prompt that the endpoint will never answer: an abstention."""
+"""The reply to a prompt that the endpoint will never answer; counts as an abstention."""
 _PASSING = frozenset({408, 409, 429, *range(500, 600)})
 """Statuses after which the client sends the same request again."""
 
@@ -26,11 +26,11 @@ class ChatCompletionsJudge(Judge):
     """A model behind any OpenAI-compatible endpoint, asked the paper's two yes-or-no questions.
 
     Each prompt is sent once to `{base_url}/chat/completions`. After time-outs, lost connections, 408, 409, 429 and
-    5xx the openai client sends it again, when `Retry-After` says so or else after twice the wait before. Whatever
-    else goes wrong ends the run with one line, and the replies so far are kept. Needs the extra `judge`.
+    5xx the openai client sends it again, when `Retry-After` says so, or else after twice the last wait. Any other
+    error ends the run with one line; the replies so far are kept. Needs the extra `judge`.
 
-    The key is read from the environment when something is sent, and kept nowhere. OPENAI_ORG_ID,
-    OPENAI_PROJECT_ID and the usual proxy variables apply, as wherever this client is used.
+    The key is read from the environment when something is sent, and never stored. The client also reads
+    OPENAI_ORG_ID, OPENAI_PROJECT_ID and the usual proxy variables.
 
     Raises:
         InputError: for options that make no sense.
@@ -45,7 +45,7 @@ class ChatCompletionsJudge(Judge):
     options: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 16})
     """Other fields of the request; models that think first need {"max_completion_tokens": 2000} instead."""
     concurrency: int = 8
-    """How many requests are on their way at once."""
+    """How many requests are sent at once."""
     timeout: float = 60.0
     """Seconds to wait for a connection, and for each part of a reply."""
     retries: int = 6
@@ -65,8 +65,7 @@ class ChatCompletionsJudge(Judge):
             raise InputError(
                 "judge.base_url: expected no user, password or query in it; give the key by key_variable"
             )
-        taken = {"model", "messages", "stream", "n"} & set(self.options)
-        if taken:
+        if taken := {"model", "messages", "stream", "n"} & set(self.options):
             raise InputError(
                 f"judge.options: expected other fields than {', '.join(sorted(taken))}: these are set here"
             )
@@ -90,18 +89,15 @@ class ChatCompletionsJudge(Judge):
         return f"ChatCompletionsJudge: {self.model} at {urlsplit(self.base_url).netloc} was asked yes or no"
 
     def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Opinion]:
-        """Ask what is not among the replies, several prompts at once.
+        """Ask for the replies that are missing, several prompts at once.
 
         Raises:
             InputError: if the key is missing, the endpoint refuses a request or cannot be reached.
         """
         return opinions_by_asking(answers, self._ask, identity=self._identity, replies=replies, progress=progress)
 
-    def _messages(self, prompt: str) -> list[dict[str, str]]:
-        return [{"role": "user", "content": prompt}]
-
     def _identity(self, prompt: str) -> dict[str, object]:
-        request = {"model": self.model, "messages": self._messages(prompt), **self.options}
+        request = {"model": self.model, "messages": _messages(prompt), **self.options}
         return {"judge": "chat", "url": self.base_url.rstrip("/"), "request": request}
 
     def _ask(self, prompts: Sequence[str], keep: Keep) -> None:
@@ -110,7 +106,14 @@ class ChatCompletionsJudge(Judge):
         from anyio.from_thread import start_blocking_portal  # comes with openai
 
         async def ask() -> None:
-            async with self._client(openai, key) as client:
+            async with openai.AsyncOpenAI(
+                base_url=self.base_url,
+                api_key=key or "none",
+                timeout=self.timeout,
+                max_retries=self.retries,
+                # a redirect would turn POST into GET
+                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+            ) as client:
                 create = partial(  # the raw response: endpoints differ in what they leave out
                     client.chat.completions.with_raw_response.create,
                     model=self.model,
@@ -121,7 +124,7 @@ class ChatCompletionsJudge(Judge):
 
         async def one(create: Any, prompt: str) -> None:
             try:
-                keep(prompt, await _reply(openai, create, self._messages(prompt)))
+                keep(prompt, await _reply(openai, create, prompt))
             except _NoReply as error:
                 url = f"{self.base_url.rstrip('/')}/chat/completions"
                 kept = "the replies so far are kept: the same command asks only the rest"
@@ -131,24 +134,19 @@ class ChatCompletionsJudge(Judge):
         with start_blocking_portal() as portal:  # a loop of its own: in a notebook another one is running
             portal.call(ask)
 
-    def _client(self, openai: ModuleType, key: str | None) -> Any:
-        return openai.AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=key or "none",
-            timeout=self.timeout,
-            max_retries=self.retries,
-            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # they would turn POST into GET
-        )
+
+def _messages(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
 
 
 class _NoReply(Exception):
     """Says why there is no reply."""
 
 
-async def _reply(openai: ModuleType, create: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    """Ask for one reply; empty where the model said nothing."""
+async def _reply(openai: ModuleType, create: Any, prompt: str) -> str:
+    """Ask for one reply; empty if the model said nothing."""
     try:
-        sent = await create(messages=messages)
+        sent = await create(messages=_messages(prompt))
     except openai.APIConnectionError as error:
         cause = error.__cause__
         raise _NoReply(f"{_attempts(error.request)}: {type(cause).__name__} {cause}") from error
@@ -180,7 +178,7 @@ def _read_status(response: Any) -> str:
 
 
 def _attempts(request: Any) -> str:
-    """How often the client has tried, as it counts in the request."""
+    """Say how often the client has tried; it counts in the request."""
     count = 1 + int(request.headers["x-stainless-retry-count"])
     return f"no answer after {count} attempt{'s' * (count > 1)}, the last one"
 
@@ -209,7 +207,6 @@ async def _in_workers(
 
 
 def _key(variable: str) -> str:
-    """Read the key, which no message ever shows."""
     key = os.environ.get(variable, "")
     if not key:
         raise InputError(

@@ -1,8 +1,8 @@
-"""`svd-lightning judge`: measures the written answers of a run."""
+"""`svd-lightning judge`: measure the written answers of a run."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jsonargparse import lazy_instance
@@ -29,19 +29,19 @@ def judge(
 ) -> Path:
     """Measure what predict has written, for base, tuned and steered answers at once, and print a table.
 
-    Exact match, ROUGE-L, accuracy by the option named first, and the shares of truthful and informative answers
-    by a judge, each with its difference to the tuned model and a paired bootstrap interval. Answers by option
-    need no judge. Writes the summary (`svd_lightning.records.JudgedRecord`) and beside it
-    every answer with its numbers and what the judge said; both replace older ones of the same name.
+    The measures are exact match, ROUGE-L, accuracy by the option named first, and the shares of truthful and
+    informative answers by a judge. Each comes with its difference to the tuned model and a paired bootstrap
+    interval. Answers that name an option need no judge. Two files are written, over older ones of the same name:
+    the summary (`svd_lightning.records.JudgedRecord`), and every answer with its numbers and the judge's reasons.
 
-    A judge that is a model is asked each thing once: its replies are kept, and the same command goes on where
-    it was interrupted.
+    A judge that is a model is asked each question once. Its replies are kept: after an interruption, the same
+    command asks only the rest.
 
     Args:
-        predictions: run folder of `svd-lightning predict`, or its file; with `--predict.compare true` there are
-            base and tuned answers to compare with.
-        judge: who judges: ReferenceJudge (no model), LocalJudge, ChatCompletionsJudge, the class path of your own;
-            null for nobody.
+        predictions: run folder of `svd-lightning predict`, or its file. `--predict.compare true` writes base and
+            tuned answers too.
+        judge: ReferenceJudge (no model), LocalJudge, ChatCompletionsJudge, or the class path of your own; null
+            for none.
         output: the summary, a .json file; null for <predictions>.judged.json beside the predictions.
         replies: where a model's replies are kept; null for <predictions>.replies.jsonl beside them.
 
@@ -60,36 +60,32 @@ def judge(
     kept = Replies(source.with_suffix(".replies.jsonl") if replies is None else Path(replies).expanduser())
     rows = read_predictions(source)
     scored = _scored(rows, _opinions(rows, judge, kept))
-    found: JudgedRecord = {"predictions": source.name, "judge": _who(judge), **summary(rows, scored)}
+    about: JudgeRecord = {"label": None, "about": "Nobody judged"}
+    if judge is not None:
+        about = {"label": judge.label, "about": judge.about}
+    record: JudgedRecord = {"predictions": source.name, "judge": about, **summary(rows, scored)}
     write_text(target.with_suffix(".jsonl"), "".join(_lines(rows, scored)))
-    write_json(target, found)
-    _show(found)
+    write_json(target, record)
+    _show(record)
     print(target)
     return target
 
 
 def _opinions(rows: Sequence[Row], judge: Judge | None, replies: Replies) -> dict[tuple[int, str], Opinion]:
     """Ask about each text of a row once; answers that name an option need no judge."""
-    asked = [
-        (n, text)
-        for n, row in enumerate(rows)
-        if row.label is None
-        for texts in row.texts.values()
-        for text in texts
-    ]
-    asked = list(dict.fromkeys(asked))
+    unjudged = ((n, row) for n, row in enumerate(rows) if row.label is None)
+    asked = list(dict.fromkeys((n, text) for n, row in unjudged for texts in row.texts.values() for text in texts))
     if judge is None or not asked:
         return {}
-    answers = [rows[n].answer(text) for n, text in asked]
     columns = TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task("judging")
-        found = judge.verdicts(
-            answers,
+        opinions = judge.verdicts(
+            [rows[n].answer(text) for n, text in asked],
             replies=replies,
             progress=lambda done, of: bar.update(task, completed=done, total=of),
         )
-    return dict(zip(asked, found, strict=True))
+    return dict(zip(asked, opinions, strict=True))
 
 
 def _scored(rows: Sequence[Row], opinions: Mapping[tuple[int, str], Opinion]) -> dict[str, list[Scored]]:
@@ -101,9 +97,8 @@ def _scored(rows: Sequence[Row], opinions: Mapping[tuple[int, str], Opinion]) ->
     }
 
 
-def _lines(rows: Sequence[Row], scored: Mapping[str, Sequence[Scored]]) -> list[str]:
-    """Make an `AnswerRecord` of each answer, as a line of JSON."""
-    lines = []
+def _lines(rows: Sequence[Row], scored: Mapping[str, Sequence[Scored]]) -> Iterator[str]:
+    """Yield an `AnswerRecord` of each answer, as a line of JSON."""
     for name, answers in scored.items():
         for answer in answers:
             record: dict[str, object] = {
@@ -113,19 +108,10 @@ def _lines(rows: Sequence[Row], scored: Mapping[str, Sequence[Scored]]) -> list[
                 **{key: None if math.isnan(number) else number for key, number in answer.numbers.items()},
                 "evidence": None if answer.opinion is None else answer.opinion.evidence,
             }
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    return lines
+            yield json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _who(judge: Judge | None) -> JudgeRecord:
-    if judge is None:
-        return {"label": None, "about": "Nobody judged"}
-    return {"label": judge.label, "about": judge.about}
-
-
-def _show(found: JudgedRecord) -> None:
-    label, about = found["judge"]["label"] or "", found["judge"]["about"]
-    screen = console()
-    for task, part in found.get("tasks", {}).items():
-        screen.print(summary_table(f"{task}: {part['rows']} prompts", part, label=label, about=about))
-    screen.print(summary_table(f"{found['rows']} prompts", found, label=label, about=about))
+def _show(record: JudgedRecord) -> None:
+    parts = {f"{task}: ": part for task, part in record.get("tasks", {}).items()}
+    for name, part in {**parts, "": record}.items():
+        console().print(summary_table(f"{name}{part['rows']} prompts", part, record["judge"]))

@@ -1,4 +1,4 @@
-"""A judge on this machine: the probability of yes against that of no."""
+"""A judge on this machine: compares the probabilities of yes and no."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ _WORDS = ("yes", "Yes", "no", "No")
 class LocalJudge(Judge):
     """A causal language model of transformers, asked the paper's two yes-or-no questions; nothing is sampled.
 
-    The answer is yes where P(yes) + P(Yes) > P(no) + P(No) right after the prompt: exact, over all tokens of
-    each word, under the model's chat template if it has one. It abstains where the four together have less than
-    `least` of the probability: such a model would have said something else. Runs on the GPU if there is one.
+    The answer is yes if P(yes) + P(Yes) > P(no) + P(No) right after the prompt. These are exact, over all tokens
+    of each word, under the model's chat template if it has one. The judge abstains if the four together have less
+    probability than `least`: such a model would have said something else. Runs on the GPU if there is one.
 
     Raises:
-        InputError: for options that make no sense, or a model that cannot be loaded.
+        InputError: for numbers out of range.
     """
 
     backbone: Backbone
@@ -50,11 +50,11 @@ class LocalJudge(Judge):
 
     @property
     def about(self) -> str:
-        """Says that its numbers are probabilities of words."""
+        """Says which model it is, and that it compares probabilities."""
         return f"LocalJudge: the probability of yes against no under {self.label}"
 
     def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Opinion]:
-        """Ask what is not among the replies; the model is loaded only if something is left to ask."""
+        """Ask for the replies that are missing; the model is loaded only if some are."""
         model = {"judge": "local", "least": self.least, "model": _version(self.backbone)}
         return opinions_by_asking(
             answers,
@@ -70,11 +70,12 @@ class LocalJudge(Judge):
             model = model.to("cuda")
         for start in range(0, len(prompts), self.batch_size):
             batch = prompts[start : start + self.batch_size]
-            for prompt, found in zip(batch, word_log_probs(model, tokenizer, batch).exp().tolist(), strict=True):
-                keep(prompt, self._reply(found[0] + found[1], found[2] + found[3]))
+            probabilities = word_log_probs(model, tokenizer, batch).exp().view(-1, 2, 2).sum(-1).tolist()
+            for prompt, (yes, no) in zip(batch, probabilities, strict=True):
+                keep(prompt, self._reply(yes, no))
 
     def _reply(self, yes: float, no: float) -> str:
-        """Put the probabilities in words, to be read like the reply of a model."""
+        """Put the probabilities in words, which `read_reply` understands."""
         word = "neither" if yes + no < self.least or yes == no else "yes" if yes > no else "no"
         return f"{word} (P(yes) = {yes:.4g}, P(no) = {no:.4g})"
 
@@ -83,8 +84,8 @@ class LocalJudge(Judge):
 def word_log_probs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Tensor:
     """Compute the log-probability of the words yes, Yes, no, No right after each prompt, [B, 4].
 
-    A word that is several tokens counts with all of them. Words share a row of the forward pass where they
-    differ in their last token only.
+    A word of several tokens counts with all of them. Words that differ only in their last token share a row of
+    the forward pass.
 
     Args:
         model: in evaluation mode.
@@ -108,10 +109,10 @@ def word_log_probs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, p
         logits_to_keep=max(len(word) for _, word in words),
         use_cache=False,
     ).logits
-    found = [
+    log_probs = [
         logits_BTV[row, -len(word) :].float().log_softmax(-1)[range(len(word)), word].sum() for row, word in words
     ]
-    return torch.stack(found).view(len(prompts), len(_WORDS)).double().cpu()
+    return torch.stack(log_probs).view(len(prompts), len(_WORDS)).double().cpu()
 
 
 def _left_padded(rows: Sequence[Tensor]) -> Tensor:
@@ -129,7 +130,7 @@ def _worded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Itera
             texts = [f"{begun}{word}" for word in _WORDS]
         special = tokenizer.chat_template is None  # the template writes them itself
         all_ids = [tokenizer(text, add_special_tokens=special).input_ids for text in texts]
-        if all(ids[-1] == tokenizer.eos_token_id for ids in all_ids):  # some put an end behind every text
+        if all(ids[-1] == tokenizer.eos_token_id for ids in all_ids):  # some tokenizers end every text with it
             all_ids = [ids[:-1] for ids in all_ids]
         start = next(place for place, ids in enumerate(zip(*all_ids, strict=False)) if len(set(ids)) > 1)
         yield from ((ids, start) for ids in all_ids)
@@ -144,7 +145,7 @@ def _check_length(model: PreTrainedModel, length: int) -> None:
 
 
 def _version(backbone: Backbone) -> dict[str, object]:
-    """The options that decide what the model says, with sizes and dates of the weights in a local folder."""
+    """Return what decides the model's replies: options, and sizes and dates of the weights in a local folder."""
     folder = Path(backbone.source)
     files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder.is_dir() else []
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

@@ -1,4 +1,4 @@
-"""Reads what predict has written."""
+"""Read what predict has written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from svd_lightning.metrics import option_label
 
 PREDICTIONS = "predictions.jsonl"
 _COLUMNS = {"base": "base", "tuned": "tuned", "steered": "completion"}
-"""The column of each system's answers, in the order of the tables."""
+"""The column with each system's answers, in the order of the tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,28 +21,28 @@ class Row:
     id: str
     """The example's id."""
     question: str
-    """The question as people read it: the prompt, where the record has no other."""
+    """The question as people read it; the prompt if the record has none."""
     correct: tuple[str, ...]
     """Right answers, the reference among them; empty where only prompts were given."""
     incorrect: tuple[str, ...]
-    """Wrong answers, where the dataset has them."""
+    """Wrong answers, if the dataset has them."""
     task: str | None
-    """The task that it belongs to, where a dataset mixes several."""
+    """The task that it belongs to, if the dataset mixes several."""
     texts: Mapping[str, tuple[str, ...]]
-    """By system: base, tuned, steered; several where several were sampled."""
+    """The answers by system: base, tuned, steered. Several if several were sampled."""
 
     @property
     def label(self) -> str | None:
-        """The right option, where the reference names one ("the correct answer is answer2")."""
+        """The right option, if the reference names one ("the correct answer is answer2")."""
         return option_label(self.correct[0]) if self.correct else None
 
     def answer(self, text: str) -> Answer:
-        """What a judge reads of one of the texts."""
+        """Return what a judge reads about one of the texts."""
         return Answer(question=self.question, text=text, correct=self.correct, incorrect=self.incorrect)
 
 
 def predictions_path(place: str) -> Path:
-    """Find the predictions of a run folder, or take the file itself.
+    """Return the predictions file of a run folder, or the file itself.
 
     Raises:
         InputError: if there is none.
@@ -64,11 +64,9 @@ def read_predictions(path: Path) -> list[Row]:
         InputError: for records that predict did not write, naming the line.
     """
     rows = [_row(record) for record in read_rows(path)]
-    first = rows[0]
+    expected = dict.fromkeys(rows[0].texts, len(rows[0].texts["steered"]))
     for row in rows:
-        if {name: len(texts) for name, texts in row.texts.items()} != {
-            name: len(first.texts["steered"]) for name in first.texts
-        }:
+        if {name: len(texts) for name, texts in row.texts.items()} != expected:
             raise InputError(
                 f"{path}: expected the same completions in every record, as many of base and tuned as steered; "
                 f"record {row.id!r} differs"
@@ -78,14 +76,13 @@ def read_predictions(path: Path) -> list[Row]:
 
 def _row(record: SourceRow) -> Row:
     prompt, reference = record.text("prompt"), record.text("reference").strip()
-    known = _texts(record, "correct") if "correct" in record.values else ()
-    task, question = record.values.get("task"), record.values.get("question")
+    correct = _texts(record, "correct") if "correct" in record.values else ()
     return Row(
         id=str(record.value("id")),
-        question=prompt if question is None else record.text("question"),
-        correct=tuple(dict.fromkeys(text for text in (reference, *known) if text)),
+        question=record.text_if_any("question") or prompt,
+        correct=tuple(dict.fromkeys(text for text in (reference, *correct) if text)),
         incorrect=_texts(record, "incorrect") if "incorrect" in record.values else (),
-        task=None if task is None else record.text("task"),
+        task=record.text_if_any("task"),
         texts={
             name: _texts(record, column, several=False)
             for name, column in _COLUMNS.items()

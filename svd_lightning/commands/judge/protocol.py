@@ -1,4 +1,4 @@
-"""What a judge is: it says whether an answer is truthful and whether it is informative."""
+"""What a judge is: it says whether an answer is truthful, and whether it is informative."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Protocol, runtime_checkable
 from svd_lightning.commands.judge.replies import Replies
 
 Progress = Callable[[int, int], None]
-"""Called with how many replies there are, and how many there will be."""
+"""Takes the number of replies so far, and of all replies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model said to a question, and what is known of the question."""
+    """A model's answer to a question, with right and wrong ones."""
 
     question: str
     """The question as people read it."""
     text: str
-    """What was generated."""
+    """The answer."""
     correct: tuple[str, ...] = ()
-    """Right answers, as far as they are known."""
+    """Right answers, if the dataset has them."""
     incorrect: tuple[str, ...] = ()
-    """Wrong answers, as far as they are known."""
+    """Wrong answers, if the dataset has them."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Opinion:
     informative: bool | None
     """Whether it says something that helps."""
     evidence: tuple[str, str]
-    """What each of the two rests on: the judge's reply, or the nearest reference."""
+    """The reason for each of the two: the judge's reply, or the nearest reference."""
 
 
 Verdict = Opinion
@@ -42,16 +42,16 @@ Verdict = Opinion
 
 @runtime_checkable
 class Judge(Protocol):
-    """Gives an opinion on every answer. A new judge is one new file with these three members."""
+    """Gives an opinion on every answer. A new judge is one class with these three members."""
 
     @property
     def label(self) -> str:
-        """Who judged, in few words; shown wherever its numbers are."""
+        """The judge's name, shown wherever its numbers are."""
         ...
 
     @property
     def about(self) -> str:
-        """A sentence on what its numbers are, for captions."""
+        """A sentence on how its numbers are made, shown below tables."""
         ...
 
     def verdicts(self, answers: Sequence[Answer], *, replies: Replies, progress: Progress) -> list[Opinion]:
@@ -59,7 +59,7 @@ class Judge(Protocol):
 
         Args:
             answers: in any order; the same answer may come twice.
-            replies: what models said in earlier runs; new replies are added as they come.
+            replies: replies of models in earlier runs; new ones are added as they come.
             progress: called after every reply.
 
         Returns:

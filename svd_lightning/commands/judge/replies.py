@@ -1,4 +1,4 @@
-"""Replies of judges, kept on disk so that nothing is asked twice."""
+"""Replies of judges, kept in a file so that no question is asked twice."""
 
 import hashlib
 import json
@@ -14,36 +14,32 @@ from svd_lightning.files import writing
 class Replies:
     """A JSONL file of replies, keyed by judge, model and the full request; safe to use from several threads.
 
-    Each reply is one line, appended by one write. So a killed run leaves whole lines and at most one cut short,
-    which is skipped and asked again. The key is a SHA-256: requests are not kept in the file.
+    Each reply is one line, appended by one write. So a killed run leaves whole lines and at most one incomplete
+    line, which is skipped and asked again. The key is a SHA-256 hash: the file does not hold the requests.
 
     Args:
-        path: the file; made with the first reply.
+        path: the file; the first reply creates it.
 
     Raises:
-        InputError: for a file that holds something else.
+        InputError: if the file holds something else.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = Lock()
-        self._known = _read(path)
+        self._replies = _read(path)
 
     def get(self, request: Mapping[str, object]) -> str | None:
-        """The reply to a request, or None if it has not been asked."""
-        return self._known.get(_key(request))
+        """Return the reply to a request; None if there is none."""
+        return self._replies.get(_key(request))
 
     def add(self, request: Mapping[str, object], reply: str) -> None:
-        """Keep the reply to a request."""
+        """Store the reply to a request."""
         key = _key(request)
         line = json.dumps({"key": key, "reply": reply}, ensure_ascii=False) + "\n"
         with self._lock:
-            self._known[key] = reply
+            self._replies[key] = reply
             _append(self.path, line.encode("utf-8", errors="replace"))
-
-    def __len__(self) -> int:
-        """How many replies there are."""
-        return len(self._known)
 
 
 def _key(request: Mapping[str, object]) -> str:
@@ -64,11 +60,11 @@ def _append(path: Path, line: bytes) -> None:
 def _read(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
-    found = {}
+    replies = {}
     for number, line in enumerate(path.read_bytes().decode("utf-8", errors="replace").split("\n"), start=1):
         try:
             kept = json.loads(line or "null")
-        except json.JSONDecodeError:  # cut short
+        except json.JSONDecodeError:  # incomplete
             continue
         if kept is None:
             continue
@@ -76,5 +72,5 @@ def _read(path: Path) -> dict[str, str]:
             raise InputError(
                 f"{path}, line {number}: expected a judge's reply, got {line!r:.80}; move the file away"
             )
-        found[kept["key"]] = kept["reply"]
-    return found
+        replies[kept["key"]] = kept["reply"]
+    return replies

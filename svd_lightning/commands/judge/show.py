@@ -1,9 +1,8 @@
-"""The summary as a table in the terminal."""
-
-from rich.table import Table
+"""The summary as a table."""
 
 from svd_lightning.commands.judge.measures import JUDGED, MEASURES
-from svd_lightning.records import GainRecord, JudgedPart, Measure
+from svd_lightning.records import GainRecord, JudgedPart, JudgeRecord, Measure
+from svd_lightning.report import ReportTable, Row
 
 _NAMES: dict[Measure, str] = {
     "exact_match": "exact match",
@@ -15,35 +14,32 @@ _NAMES: dict[Measure, str] = {
 }
 
 
-def summary_table(title: str, part: JudgedPart, *, label: str, about: str) -> Table:
+def summary_table(title: str, part: JudgedPart, judge: JudgeRecord) -> ReportTable:
     """Make a table: a row per measure, a column per system, then the gains over the tuned model.
 
     Args:
         title: what was measured.
         part: the whole summary, or that of one task.
-        label: who judged, shown after the names of the judged measures.
-        about: a sentence on the judge.
+        judge: shown after the names of the measures that it judged, and below the table.
     """
-    systems, gains = part["systems"], part["gains"]
-    shown = [name for name in MEASURES if any(system[name] is not None for system in systems.values())]
-    judged = any(system["judged"] for system in systems.values())
-    caption = _caption(part, about) if judged else "No answer was judged."
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    table.add_column("percent")
-    for name in systems:
-        table.add_column(name, justify="right")
-    for name in gains:
-        table.add_column(f"{name} − tuned, 95 %", justify="right", no_wrap=True)
-    for name in shown:
-        table.add_row(
-            f"{_NAMES[name]} ({label})" if name in JUDGED else _NAMES[name],
-            *(_percent(system[name]) for system in systems.values()),
+    systems, gains = part["systems"].values(), part["gains"]
+    heads = ("percent", *part["systems"], *(f"gain, {name} − tuned" for name in gains))
+    rows = [
+        (
+            f"{_NAMES[name]} ({judge['label'] or ''})" if name in JUDGED else _NAMES[name],
+            *(_percent(system[name]) for system in systems),
             *(_gain(gain[name]) for gain in gains.values()),
         )
-    return table
+        for name in MEASURES
+        if any(system[name] is not None for system in systems)
+    ]
+    judged = any(system["judged"] for system in systems)
+    note = _note(part, judge["about"]) if judged else "No answer was judged."
+    notes = ("Gains with paired 95 % intervals.", note) if gains else (note,)
+    return ReportTable(title, heads, tuple(map(Row, rows)), notes)
 
 
-def _caption(part: JudgedPart, about: str) -> str:
+def _note(part: JudgedPart, about: str) -> str:
     abstained = "; ".join(
         f"{name} {system['abstained']['truthful']} and {system['abstained']['informative']}"
         for name, system in part["systems"].items()

@@ -1,4 +1,4 @@
-"""`svd-lightning lm-eval`: tasks of lm-evaluation-harness under base, tuned and steered distributions."""
+"""`svd-lightning lm-eval`: run tasks of lm-evaluation-harness under base, tuned and steered distributions."""
 
 import json
 from collections.abc import Mapping
@@ -6,16 +6,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rich.console import Console
 from rich.table import Table
 
+from svd_lightning.console import console
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.runs import find_checkpoint, open_run
 from svd_lightning.steering import Distribution
 
 HarnessResults = dict[str, Any]
-"""What the harness returns: its own JSON."""
+"""The harness's own JSON."""
 
 
 def lm_eval(
@@ -36,19 +36,19 @@ def lm_eval(
 
     Args:
         run: run folder or checkpoint, such as runs/truthfulqa/version_0.
-        tasks: names of tasks, with commas between them.
-        distribution: whose logits to evaluate; `all` takes the three one after another.
-        include_path: folder with task files of your own.
-        num_fewshot: worked examples before each question; null for what the task says.
-        limit: how many examples of each task at most, for quick runs.
+        tasks: names of tasks, separated by commas.
+        distribution: the distribution to evaluate; `all` evaluates the three one after another.
+        include_path: folder with your own task files.
+        num_fewshot: worked examples before each question; null for the task's default.
+        limit: maximum number of examples per task, for quick runs.
         batch_size: requests per forward.
-        device: to run on; null takes a GPU where there is one.
+        device: to run on; null takes a GPU if there is one.
         apply_chat_template: put the tokenizer's chat template around each request.
-        gen_kwargs: options of generation over those of the task, such as do_sample=true,top_p=0.9.
+        gen_kwargs: options of generation that replace those of the task, such as do_sample=true,top_p=0.9.
         output: file for all results as JSON, replaced if it exists; null for none.
 
     Returns:
-        What the harness returns, by distribution.
+        The harness's results, by distribution.
 
     Raises:
         InputError: if the harness is not installed, the run cannot be opened, or a task is unknown.
@@ -70,9 +70,9 @@ def lm_eval(
             + (f"; it has no {', '.join(unknown)}: give --include_path for tasks of your own" if unknown else "")
         )
     module = open_run(run)
-    found: dict[str, HarnessResults] = {}
+    results: dict[str, HarnessResults] = {}
     for name in get_args(Distribution) if distribution == "all" else (distribution,):
-        found[name] = simple_evaluate(
+        results[name] = simple_evaluate(
             SteeredHarnessModel(module, distribution=name, device=device, batch_size=batch_size),
             tasks=names,
             num_fewshot=num_fewshot,
@@ -82,28 +82,28 @@ def lm_eval(
             task_manager=manager,
             log_samples=False,
         )
-    Console().print(_table(found))
+    console().print(_table(results))
     if output is not None:
-        write_text(Path(output).expanduser(), json.dumps(found, indent=2, default=str) + "\n")
-    return found
+        write_text(Path(output).expanduser(), json.dumps(results, indent=2, default=str) + "\n")
+    return results
 
 
-def _table(found: Mapping[str, HarnessResults]) -> Table:
+def _table(results: Mapping[str, HarnessResults]) -> Table:
     """Make a table: a row per task and metric, a column per distribution, with the harness's standard errors."""
     table = Table(title="lm-evaluation-harness")
-    for column in ("task", "metric", *found):
+    for column in ("task", "metric", *results):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right", overflow="fold")
-    first = next(iter(found.values()))["results"]
+    first = next(iter(results.values()))["results"]
     for task, metrics in first.items():
         for key, value in metrics.items():
-            name, _, chosen = key.partition(",")
-            if isinstance(value, float | int) and chosen and not name.endswith("_stderr"):
-                cells = [_cell(each["results"][task], name, chosen) for each in found.values()]
-                table.add_row(task, name if chosen == "none" else f"{name} ({chosen})", *cells)
+            name, _, answer_filter = key.partition(",")
+            if isinstance(value, float | int) and answer_filter and not name.endswith("_stderr"):
+                cells = [_cell(each["results"][task], name, answer_filter) for each in results.values()]
+                table.add_row(task, name if answer_filter == "none" else f"{name} ({answer_filter})", *cells)
     return table
 
 
-def _cell(metrics: Mapping[str, float | str], name: str, chosen: str) -> str:
-    error = metrics.get(f"{name}_stderr,{chosen}")
-    value = f"{metrics[f'{name},{chosen}']:.4f}"
+def _cell(metrics: Mapping[str, float | str], name: str, answer_filter: str) -> str:
+    error = metrics.get(f"{name}_stderr,{answer_filter}")
+    value = f"{metrics[f'{name},{answer_filter}']:.4f}"
     return f"{value} ± {error:.4f}" if isinstance(error, float) else value

@@ -17,23 +17,23 @@ from svd_lightning.steering import UNSTEERED, Distribution, SteeringFunction
 
 @register_model("svd-lightning")
 class SteeredHarnessModel(HFLM):
-    """Log-likelihoods, rolling log-likelihoods and generation under one distribution of a run.
+    """Computes log-likelihoods, rolling log-likelihoods and texts under one distribution of a run.
 
-    Scoring and generation differ in one point, as everywhere here: a penalty of −∞ forbids tokens in generation,
-    and counts as 0 in scoring (`finite_penalty`). It runs in one process; the harness makes the batches. The
-    harness names no task that the adapter knows, so every request takes the strengths shared by all tasks.
+    As everywhere in this package, a penalty of −∞ forbids tokens in generation, and counts as 0 in scoring
+    (`finite_penalty`). The model runs in one process; the harness makes the batches. The harness does not name the
+    adapter's tasks, so every request uses the strengths shared by all tasks.
 
     Args:
-        run: run folder or checkpoint, or a SteeredLanguageModel that is loaded.
-        distribution: whose logits: those of the base, of the tuned model, or the steered ones.
-        device: to run on; None takes a GPU where there is one.
+        run: run folder or checkpoint, or a loaded SteeredLanguageModel.
+        distribution: base, tuned or steered.
+        device: to run on; None takes a GPU if there is one.
         batch_size: as in the harness: a number, or `auto`.
-        max_batch_size: the most that `auto` tries.
-        max_length: tokens of a request; None for the model's context less its virtual tokens.
+        max_batch_size: the largest that `auto` tries.
+        max_length: tokens of a request; None for the model's context without its virtual tokens.
         add_bos_token: as in the harness.
 
     Raises:
-        InputError: if the run cannot be opened, or has no strengths and the steered distribution is asked for.
+        InputError: if the run cannot be opened, or has no strengths for the steered distribution.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class SteeredHarnessModel(HFLM):
         )
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
-        """Return logits for scoring: [B, T] → [B, T, V]. Rows are padded on the right, so no mask is needed."""
+        """Return logits for scoring: [B, T] → [B, T, V]. Rows are padded on the right, so they need no mask."""
         with torch.no_grad():
             return self._scorer(input_ids=inps).logits
 
     def get_model_info(self) -> dict[str, Any]:
-        """Describe the model without asking the hub, which does not know a local one."""
+        """Describe the model without a request to the hub, which does not know a local one."""
         return {"model_num_parameters": self._model.num_parameters(), "model_dtype": str(self._model.dtype)}
 
 

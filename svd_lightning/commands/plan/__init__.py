@@ -1,4 +1,4 @@
-"""How much memory a run needs, before anything is downloaded."""
+"""Compute how much memory a run needs, before anything is downloaded."""
 
 from svd_lightning.commands.plan.memory import MemoryPlan, Setting, make_plan
 

@@ -1,4 +1,4 @@
-"""Models without weights: shapes and number formats only, as Lightning's precision leaves them."""
+"""Models without weights: only shapes, and number formats as Lightning's precision sets them."""
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
@@ -22,13 +22,13 @@ class Precision:
     """The number formats of a run."""
 
     cast: torch.dtype | None = None
-    """What all weights, adapter included, are turned into; None leaves the base as stored, and PEFT's adapter
-    in float32."""
+    """Number format that all weights, adapter included, are converted to; None leaves the base as stored, and
+    PEFT's adapter in float32."""
     autocast: torch.dtype | None = None
-    """What matrix products are computed in, whatever the weights are."""
+    """Number format of matrix products, whatever that of the weights is."""
 
     def context(self) -> AbstractContextManager:
-        """Autocast, where there is any."""
+        """Return the context in which the run computes: autocast, or none."""
         return nullcontext() if self.autocast is None else torch.autocast("cpu", dtype=self.autocast)
 
 
@@ -37,10 +37,10 @@ def precision_of(name: str | int | None, *, casts_always: bool) -> Precision:
 
     Args:
         name: such as bf16-true, bf16-mixed, 32; None is 32-true.
-        casts_always: whether the strategy turns the weights of 32-true runs into float32 too (FSDP1, DeepSpeed).
+        casts_always: whether the strategy converts weights to float32 in 32-true runs too (FSDP1, DeepSpeed).
 
     Raises:
-        InputError: for one that the plan does not know.
+        InputError: for a precision that the plan does not know.
     """
     width, _, kind = str(name or "32-true").partition("-")
     if width not in _FORMATS or kind not in ("", "true", "mixed"):
@@ -55,7 +55,7 @@ def precision_of(name: str | int | None, *, casts_always: bool) -> Precision:
 
 
 def stored_dtype(backbone: Backbone, config: PretrainedConfig) -> torch.dtype:
-    """The number format that the base is loaded in."""
+    """Return the number format in which the base is loaded."""
     name = checks.stored_dtype(config) if backbone.dtype == "auto" else backbone.dtype
     dtype: torch.dtype = getattr(torch, name)
     return dtype
@@ -70,7 +70,7 @@ def blank_model(
         backbone: the base; only its configuration is read.
         adapter: its configuration; a trained adapter counts as a new one.
         precision: its `cast` is applied to all weights.
-        checkpointing: recompute activations in the backward pass.
+        checkpointing: whether activations are recomputed in the backward pass.
 
     Returns:
         The model, in training mode, and the `id`s of the base's parameters in it.
@@ -88,24 +88,24 @@ def blank_model(
             trust_remote_code=backbone.trust_remote_code,
         )
         base.requires_grad_(False)
-        own = {id(parameter) for parameter in base.parameters()}
+        base_ids = {id(parameter) for parameter in base.parameters()}
         if checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
-        fresh = copy.deepcopy(adapter)
-        fresh.inference_mode = False  # what save_pretrained wrote is trained on here
-        model = attach_new(base, fresh)
+        trainable = copy.deepcopy(adapter)
+        trainable.inference_mode = False  # save_pretrained wrote True
+        model = attach_new(base, trainable)
     if precision.cast is not None:
         model.to(precision.cast)
-    return model.train(), own
+    return model.train(), base_ids
 
 
 def as_fake(model: PeftModel, mode: FakeTensorMode, *, dtype: torch.dtype | None = None) -> list[Tensor]:
-    """Replace the meta tensors of a model by fake ones on the CPU, so that it can be run; no memory is taken.
+    """Replace the meta tensors of a model by fake ones on the CPU, so that it can run without memory.
 
     Args:
         model: from `blank_model`; changed.
-        mode: makes the tensors.
+        mode: creates the fake tensors.
         dtype: new number format of floating-point parameters; None keeps theirs.
 
     Returns:

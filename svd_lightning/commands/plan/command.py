@@ -1,4 +1,4 @@
-"""`svd-lightning plan`: from the parsed configuration of a run to the table of its memory."""
+"""`svd-lightning plan`: compute a run's memory from its parsed configuration, and print a table."""
 
 import math
 import re
@@ -23,27 +23,27 @@ from svd_lightning.module import SteeredLanguageModel
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _ZERO = {"stage": "stage", "offload": "offload", "persistence_threshold": "persistent", "bucket_size": "bucket"}
-"""Options of ZeROStrategy by name, and what the layout calls them."""
+"""Options of ZeROStrategy, and their names in the layout."""
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What `plan` takes beside the options of `fit`."""
+    """Options of `plan` beside those of `fit`."""
 
     gpu: str | None = None
-    """Memory of a device, such as 24GiB: says whether the run fits."""
+    """Memory of a device, such as 24GiB, to check whether the run fits."""
     reserve: str = "1GiB"
-    """Part of it kept for driver, libraries and the allocator's gaps: an assumption, not measured."""
+    """Part of it for driver, libraries and the allocator's gaps: an assumption, not measured."""
     tokens: int | None = None
-    """Completion tokens of the calibration split, for the size of the reference snapshot; null takes the most
-    that a count in `data.calibration` allows."""
+    """Completion tokens of the calibration split, for the size of the snapshot; null takes the most that a count
+    in `data.calibration` allows."""
 
 
 def show_plan(config: Namespace) -> None:
     """Print the plan of a parsed configuration.
 
     Raises:
-        InputError: as `setting_of` and `make_plan`, and for sizes without a unit.
+        InputError: in the cases of `setting_of` and `make_plan`, and for sizes without a unit.
     """
     gpu = None if config.gpu is None else parse_size(config.gpu, "gpu")
     reserve = parse_size(config.reserve, "reserve")
@@ -59,7 +59,7 @@ def setting_of(config: Namespace, *, tokens: int | None = None) -> Setting:
         tokens: completion tokens of the calibration split; None takes what a count of examples allows.
 
     Raises:
-        InputError: for a run without a base, without an adapter, or under a strategy that is not known here.
+        InputError: for a run without a base or an adapter, or with a strategy that has no layout.
     """
     model, data = _parts(config)
     backbone, adapter = _models(model)
@@ -88,7 +88,7 @@ def setting_of(config: Namespace, *, tokens: int | None = None) -> Setting:
 
 
 def layout_of(trainer: Namespace, *, processes: int) -> Layout:
-    """Find a strategy's layout by its name alone: it need not be installed, nor able to run here.
+    """Return a strategy's layout by its name: it need not be installed, nor able to run on this machine.
 
     Raises:
         InputError: for a strategy that is not in configs/strategy/.
@@ -107,13 +107,13 @@ def layout_of(trainer: Namespace, *, processes: int) -> Layout:
     if name == "ZeROStrategy":
         return ZeRO(**{ours: options[name] for name, ours in _ZERO.items() if options.get(name) is not None})
     raise InputError(
-        f"trainer.strategy: a plan can be made for the strategies of configs/strategy/, got {name!r}; add "
-        "--config configs/strategy/fsdp2.yaml, say"
+        f"trainer.strategy: expected a strategy of configs/strategy/, got {name!r}; add for example "
+        "--config configs/strategy/fsdp2.yaml"
     )
 
 
 def parse_size(text: str, argument: str) -> int:
-    """Read a size such as 24GiB as bytes.
+    """Return the bytes of a size such as 24GiB.
 
     Raises:
         InputError: for anything else.
@@ -125,7 +125,7 @@ def parse_size(text: str, argument: str) -> int:
 
 
 def _parts(config: Namespace) -> tuple[Namespace, CompletionDataModule]:
-    """The module's arguments and the data module, made without the trainer."""
+    """Return the module's arguments and the data module, without making a trainer."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SteeredLanguageModel, "model", instantiate=False, sub_configs=True)
     parser.add_subclass_arguments(CompletionDataModule, "data", required=True)
@@ -141,7 +141,7 @@ def _models(model: Namespace) -> tuple[Backbone, PeftConfig]:
 
 
 def _processes(trainer: Namespace) -> tuple[int, int]:
-    """Processes on a node, and nodes; 'auto' is what this machine has."""
+    """Return processes per node, and nodes; 'auto' counts the devices of this machine."""
     devices = trainer.devices
     if devices in ("auto", -1, "-1"):
         on_gpu = trainer.accelerator in ("auto", "gpu", "cuda")

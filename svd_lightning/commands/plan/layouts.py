@@ -1,8 +1,8 @@
-"""What each strategy keeps of weights, gradients and optimizer states on each of its processes.
+"""The weights, gradients and optimizer states that each process keeps under each strategy.
 
-Sizes in bytes, of the process that holds most. Weights, gradients and states under DDP, FSDP1 and FSDP2 are tested
-against two real processes on a small model; what is gathered or buffered for a while, and all of ZeRO, follows
-the strategies' rules as each class states them, and was not measured.
+Sizes are bytes, of the process that holds most. Weights, gradients and states under DDP, FSDP1 and FSDP2 are
+tested against two real processes on a small model. What is gathered or buffered for a while, and all of ZeRO,
+follows the rules that each class states, and was not measured.
 """
 
 import math
@@ -15,50 +15,50 @@ import torch
 from svd_lightning.commands.plan.weights import Weight
 
 StateBytes = Callable[[Sequence[tuple[tuple[int, ...], torch.dtype]]], int]
-"""Shapes and number formats of what the optimizer is given → bytes of its state."""
+"""From shapes and number formats of an optimizer's parameters to the bytes of its state."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one process keeps in its device's memory; `offloaded` in the host's instead."""
+    """The bytes that one process keeps in its device's memory; `offloaded` ones are in the host's."""
 
     base: int
     adapter: int
     gradients: int
     optimizer: int
     gathered: int = 0
-    """Whole weights of the layers at work, while they are."""
+    """Whole weights of the layers that are computing."""
     buckets: int = 0
     """Buffers for communication."""
     offloaded: int = 0
 
 
 class Layout(Protocol):
-    """A strategy, as far as memory goes."""
+    """How a strategy divides memory over processes."""
 
     @property
     def casts_always(self) -> bool:
-        """Whether the weights of 32-true runs are turned into float32, too."""
+        """Whether weights are converted to float32 in 32-true runs too."""
         ...
 
     def share(self, weights: Sequence[Weight], state: StateBytes, world: int) -> Share:
-        """What each of `world` processes keeps."""
+        """Return what each of `world` processes keeps."""
         ...
 
 
 @dataclass(frozen=True)
 class Whole:
-    """Everything on every process: one process, or DDP.
+    """One process, or DDP: every process keeps everything.
 
     Args:
-        ddp: DDP keeps its gradients a second time, in buckets to be sent.
+        ddp: keep gradients a second time, in buckets to send.
     """
 
     ddp: bool = False
     casts_always = False
 
     def share(self, weights: Sequence[Weight], state: StateBytes, world: int) -> Share:
-        """All of it."""
+        """Return everything, for every process."""
         gradients = sum(weight.stored for weight in weights if weight.trained)
         return Share(
             base=_stored(weights, of_base=True),
@@ -71,17 +71,16 @@ class Whole:
 
 @dataclass(frozen=True)
 class FSDP1:
-    """Each decoder layer flattened into one tensor and split; the rest another; buffers whole.
+    """Each decoder layer is one flat tensor, the other weights another; both are split. Buffers stay whole.
 
     A flat tensor with any trained weight has a gradient for all of it, frozen weights included (torch's
-    documentation of `use_orig_params`), and the trained weights of a layer may all lie in one process's part. Two
-    layers are whole at a time (the next is fetched ahead), the rest
-    (embeddings, norm, head) throughout.
+    documentation of `use_orig_params`), and the trained weights of a layer may all be in one process's part. Two
+    layers are whole at a time (the next is fetched ahead); embeddings, norm and head always are.
 
     Args:
         whole_in_step: SHARD_GRAD_OP: weights stay whole between forward and backward.
         gathered_in: number format of the gathered weights; None is that of the shards.
-        offload: shards, gradients and states lie in host memory.
+        offload: shards, gradients and states are in host memory.
     """
 
     whole_in_step: bool = False
@@ -90,7 +89,7 @@ class FSDP1:
     casts_always = True
 
     def share(self, weights: Sequence[Weight], state: StateBytes, world: int) -> Share:
-        """Every unit's part, rounded up."""
+        """Return a process's part of every flat tensor, rounded up."""
         units = _by_unit(weights)
         trained = [unit for unit in units.values() if any(weight.trained for weight in unit)]
         gathered = {number: _gathered(unit, self.gathered_in) for number, unit in units.items()}
@@ -116,15 +115,15 @@ class FSDP1:
 
 @dataclass(frozen=True)
 class FSDP2:
-    """Each parameter of the base model (adapters within it included) split along its first axis; buffers whole.
+    """Each parameter of the model, adapters included, is split along its first axis; buffers stay whole.
 
-    Two layers are whole at a time, the rest (embeddings, norm, head) throughout.
+    Two layers are whole at a time; embeddings, norm and head always are.
     """
 
     casts_always = False
 
     def share(self, weights: Sequence[Weight], state: StateBytes, world: int) -> Share:
-        """Every parameter's rows, rounded up."""
+        """Return a process's rows of every parameter, rounded up."""
 
         def local(weight: Weight) -> tuple[int, ...]:
             return (math.ceil(weight.shape[0] / world), *weight.shape[1:]) if weight.shape else ()
@@ -149,18 +148,17 @@ class FSDP2:
 
 @dataclass(frozen=True)
 class ZeRO:
-    """DeepSpeed: stage 2 splits gradients and states, stage 3 the weights, too.
+    """DeepSpeed: stage 2 splits gradients and states, stage 3 the weights too.
 
-    Beside the trained weights lies a float32 copy, whatever their format. Stage 3 gathers up to
-    `max_live` elements.
+    Trained weights have a float32 copy, whatever their format. Stage 3 gathers up to `max_live` elements.
 
     Args:
         stage: 2 or 3.
-        bucket: elements of the buffer that gradients are sent from, two of them in stage 2 (one is filled while
-            the other is sent); it is there whole, however few they are.
+        bucket: elements of the buffer that gradients are sent from. Stage 2 has two: one is filled while the other
+            is sent. A buffer is never smaller, however few the gradients are.
         max_live: elements that stage 3 keeps whole at most (DeepSpeed's own default).
         persistent: elements of a parameter up to which stage 3 does not split it.
-        offload: the split weights lie in host memory.
+        offload: the split weights are in host memory.
     """
 
     stage: int = 3
@@ -171,31 +169,24 @@ class ZeRO:
     casts_always = True
 
     def share(self, weights: Sequence[Weight], state: StateBytes, world: int) -> Share:
-        """Whole or split by stage."""
+        """Return a process's part, whole or split according to the stage."""
 
-        def held(chosen: Sequence[Weight]) -> int:
-            return sum(self._held(weight, world) for weight in chosen)
+        def held(of_base: bool) -> int:
+            return sum(self._held(weight, world) for weight in on_device if weight.of_base == of_base)
 
+        on_device = [weight for weight in weights if not (self.offload and self._is_split(weight))]
         trained = [weight for weight in weights if weight.trained]
         part = math.ceil(sum(weight.numel for weight in trained) / world)
         widest = max((weight.dtype.itemsize for weight in trained), default=0)
-        states = 4 * part + state([((part,), torch.float32)] if part else [])
-        base = held([weight for weight in weights if weight.of_base])
-        adapter = held([weight for weight in weights if not weight.of_base])
-        split = 0
-        if self.offload:
-            whole = [weight for weight in weights if not self._is_split(weight)]
-            split = base + adapter - sum(weight.stored for weight in whole)
-            base = sum(weight.stored for weight in whole if weight.of_base)
-            adapter = sum(weight.stored for weight in whole if not weight.of_base)
+        base, adapter = held(True), held(False)
         return Share(
             base=base,
             adapter=adapter,
             gradients=part * widest,
-            optimizer=states,
+            optimizer=4 * part + state([((part,), torch.float32)] if part else []),
             gathered=self._gathered(weights),
             buckets=(2 if self.stage == 2 else 1) * self.bucket * widest if trained else 0,
-            offloaded=split,
+            offloaded=sum(self._held(weight, world) for weight in weights) - base - adapter,
         )
 
     def _is_split(self, weight: Weight) -> bool:
@@ -215,7 +206,7 @@ def _stored(weights: Sequence[Weight], *, of_base: bool | None = None) -> int:
 
 
 def _by_unit(weights: Sequence[Weight]) -> dict[int, list[Weight]]:
-    """Parameters by decoder layer; 0 is outside them."""
+    """Group parameters by decoder layer; 0 is outside them."""
     units: dict[int, list[Weight]] = {}
     for weight in weights:
         if not weight.buffer:
@@ -224,13 +215,14 @@ def _by_unit(weights: Sequence[Weight]) -> dict[int, list[Weight]]:
 
 
 def _densest(unit: Sequence[Weight], world: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """The trained weights of a flattened unit, as many of them as fit into one process's part."""
+    """Return the trained weights of a flat tensor, as many as fit into one process's part."""
     room = math.ceil(sum(weight.numel for weight in unit) / world)
     shapes: list[tuple[tuple[int, ...], torch.dtype]] = []
     for weight in unit:
         if weight.trained and room:
-            shapes.append(((min(weight.numel, room),), weight.dtype))
-            room -= shapes[-1][0][0]
+            fitting = min(weight.numel, room)
+            shapes.append(((fitting,), weight.dtype))
+            room -= fitting
     return shapes
 
 

@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive while something runs, and how many at most."""
+"""Count the bytes of tensors that are alive while something runs, and their peak."""
 
 import weakref
 from collections.abc import Iterable
@@ -12,18 +12,18 @@ from torch.utils._pytree import tree_leaves
 class LiveBytes(TorchDispatchMode):
     """Counts the storages that operations make within the context, each once, until they are freed.
 
-    Works on real tensors and on those of a `FakeTensorMode` alike, forward and backward. Not counted: what was
-    there before (`known`), and the workspace inside a kernel.
+    Works on real tensors and on those of a `FakeTensorMode`, forward and backward. Not counted: `known` tensors,
+    and the workspace inside a kernel.
 
     Args:
-        known: tensors that are not counted although operations may return views of them.
+        known: tensors that existed before; operations may return views of them.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._seen = {id(storage): storage for storage in (tensor.untyped_storage() for tensor in known)}
-        self._mine: dict[int, Any] = {}
+        self._known = {id(storage): storage for storage in (tensor.untyped_storage() for tensor in known)}
+        self._made: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and count what it made."""
@@ -36,13 +36,11 @@ class LiveBytes(TorchDispatchMode):
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = id(storage)
-        if key in self._seen or key in self._mine:
-            return
-        size = storage.nbytes()
-        self.now += size
-        self._mine[key] = weakref.finalize(storage, self._free, key, size)
+        key, size = id(storage), storage.nbytes()
+        if key not in self._known and key not in self._made:
+            self.now += size
+            self._made[key] = weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
         self.now -= size
-        self._mine.pop(key, None)
+        self._made.pop(key, None)

@@ -1,4 +1,4 @@
-"""The memory that a run will take, computed from its configuration alone."""
+"""Compute the memory that a run needs from its configuration alone."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Setting:
     """On all nodes together."""
     processes_per_node: int = 1
     calibration_tokens: int | None = None
-    """Completion tokens of the calibration split; None where they are not known."""
+    """Completion tokens of the calibration split; None if not known."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class MemoryPlan:
     share: Share
     work: Activations
     loading: int
-    """Host memory of a node while every one of its processes reads the base."""
+    """Host memory of a node while each of its processes reads the base."""
     offloaded: int
-    """Host memory of a node for what the strategy keeps there."""
+    """Host memory of a node that the strategy uses."""
     snapshot_per_token: int
     """The base's hidden states at a calibration token."""
     parameters: int
@@ -49,7 +49,7 @@ class MemoryPlan:
 
     @property
     def resident(self) -> int:
-        """Weights on a device, throughout."""
+        """Weights on a device, during all work."""
         return self.share.base + self.share.adapter + self.share.gathered
 
     @property
@@ -79,33 +79,35 @@ class MemoryPlan:
 
     @property
     def snapshot(self) -> int | None:
-        """The reference snapshot of one process; in host memory up to 2 GiB, beyond that in files."""
+        """The snapshot of one process; in host memory up to 2 GiB, in files above that."""
         tokens = self.setting.calibration_tokens
         return None if tokens is None else math.ceil(tokens / self.setting.processes) * self.snapshot_per_token
 
     @property
     def host(self) -> int:
-        """A node's peak: loading, or what is kept later, whichever is more."""
+        """A node's peak: loading or what is kept later, whichever is more."""
         kept = self.offloaded + self.setting.processes_per_node * min(self.snapshot or 0, MAX_MEMORY)
         return max(self.loading, kept)
 
 
 def make_plan(setting: Setting) -> MemoryPlan:
-    """Compute the memory of a run. Reads the base's configuration, but no weights and no data.
+    """Compute the memory of a run. Reads the base's configuration, no weights and no data.
 
     Raises:
         InputError: for a base that is not named or cannot be found, an adapter that does not fit it, or a
             precision or optimizer that cannot be planned for.
     """
     precision = precision_of(setting.precision, casts_always=setting.layout.casts_always)
-    model, own = blank_model(setting.backbone, setting.adapter, precision, checkpointing=setting.checkpointing)
-    weights = model_weights(model, own, setting.backbone)
-    base = [weight for weight in weights if weight.of_base]
+    model, base_ids = blank_model(
+        setting.backbone, setting.adapter, precision, checkpointing=setting.checkpointing
+    )
+    weights = model_weights(model, base_ids, setting.backbone)
+    base = model.get_base_model()
     share = setting.layout.share(weights, lambda shapes: state_bytes(setting.optimizer, shapes), setting.processes)
-    stored = stored_dtype(setting.backbone, model.get_base_model().config).itemsize
+    stored = stored_dtype(setting.backbone, base.config).itemsize
     quantised = setting.backbone.load_in_4bit or setting.backbone.load_in_8bit
-    sizes = [weight.numel * stored for weight in base]
-    state_size = (precision.cast or precision.autocast or model.get_base_model().dtype).itemsize
+    sizes = [weight.numel * stored for weight in weights if weight.of_base]
+    state_size = (precision.cast or precision.autocast or base.dtype).itemsize
     gathered_in = setting.layout.gathered_in if isinstance(setting.layout, FSDP1) else None
     return MemoryPlan(
         setting=setting,
@@ -114,7 +116,7 @@ def make_plan(setting: Setting) -> MemoryPlan:
         # bitsandbytes quantises each tensor as it is read; otherwise the base is read whole before it is split
         loading=setting.processes_per_node * (max(sizes) if quantised else sum(sizes)),
         offloaded=setting.processes_per_node * share.offloaded,
-        snapshot_per_token=state_size * model.get_base_model().config.get_text_config().hidden_size,
+        snapshot_per_token=state_size * base.config.get_text_config().hidden_size,
         parameters=sum(weight.numel for weight in weights if not weight.buffer),
         trained=sum(weight.numel for weight in weights if weight.trained),
     )

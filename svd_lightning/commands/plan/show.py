@@ -14,16 +14,17 @@ ASSUMPTIONS = (
 
 
 def plan_table(plan: MemoryPlan, *, gpu: int | None, reserve: int) -> RenderableType:
-    """Show the memory of each kind of work side by side, what a node's memory needs, and whether the run fits.
+    """Make a table of the memory of each kind of work, with lines on host memory and on whether the run fits.
 
     Args:
         plan: the memory of a run.
-        gpu: a device's memory in bytes; None does not say whether the run fits.
-        reserve: bytes of it kept for driver, libraries and the allocator's gaps.
+        gpu: a device's memory in bytes; None leaves out whether the run fits.
+        reserve: bytes of it for driver, libraries and the allocator's gaps.
     """
     setting = plan.setting
-    across = f"{setting.processes} process" + ("es" if setting.processes > 1 else "")
-    title = f"Memory of each of {across}" if setting.processes > 1 else "Memory of the process"
+    title = (
+        f"Memory of each of {setting.processes} processes" if setting.processes > 1 else "Memory of the process"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("device memory")
     for name in ("training", "calibration", "decoding"):
@@ -33,11 +34,11 @@ def plan_table(plan: MemoryPlan, *, gpu: int | None, reserve: int) -> Renderable
             table.add_row(name, *(size_text(size) if size else "" for size in sizes))
     table.add_section()
     table.add_row("sum", *map(size_text, (plan.training, plan.calibration, plan.decoding)))
+    offloaded = f", {size_text(plan.offloaded)} offloaded" if plan.offloaded else ""
     lines = [
         f"{plan.parameters:,} parameters, {plan.trained:,} of them trained.",
         f"Host memory of a node: {size_text(plan.loading)} while {setting.processes_per_node} × the base is read"
-        + (f", {size_text(plan.offloaded)} offloaded" if plan.offloaded else "")
-        + ".",
+        f"{offloaded}.",
         _snapshot_line(plan),
         ASSUMPTIONS,
     ]
@@ -57,12 +58,13 @@ def fit_line(plan: MemoryPlan, *, gpu: int, reserve: int) -> str:
 
 def _rows(plan: MemoryPlan) -> dict[str, tuple[int, int, int]]:
     share, work = plan.share, plan.work
-    state = {"gradients": share.gradients, "optimizer states": share.optimizer, "buffers to send": share.buckets}
     return {
         "base weights": (share.base,) * 3,
         "adapter weights": (share.adapter,) * 3,
         "weights gathered": (share.gathered,) * 3,
-        **{name: (size, size, 0) for name, size in state.items()},
+        "gradients": (share.gradients, share.gradients, 0),
+        "optimizer states": (share.optimizer, share.optimizer, 0),
+        "buffers to send": (share.buckets, share.buckets, 0),
         "activations (estimate)": (work.training, work.calibration, work.decoding),
         "KV cache, both models": (0, 0, work.cache),
     }
@@ -70,12 +72,10 @@ def _rows(plan: MemoryPlan) -> dict[str, tuple[int, int, int]]:
 
 def _snapshot_line(plan: MemoryPlan) -> str:
     if plan.snapshot is None:
-        size = (
-            f"{size_text(1000 * plan.snapshot_per_token)} per 1,000 completion tokens (say how many with --tokens)"
-        )
+        size = f"{size_text(1000 * plan.snapshot_per_token)} per 1,000 completion tokens (set by --tokens)"
     else:
-        size = f"at most {size_text(plan.snapshot)} a process"
-    return f"Reference snapshot: {size}, in host memory up to {size_text(MAX_MEMORY)}, beyond that in files."
+        size = f"at most {size_text(plan.snapshot)} per process"
+    return f"Snapshot: {size}, in host memory up to {size_text(MAX_MEMORY)}, in files above that."
 
 
 def size_text(size: int) -> str:

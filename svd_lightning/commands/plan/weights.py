@@ -1,4 +1,4 @@
-"""Every weight of a model with its stored size, quantised or not, and the bytes that an optimizer keeps."""
+"""The weights of a model with their stored sizes, quantised or not, and the bytes of an optimizer's state."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ from svd_lightning.models import Backbone, decoder_layers
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
 _BLOCK = 64
-"""bitsandbytes' NF4 block: one float32 scale for so many weights."""
+"""Weights in a block of bitsandbytes' NF4, which has one float32 scale."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Weight:
     shape: tuple[int, ...]
     dtype: torch.dtype
     stored: int
-    """Bytes, in the format it is kept in."""
+    """Bytes in the format in which it is stored."""
     of_base: bool
     trained: bool
     unit: int
-    """Number of the decoder layer that it belongs to, from 1; 0 is outside them."""
+    """Number of its decoder layer, from 1; 0 outside the layers."""
     buffer: bool = False
 
     @property
@@ -42,12 +42,12 @@ class Weight:
 
 
 def model_weights(model: PeftModel, base_ids: set[int], backbone: Backbone) -> list[Weight]:
-    """List the parameters and buffers of a model, tied ones once.
+    """Return the parameters and buffers of a model, tied ones once.
 
     Args:
         model: from `blank_model`.
-        base_ids: which of its parameters are the base's.
-        backbone: says whether the base is quantised; then all its linear layers are, except the output head.
+        base_ids: `id`s of the base's parameters in it.
+        backbone: tells whether the base is quantised: all its linear layers except the output head.
     """
     base = model.get_base_model()
     units = {
@@ -56,7 +56,7 @@ def model_weights(model: PeftModel, base_ids: set[int], backbone: Backbone) -> l
         for tensor in (*layer.parameters(), *layer.buffers())
     }
     quantised = _quantised(model, base_ids, backbone)
-    found: dict[int, Weight] = {}
+    found: dict[int, Weight] = {}  # by id
     for tensor in (*model.parameters(), *model.buffers()):
         of_base = id(tensor) in base_ids or not isinstance(tensor, nn.Parameter)
         plain = tensor.numel() * tensor.itemsize
@@ -73,13 +73,13 @@ def model_weights(model: PeftModel, base_ids: set[int], backbone: Backbone) -> l
 
 
 def state_bytes(factory: OptimizerFactory, shapes: Sequence[tuple[tuple[int, ...], torch.dtype]]) -> int:
-    """Count the bytes of an optimizer's state after one step on parameters of these shapes, on the meta device.
+    """Return the bytes of an optimizer's state after one step on parameters of these shapes, on the meta device.
 
     >>> state_bytes(torch.optim.AdamW, [((3, 4), torch.float32)])  # two moments, and a step counter
     100
 
     Raises:
-        InputError: for an optimizer that cannot step without numbers to look at.
+        InputError: for an optimizer that needs numbers to make a step.
     """
     parameters = [torch.empty(shape, dtype=dtype, device="meta", requires_grad=True) for shape, dtype in shapes]
     if not parameters:
@@ -99,7 +99,7 @@ def state_bytes(factory: OptimizerFactory, shapes: Sequence[tuple[tuple[int, ...
 
 
 def _quantised(model: PeftModel, base_ids: set[int], backbone: Backbone) -> set[int]:
-    """Ids of the weights that bitsandbytes would quantise: the base's linear layers without the output head."""
+    """Return the ids of the weights that bitsandbytes would quantise."""
     if not (backbone.load_in_4bit or backbone.load_in_8bit):
         return set()
     head = model.get_base_model().get_output_embeddings()
@@ -109,7 +109,7 @@ def _quantised(model: PeftModel, base_ids: set[int], backbone: Backbone) -> set[
 
 
 def _quantised_bytes(shape: Sequence[int], backbone: Backbone) -> int:
-    """NF4: half a byte an element, a float32 scale a block, a 16-entry code; int8: a float32 scale a row."""
+    """NF4: half a byte per element, a float32 scale per block, a code of 16; int8: a float32 scale per row."""
     numel = math.prod(shape)
     if backbone.load_in_4bit:
         return math.ceil(numel / 2) + 4 * math.ceil(numel / _BLOCK) + 16 * 4

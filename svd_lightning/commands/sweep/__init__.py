@@ -1,8 +1,7 @@
-"""Grids of runs: planned from small files, run so that they can be resumed, tabulated beside published figures.
+"""Grids of runs, described by small files: run, resume, and tabulate them beside published figures.
 
-Own code, and little of it, because nothing at hand serves better: Hydra's multirun would replace LightningCLI's
-configuration by its own, Ray Tune and W&B sweeps search for the best run where here every cell is wanted, and with
-make or Snakemake planning and tabulating would be left to write all the same.
+Why not another tool: Hydra's multirun would replace LightningCLI's configuration, Ray Tune and W&B sweeps search
+for the best run but a grid needs all, and make or Snakemake would neither plan nor tabulate.
 """
 
 from svd_lightning.commands.sweep.command import SweepResult, sweep

@@ -1,8 +1,8 @@
-"""From a sweep file to the combinations that are run."""
+"""Make the combinations that a sweep runs."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from svd_lightning.commands.sweep.sweep_file import Axes, Options, Sweep, names_
 from svd_lightning.errors import InputError
 
 Override = tuple[str, str]
-"""An option by name, without the dashes, and its value as written on the command line."""
+"""The name of an option, without dashes, and its value as on the command line."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Combination:
     """One value of each axis."""
 
     labels: Mapping[str, str]
-    """What it is called, by axis."""
+    """The labels that it is shown under, by axis."""
     published: Mapping[str, str]
-    """What it is called in the sweep file, and in published tables: an override changes only the other."""
+    """Its labels in the sweep file and in published tables, which an override does not change."""
     options: Sequence[tuple[str, Any]]
-    """In the order of the command line: later ones win."""
+    """Options in the order of the command line: later ones win."""
 
     @property
     def name(self) -> str:
@@ -33,88 +33,74 @@ class Combination:
 def warm_starts(
     sweep: Sweep, *, only: Mapping[str, Sequence[str]] | None = None, overrides: Sequence[Override] = ()
 ) -> list[Combination]:
-    """The combinations that are warm-started, without those that `only` leaves out.
+    """Return the combinations to warm-start, without those that `only` leaves out.
 
-    An override of an option that every value of an axis sets leaves one value of that axis, the first (of those
-    that `only` names), under the override's name.
+    If an override sets an option that every value of an axis sets, only the first value of that axis (of those in
+    `only`) is left, and the override names it.
 
     Raises:
-        InputError: if `only` names what there is not, or leaves nothing.
+        InputError: if `only` names an unknown axis or label.
     """
-    chosen = _narrowed(sweep.axes, {**sweep.only, **_known(sweep, only or {})})
-    found = []
-    for combination in _product(_collapsed(chosen, overrides)):
+    combinations = []
+    for combination in _product(_narrowed(sweep, sweep.axes, only or {}), overrides):
         special = [
-            tuple(option)
+            option
             for exception in sweep.exceptions
             if _matches(exception["where"], combination.published)
             for option in exception["use"].items()
         ]
         options = [*sweep.fit.items(), *combination.options, *special, *overrides]
-        found.append(Combination(combination.labels, combination.published, options))
-    return found
+        combinations.append(replace(combination, options=options))
+    return combinations
 
 
 def evaluations(sweep: Sweep, *, only: Mapping[str, Sequence[str]] | None = None) -> list[Combination]:
-    """What is asked of each warm start; one combination without labels where there are no axes."""
-    chosen = _narrowed(sweep.evaluate, {**sweep.only, **_known(sweep, only or {})})
-    return list(
-        _product({axis: {label: (label, o) for label, o in values.items()} for axis, values in chosen.items()})
-    )
+    """Return the evaluations of each warm start; one combination without labels if there are no axes."""
+    return list(_product(_narrowed(sweep, sweep.evaluate, only or {})))
 
 
 def options_in(options: Options) -> set[str]:
-    """Names of all options that are set, those in configuration files included, without `init_args`."""
+    """Return the names of all options that are set, also those in configuration files, without `init_args`."""
     names: set[str] = set()
     for option, value in options.items():
-        if option == "config":
-            for file in value if isinstance(value, list) else [value]:
-                names |= set(_flat(read_yaml(Path(file))))
-        else:
-            names.add(_plain(option))
+        for one in given_values(option, value):
+            names.update(_flat(read_yaml(Path(one))) if option == "config" else [_plain(option)])
     return names
 
 
-def _known(sweep: Sweep, only: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[str]]:
-    axes = {**sweep.axes, **sweep.evaluate}
+def given_values(option: str, value: Any) -> list[Any]:
+    """Return the values of an option; only `config` can be given several times."""
+    return value if option == "config" and isinstance(value, list) else [value]
+
+
+def _narrowed(sweep: Sweep, axes: Axes, only: Mapping[str, Sequence[str]]) -> Axes:
+    """Check `only`, and return the axes with the labels that it and the sweep file leave."""
+    known = {**sweep.axes, **sweep.evaluate}
     for axis, labels in only.items():
-        there = sweep.only.get(axis, list(axes.get(axis, {})))
+        there = sweep.only.get(axis, list(known.get(axis, {})))
         if not set(labels) <= set(there):
-            expected = f"{axis} of {', '.join(there)}" if there else f"an axis of {', '.join(axes)}"
+            expected = f"{axis} of {', '.join(there)}" if there else f"an axis of {', '.join(known)}"
             raise InputError(f"only: expected {expected}, got {axis}={','.join(labels)}")
-    return only
+    kept = {**sweep.only, **only}  # in their order: an override replaces the first label
+    return {axis: {label: values[label] for label in kept.get(axis, values)} for axis, values in axes.items()}
 
 
-def _narrowed(axes: Axes, only: Mapping[str, Sequence[str]]) -> Axes:
-    return {  # in the order of `only`, whose first label stands for an override
-        axis: {label: values[label] for label in only.get(axis, values)} for axis, values in axes.items()
-    }
-
-
-def _collapsed(axes: Axes, overrides: Sequence[Override]) -> dict[str, dict[str, tuple[str, Options]]]:
-    """By axis and label what the label is shown as, and the options."""
-    shown: dict[str, dict[str, tuple[str, Options]]] = {}
-    for axis, values in axes.items():
+def _product(axes: Axes, overrides: Sequence[Override] = ()) -> Iterator[Combination]:
+    names: dict[str, str] = {}  # of axes that an override collapses to their first value
+    for axis, values in axes.items() if overrides else ():
         in_all = set.intersection(*(options_in(options) for options in values.values()))
-        given = [value for option, value in overrides if _plain(option) in in_all]
-        label = next(iter(values))
-        every = {label: (label, options) for label, options in values.items()}
-        shown[axis] = {label: (_label(given[-1]), values[label])} if given else every
-    return shown
-
-
-def _product(axes: Mapping[str, Mapping[str, tuple[str, Options]]]) -> Iterator[Combination]:
-    for labels in itertools.product(*axes.values()):
+        for option, value in overrides:
+            if _plain(option) in in_all:
+                names[axis] = _label(value)
+    left = [list(values)[: 1 if axis in names else None] for axis, values in axes.items()]
+    for labels in itertools.product(*left):
         published = dict(zip(axes, labels, strict=True))
-        picked = {axis: axes[axis][label] for axis, label in published.items()}
-        options = [option for _, given in picked.values() for option in given.items()]
-        yield Combination({axis: shown for axis, (shown, _) in picked.items()}, published, options)
+        options = [option for axis, label in published.items() for option in axes[axis][label].items()]
+        yield Combination({**published, **names}, published, options)
 
 
 def _matches(where: Mapping[str, str | Sequence[str]], labels: Mapping[str, str]) -> bool:
-    return all(
-        labels.get(axis) in ([wanted] if isinstance(wanted, str) else wanted) for axis, wanted in where.items()
-    )
+    return all(labels.get(axis) in ([one] if isinstance(one, str) else one) for axis, one in where.items())
 
 
 def _label(value: str) -> str:

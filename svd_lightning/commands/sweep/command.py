@@ -1,4 +1,4 @@
-"""`svd-lightning sweep`: a grid of runs and one table of what they measured."""
+"""`svd-lightning sweep`: run a grid, and make one table of its results."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from svd_lightning.commands.sweep.sweep_file import Sweep, load_sweep
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 
-_ABOUT = """Run grids of warm starts and their evaluations, and tabulate what they measured beside published
-figures. Every other option, such as --model.backbone.name_or_path PATH or --data.limit 100, goes to
-`svd-lightning fit` of every warm start, --judge and its options to `svd-lightning judge`. Runs that ended well are
-not run again; the same command tries the others once more."""
+_ABOUT = """Run grids of warm starts and their evaluations, and tabulate the results beside published figures.
+Every other option, such as --model.backbone.name_or_path PATH or --data.limit 100, goes to `svd-lightning fit` of
+every warm start, --judge and its options to `svd-lightning judge`. Finished runs are kept; the same command
+repeats the failed ones."""
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """Where a sweep left its results, and what failed."""
+    """Where the results of a sweep are, and what failed."""
 
     folder: Path
-    """Holds table.md, table.csv, and a folder for each warm start."""
+    """The folder with table.md, table.csv, and a folder for each warm start."""
     failures: list[Failure] = field(default_factory=list)
-    """Stages that failed; the same command tries them again."""
+    """Stages that failed; the same command repeats them."""
 
 
 def sweep(
@@ -45,26 +45,25 @@ def sweep(
 ) -> SweepResult:
     """Run a grid of warm starts and their evaluations, and tabulate them beside the published figures.
 
-    Each run is a process of `svd-lightning` and leaves a run folder of its own. Runs that ended well are not
-    run again, those that failed are; the table is made of what there is.
+    Each run is a process of `svd-lightning` with its own run folder. Finished runs are kept, failed ones are
+    repeated. The table has all results so far.
 
     Args:
         config: the sweep file, such as configs/experiment/table1.yaml.
         only: parts of the grid, such as model=Qwen2.5-7B or peft=lora,ia3.
         output: folder for runs and tables; null for runs/ and the file's name.
-        jobs: warm starts at once; they share the devices.
+        jobs: how many warm starts run at once; they share the devices.
         dry_run: print the commands instead of running them.
-        overrides: options of every warm start, over all files, name and value as on the command line; those of
-            judge go to the verb judge.
+        overrides: options of every warm start, which win over all files; those of judge go to the verb judge.
 
     Raises:
-        InputError: for a file, a label or an option that cannot be used, or a folder of other settings.
+        InputError: for a wrong file, label or option, or a folder with other settings.
     """
     if jobs < 1:
         raise InputError(f"jobs: expected at least 1, got {jobs}")
     plan = load_sweep(Path(config))
     published = None if plan.paper is None else load_published(Path(plan.paper))
-    chosen = _parsed(only)
+    chosen = _by_axis(only)
     asked = evaluations(plan, only=chosen)
     folder = Path("runs", plan.name) if output is None else Path(output).expanduser()
     judge = [option for option in overrides if option[0].split(".")[0] == "judge"]
@@ -81,7 +80,7 @@ def sweep(
 def main(arguments: Sequence[str]) -> str | None:
     """Run grids of warm starts and evaluations, and tabulate them beside published figures.
 
-    Returns what to say where some of the runs failed.
+    Returns a message if runs failed.
     """
     given, rest = _parser().parse_known_args(arguments)
     overrides = as_overrides(rest)
@@ -91,13 +90,13 @@ def main(arguments: Sequence[str]) -> str | None:
         for config in given.configs:
             failures += run(config, overrides=overrides).failures
     except KeyboardInterrupt:
-        return "interrupted: the same command goes on with what is not done"
+        return "interrupted: the same command goes on from here"
     listed = "".join(f"\n  {failure}" for failure in failures)
-    return f"error: {len(failures)} runs failed; the same command tries them again:{listed}" if failures else None
+    return f"error: {len(failures)} runs failed; the same command repeats them:{listed}" if failures else None
 
 
 def as_overrides(words: Sequence[str]) -> list[Override]:
-    """Read `--option value` and `--option=value`, in order.
+    """Return names and values of `--option value` and `--option=value`, in order.
 
     >>> as_overrides(["--trainer.max_epochs", "2", "--model.steering.penalty=-1"])
     [('trainer.max_epochs', '2'), ('model.steering.penalty', '-1')]
@@ -105,26 +104,26 @@ def as_overrides(words: Sequence[str]) -> list[Override]:
     Raises:
         InputError: for a word that is not an option, or an option without a value.
     """
-    found, left = [], iter(words)
+    overrides, left = [], iter(words)
     for word in left:
         option, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--"):
             raise InputError(f"sweep: expected --option value after the files, got {word!r}")
         if not equals and (value := next(left, "")) == "":
             raise InputError(f"sweep: expected a value after {word}, got nothing")
-        found.append((option, value))
-    return found
+        overrides.append((option, value))
+    return overrides
 
 
-def _parsed(only: Sequence[str]) -> dict[str, list[str]]:
+def _by_axis(only: Sequence[str]) -> dict[str, list[str]]:
     """Read AXIS=LABEL,… as labels by axis."""
-    found = {}
+    chosen = {}
     for each in only:
         axis, equals, labels = each.partition("=")
         if not equals or not labels:
             raise InputError(f"only: expected AXIS=LABEL,… such as peft=lora,ia3, got {each!r}")
-        found[axis] = labels.split(",")
-    return found
+        chosen[axis] = labels.split(",")
+    return chosen
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="AXIS=LABEL,…",
-        help="run a part of the grid, such as peft=lora,ia3; once for each axis",
+        help="run a part of the grid, such as peft=lora,ia3; may be given once per axis",
     )
     parser.add_argument("--output", help="folder for runs and tables (default: runs/ and the file's name)")
     parser.add_argument(
@@ -169,12 +168,12 @@ def _tabulate(
     published: PublishedTable | None,
     folder: Path,
 ) -> None:
-    found = []
+    results = []
     for start in starts:
         for each in asked:
-            here = folder / start.name / each.name
-            found.append(Found(start, each, measurements(here), strengths(here, folder / start.name / "fit")))
-    table = rows(plan, found)
+            place = folder / start.name / each.name
+            results.append(Found(start, each, measurements(place), strengths(place, folder / start.name / "fit")))
+    table = rows(plan, results)
     write_text(folder / "table.csv", as_csv(table, published))
     write_text(folder / "table.md", as_markdown(table, published))
     print(folder / "table.md")

@@ -1,4 +1,4 @@
-"""Results of a sweep as one table, the published figures beside them."""
+"""The results of a sweep as one table, beside published figures."""
 
 import csv
 import io
@@ -15,20 +15,20 @@ from svd_lightning.commands.sweep.sweep_file import Sweep
 
 @dataclass(frozen=True)
 class Row:
-    """What one distribution achieved after one warm start, in one of its evaluations."""
+    """The results of one distribution in one evaluation of one warm start."""
 
     labels: dict[str, str]
-    """What it was, by axis."""
+    """Labels by axis."""
     distribution: str
     published: dict[str, str]
-    """The labels that it has in published tables."""
+    """Labels in published tables."""
     strengths: str = ""
-    """Of each rule; empty for base and tuned."""
+    """The strength of each rule; empty for base and tuned."""
     values: dict[str, Measurement] = field(default_factory=dict)
-    """By column."""
+    """Measurements by column."""
 
     def figure(self, table: PublishedTable | None, column: str) -> float | None:
-        """The published figure of a column, None where there is none."""
+        """Return the published figure of a column; None if there is none."""
         methods = {TUNED: WARM_START, STEERED: self.published.get("method", PUBLISHED_STEERED)}
         if table is None or self.distribution not in methods:
             return None
@@ -40,17 +40,17 @@ _ORDER = (BASE, TUNED, "control", "paper", STEERED, "joint")
 
 @dataclass(frozen=True)
 class Found:
-    """What one evaluation of a warm start left."""
+    """The results of one evaluation of a warm start."""
 
     start: Combination
     evaluation: Combination
     measured: Sequence[Measurement]
     strengths: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By distribution and rule."""
+    """Strengths by distribution and rule."""
 
 
 def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
-    """The measurements in the sweep's columns, those of averages among them where all their parts are there."""
+    """Return the rows of the table, with the sweep's columns; an average needs all its parts."""
     table: dict[tuple[object, ...], Row] = {}
     found = list(found)
     columns = sweep.columns or {one.name: one.name for each in found for one in each.measured}
@@ -59,7 +59,8 @@ def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
         labels = {**each.start.labels, **each.evaluation.labels}
         published = {**each.start.published, **each.evaluation.published}
         for one in each.measured:
-            strengths = _shown(each.strengths.get(one.distribution, {}))
+            by_rule = each.strengths.get(one.distribution, {})
+            strengths = ", ".join(f"{rule} {strength:.3g}" for rule, strength in by_rule.items())
             new = Row(labels, one.distribution, published, strengths)
             row = table.setdefault((*labels.values(), one.distribution), new)
             row.values.update({column: one for column, metric in columns.items() if metric == one.name})
@@ -69,12 +70,8 @@ def rows(sweep: Sweep, found: Iterable[Found]) -> list[Row]:
     return sorted((row for row in table.values() if row.values), key=lambda row: _rank(row, sweep))
 
 
-def _shown(strengths: Mapping[str, float]) -> str:
-    return ", ".join(f"{rule} {strength:.3g}" for rule, strength in strengths.items())
-
-
 def _rank(row: Row, sweep: Sweep) -> tuple[int, ...]:
-    """Rows in the order of the sweep file, the distributions of each from base to joint."""
+    """Return what sorts rows as in the sweep file, and the distributions of each from base to joint."""
     axes = {**sweep.axes, **sweep.evaluate}
     places = (list(axes[axis]).index(label) for axis, label in row.published.items())
     return (*places, _ORDER.index(row.distribution) if row.distribution in _ORDER else len(_ORDER))
@@ -83,14 +80,14 @@ def _rank(row: Row, sweep: Sweep) -> tuple[int, ...]:
 def _average(row: Row, sweep: Sweep) -> None:
     for column, parts in sweep.averages.items():
         if all(part in row.values for part in parts):
-            found = [row.values[part] for part in parts]
-            mean = fmean(one.value for one in found)
-            row.values[column] = Measurement("average", row.distribution, mean, judge=found[0].judge)
+            averaged = [row.values[part] for part in parts]
+            mean = fmean(one.value for one in averaged)
+            row.values[column] = Measurement("average", row.distribution, mean, judge=averaged[0].judge)
 
 
 def as_csv(table: Sequence[Row], published: PublishedTable | None) -> str:
-    """One line per number: labels, distribution, column, ours with its gain over the tuned model, theirs."""
-    axes = list(dict.fromkeys(axis for row in table for axis in row.labels))
+    """Write one line per number: labels, distribution, column, ours with its gain over tuned, the published."""
+    axes = _axes(table)
     numbers = ("value", "gain", "low", "high", "paper", "difference")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -98,34 +95,37 @@ def as_csv(table: Sequence[Row], published: PublishedTable | None) -> str:
     for row in table:
         for column, one in row.values.items():
             theirs = row.figure(published, column)
-            found = (one.value, *(one.gain or (None,) * 3), theirs, None if theirs is None else one.value - theirs)
-            place = [
-                *(row.labels.get(axis, "") for axis in axes),
-                row.distribution,
-                row.strengths,
-                column,
-                one.unit,
-                one.judge or "",
-            ]
-            writer.writerow([*place, *("" if number is None else f"{number:.4f}" for number in found)])
+            difference = None if theirs is None else one.value - theirs
+            cells = (
+                "" if number is None else f"{number:.4f}"
+                for number in (one.value, *(one.gain or (None,) * 3), theirs, difference)
+            )
+            writer.writerow([*_place(row, axes), column, one.unit, one.judge or "", *cells])
     return text.getvalue()
 
 
+def _axes(table: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(axis for row in table for axis in row.labels))
+
+
+def _place(row: Row, axes: Sequence[str]) -> list[str]:
+    return [*(row.labels.get(axis, "") for axis in axes), row.distribution, row.strengths]
+
+
 def as_markdown(table: Sequence[Row], published: PublishedTable | None) -> str:
-    """One line per row; in each cell ours, the gain's interval, the published figure and the difference to it."""
-    axes = list(dict.fromkeys(axis for row in table for axis in row.labels))
+    """Write one line per row; a cell has ours, its gain over tuned, the published figure and the difference."""
+    axes = _axes(table)
     columns = {column: one for row in table for column, one in row.values.items()}
     heads = [*axes, "distribution", "strengths", *(_head(column, one) for column, one in columns.items())]
-    lines = [*_notes(table, published), "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = [_note(table, published), "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in table:
         cells = [_cell(row.values.get(column), row.figure(published, column)) for column in columns]
-        place = [*(row.labels.get(axis, "") for axis in axes), row.distribution, row.strengths]
-        lines.append("| " + " | ".join([*place, *cells]) + " |")
+        lines.append("| " + " | ".join([*_place(row, axes), *cells]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _notes(table: Sequence[Row], published: PublishedTable | None) -> list[str]:
-    """What the cells hold, and what the published figures are of."""
+def _note(table: Sequence[Row], published: PublishedTable | None) -> str:
+    """Say what the cells hold, and where the published figures are from."""
     notes = ["In parentheses the gain over tuned with its paired 95 % bootstrap interval."]
     if published is not None:
         notes.append(f"Published figures, and ours minus them: {published.source}, Table {published.table}.")
@@ -133,7 +133,7 @@ def _notes(table: Sequence[Row], published: PublishedTable | None) -> list[str]:
         notes += [
             f"{ours} stands where the paper has {theirs}." for ours, theirs in sorted(pairs) if ours != theirs
         ]
-    return [" ".join(notes)]
+    return " ".join(notes)
 
 
 def _head(column: str, one: Measurement) -> str:

@@ -1,4 +1,4 @@
-"""Published figures."""
+"""Read published figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from svd_lightning.commands.sweep.sweep_file import read_yaml
 from svd_lightning.errors import InputError
 
 WARM_START, STEERED = "warm_start", "svdecode"
-"""What published tables call the tuned model, and the steered one."""
+"""Names of the tuned and the steered model in published tables."""
 
 
 @dataclass(frozen=True)
@@ -20,19 +20,19 @@ class PublishedTable:
     table: int
     columns: tuple[str, ...]
     rows: tuple[tuple[Mapping[str, str], tuple[float, ...]], ...]
-    """Labels of each row (the method among them), and a figure for each column."""
+    """Labels of each row, its method included, and a figure for each column."""
 
     def figure(self, labels: Mapping[str, str], method: str, column: str) -> float | None:
-        """The figure at a place; None where there is none.
+        """Return a figure; None if there is none.
 
         Args:
-            labels: at least those that the rows have, such as model and peft.
-            method: warm_start, svdecode, or another in the table.
+            labels: such as model and peft; at least those of the rows.
+            method: warm_start, svdecode, or another of the table.
             column: name of the column.
         """
-        wanted = {**labels, "method": method}
-        for found, values in self.rows:
-            if column in self.columns and all(wanted.get(name) == label for name, label in found.items()):
+        labels = {**labels, "method": method}
+        for row, values in self.rows:
+            if column in self.columns and all(labels.get(name) == label for name, label in row.items()):
                 return values[self.columns.index(column)]
         return None
 
@@ -42,24 +42,24 @@ def load_published(path: Path) -> PublishedTable:
     labels, `method`, and as many `values` as there are columns.
 
     Raises:
-        InputError: for a file that is not like that.
+        InputError: for a file of another form.
     """
     content = read_yaml(path)
     try:
         common = content.get("labels", {})
         rows = tuple(_row({**common, **row}) for row in content["rows"])
-        found = PublishedTable(content["source"], int(content["table"]), tuple(content["columns"]), rows)
+        table = PublishedTable(content["source"], int(content["table"]), tuple(content["columns"]), rows)
         unit = content["unit"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path}: expected source, table, unit, columns and rows with values: {error!r}"
         ) from error
-    wrong = [labels for labels, values in rows if len(values) != len(found.columns) or "method" not in labels]
+    wrong = [labels for labels, values in rows if len(values) != len(table.columns) or "method" not in labels]
     if wrong or unit != "percent":
         raise InputError(
-            f"{path}: expected a method and {len(found.columns)} values in percent per row, got {wrong}"
+            f"{path}: expected a method and {len(table.columns)} values in percent per row, got {wrong}"
         )
-    return found
+    return table
 
 
 def _row(row: Mapping[str, Any]) -> tuple[dict[str, str], tuple[float, ...]]:

@@ -1,4 +1,4 @@
-"""Reads what a finished evaluation measured."""
+"""Read the results of a finished evaluation."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ _LEFT_OUT = ("perplexity",)
 _MEASURES: tuple[Measure, ...] = get_args(Measure)
 _BY_JUDGE: tuple[Measure, ...] = get_args(JudgedMeasure)
 _RENAMED = {"accuracy": "named"}
-"""A judge's accuracy is that of the option named in a written answer; a test's that of the likeliest option."""
+"""The accuracy of a judge's record is that of the option named in a written answer, not of the likeliest."""
 
 
 @dataclass(frozen=True)
@@ -31,32 +31,32 @@ class Measurement:
     """One number."""
 
     metric: str
-    """MC1, MC2, MC3, accuracy (of the likeliest option), named (accuracy of the option named in what was written),
+    """MC1, MC2, MC3, accuracy (of the likeliest option), named (accuracy of the option named in a written answer),
     NLL, KL, exact_match, rouge_l, truthful, informative, truthful_informative."""
     distribution: str
-    """base, tuned, steered as configured, or another that the test compares: control, joint, paper."""
+    """base, tuned, steered, or another that the test compares: control, joint, paper."""
     value: float
-    """In percent, NLL and KL in nats per token."""
+    """Percent; nats per token for NLL and KL."""
     gain: tuple[float, float, float] | None = None
-    """Over the tuned model (positive is better), with its paired 95 % interval: mean, low, high."""
+    """Gain over the tuned model (positive is better) with its paired 95 % interval: mean, low, high."""
     task: str | None = None
-    """Where a dataset mixes several, the one that this number is of."""
+    """The task, if the number is of one task of a mixture."""
     judge: str | None = None
-    """Who judged, where a judge did: its label."""
+    """The judge's label, if a judge made the number."""
 
     @property
     def name(self) -> str:
-        """The metric, of a task: boolq/accuracy."""
+        """The metric, with the task if there is one: boolq/accuracy."""
         return self.metric if self.task is None else f"{self.task}/{self.metric}"
 
     @property
     def unit(self) -> str:
-        """What the value is counted in."""
+        """The unit of the value."""
         return NATS if self.metric in _IN_NATS else PERCENT
 
 
 def measurements(folder: Path) -> list[Measurement]:
-    """Read every number that the stages of an evaluation wrote into its folder, those of each task too."""
+    """Return every number in the folder of an evaluation, those of each task too."""
     found: list[Measurement] = []
     if (path := folder / "test" / "test_metrics.json").exists():
         tested: HeldOutMetricsRecord = json.loads(path.read_text(encoding="utf-8"))
@@ -70,11 +70,11 @@ def measurements(folder: Path) -> list[Measurement]:
 
 
 def strengths(folder: Path, warm_start: Path) -> dict[str, dict[str, float]]:
-    """Read the strength μ of each rule under each steered distribution, as shared by all tasks.
+    """Return the strength μ of each rule under each steered distribution, as shared by all tasks.
 
     Args:
-        folder: an evaluation's.
-        warm_start: the folder of the fit that it belongs to.
+        folder: folder of the evaluation.
+        warm_start: folder of the fit before it.
     """
     if (path := folder / "test" / "test_metrics.json").exists():
         steered = json.loads(path.read_text(encoding="utf-8"))["distributions"]
@@ -88,7 +88,7 @@ def strengths(folder: Path, warm_start: Path) -> dict[str, dict[str, float]]:
 def _tested(
     part: MetricsRecord, task: str | None, *, distributions: Mapping[str, DistributionRecord]
 ) -> Iterator[Measurement]:
-    """The metrics of `svd_lightning.scoring.summarise`."""
+    """Yield the metrics of `svd_lightning.scoring.summarise`."""
     steered = distributions.get(STEERED)
     repeated = {"chosen", *(name for name, each in distributions.items() if name != STEERED and each == steered)}
     for metric, entries in part["metrics"].items():
@@ -101,14 +101,14 @@ def _tested(
 
 
 def _judged(part: JudgedPart, task: str | None, *, judge: str | None) -> Iterator[Measurement]:
-    """The measures of the verb judge."""
+    """Yield the measures of the verb judge."""
     for name, system in part["systems"].items():
         for metric in _MEASURES:
             if (value := system.get(metric)) is not None:
                 gain = part["gains"].get(name, {}).get(metric)
                 numbers = None if gain is None else (gain["mean"], gain["low"], gain["high"])
                 by = judge if metric in _BY_JUDGE else None
-                yield _measurement(_RENAMED.get(metric, metric), name, value, numbers, task, judge=by)
+                yield _measurement(_RENAMED.get(metric, metric), name, value, numbers, task, by)
 
 
 def _measurement(
@@ -117,7 +117,6 @@ def _measurement(
     value: float,
     gain: tuple[float, float, float] | None,
     task: str | None,
-    *,
     judge: str | None = None,
 ) -> Measurement:
     scale = 1.0 if metric in _IN_NATS else 100.0

@@ -1,4 +1,4 @@
-"""Running the stages of a sweep: several at once, each in a process of its own, so that it can be resumed."""
+"""Run the stages of a sweep, several at once, each in its own process, so that a sweep can be resumed."""
 
 import asyncio
 import os
@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from svd_lightning.commands.sweep.stages import RECEIPT, Stage
 from svd_lightning.errors import InputError
@@ -16,16 +15,16 @@ from svd_lightning.files import write_json
 
 PROGRAM = (sys.executable, "-m", "svd_lightning")
 LOG = "log.txt"
-"""In each stage's folder: what it printed."""
+"""The file in each stage's folder with what it printed."""
 _PATIENCE = 30
-"""Seconds that an interrupted process has to end by itself."""
+"""Seconds to wait for an interrupted process before it is killed."""
 _USAGE = 2
 """Exit status of the command line for options that it does not know."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that did not end well; it is tried again by the next run of the sweep."""
+    """A stage that failed; the next run of the sweep repeats it."""
 
     stage: Stage
     reason: str
@@ -42,16 +41,16 @@ def run_all(
     on_end: Callable[[Stage, Failure | None], None],
     program: Sequence[str] = PROGRAM,
 ) -> list[Failure]:
-    """Run chains of stages, those of one chain one after another; what is done already is left as it is.
+    """Run chains of stages, those of one chain one after another; finished stages are left as they are.
 
-    A stage whose predecessor failed is left out. Interrupted, it ends the running processes before it raises
-    KeyboardInterrupt. Not for notebooks, whose event loop is running already: use the command there.
+    A stage is skipped if a stage that it needs failed. After an interrupt, running processes are ended before
+    KeyboardInterrupt is raised. Does not work in notebooks, which run an event loop: use the command there.
 
     Args:
         chains: stages in order.
-        jobs: chains at once; they share the devices.
-        on_end: told of each stage that is done or has failed.
-        program: what takes a stage's arguments.
+        jobs: how many chains run at once; they share the devices.
+        on_end: called with each stage that has ended, and its failure or None.
+        program: the command that a stage's arguments are added to.
 
     Returns:
         The failures.
@@ -59,9 +58,9 @@ def run_all(
     Raises:
         InputError: if a finished folder holds a run with other settings, or a command has unknown options.
     """
-    todo = [[stage for stage in chain if not stage.done] for chain in chains]
+    unfinished = [[stage for stage in chain if not stage.done] for chain in chains]
     try:
-        return asyncio.run(_run_chains(todo, jobs, on_end, program))
+        return asyncio.run(_run_chains(unfinished, jobs, on_end, program))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
@@ -99,13 +98,13 @@ async def _run_chains(
 
 
 def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Once each: a second time would end a task that waits for its process to end."""
+    """Cancel each once: a second time would end a task that is waiting for its process."""
     for task in tasks:
         task.cancel()
 
 
 async def _run(stage: Stage, program: Sequence[str]) -> Failure | None:
-    """Run a stage in its partial folder, which takes its name in one step when all went well."""
+    """Run a stage in its partial folder, which gets its final name in one step if all went well."""
     shutil.rmtree(stage.partial, ignore_errors=True)  # what an interrupted or failed run left
     stage.partial.mkdir(parents=True)
     log = stage.partial / LOG
@@ -114,14 +113,15 @@ async def _run(stage: Stage, program: Sequence[str]) -> Failure | None:
     if status == 0:
         finish(stage)
         return None
-    reason = _last_line(log) or f"ended with status {status}"
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    reason = next(filter(None, reversed(lines)), f"ended with status {status}")
     if status == _USAGE:
         raise InputError(f"{reason.removeprefix('error: ')} (the command was: {stage})")
     return Failure(stage, reason)
 
 
 def finish(stage: Stage) -> None:
-    """Give a stage that ended well its folder, with the receipt in it."""
+    """Move the results of a stage to its folder, with the receipt."""
     write_json(stage.partial / RECEIPT, {"command": str(stage), "digest": stage.digest})
     os.replace(stage.partial, stage.folder)
 
@@ -140,8 +140,3 @@ async def _status(command: Sequence[str], output: int) -> int:
             process.kill()
             await process.wait()
         raise
-
-
-def _last_line(log: Path) -> str | None:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), None)

@@ -1,4 +1,4 @@
-"""The commands of a sweep, and the folders in which they leave their results."""
+"""The commands of a sweep, and the folders of their results."""
 
 import hashlib
 import json
@@ -12,39 +12,40 @@ from typing import Any
 import yaml
 
 from svd_lightning.checkpoint import CALIBRATED
-from svd_lightning.commands.sweep.cells import Combination, Override, options_in
+from svd_lightning.commands.sweep.cells import Combination, Override, given_values, options_in
 from svd_lightning.commands.sweep.sweep_file import names_file, read_yaml
 from svd_lightning.errors import InputError
+from svd_lightning.files import map_leaves
 
 RECEIPT = "command.json"
-"""In each finished folder: the command that made it, and a digest of all the settings behind it."""
+"""The file in each finished folder with its command, and a digest of all settings behind it."""
 JUDGED = "judged.json"
-"""In the folder of a judge: its summary."""
+"""The summary in the folder of a judge."""
 _RECALIBRATED = ("model.steering", "calibration")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of the command line. Its folder is there, under its name, exactly when it ended well."""
+    """One run of the command line. Its folder exists, under its final name, exactly if it ended well."""
 
     verb: str
     folder: Path
     options: Sequence[tuple[str, Any]]
-    """Without those that say where its results go."""
+    """Options, without those that say where results go."""
     needs: "Stage | None" = None
-    """What must have ended well before."""
+    """The stage that must have ended well before."""
 
     @property
     def partial(self) -> Path:
-        """Where it works until it is done."""
+        """The folder while it runs."""
         return self.folder.with_name(f"{self.folder.name}.partial")
 
     @property
     def done(self) -> bool:
-        """Whether its results are there.
+        """Whether its results exist.
 
         Raises:
-            InputError: if they are those of other settings.
+            InputError: if they are from other settings.
         """
         if not self.folder.exists():
             return False
@@ -63,23 +64,21 @@ class Stage:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the verb, its options, the files that they name, and all of the stage before."""
-        parts = (self.verb, self.options, [*map(_text_of, _files(self.options))])
+        """SHA-256 of the verb, its options, the files that they name, and the digest of the stage before."""
+        parts = (self.verb, self.options, [repr(_opened(path)) for path in _files(self.options)])
         before = self.needs.digest if self.needs else ""
         return hashlib.sha256(f"{parts!r}{before}".encode()).hexdigest()
 
     @property
     def arguments(self) -> list[str]:
-        """The verb and its options as on the command line, where what follows wins."""
-        options = [(option, one) for option, value in self.options for one in _given(option, value)]
+        """The verb and its options as on the command line, where later ones win."""
+        options = [(option, one) for option, value in self.options for one in given_values(option, value)]
         words = [word for option, one in (*options, *self._results()) for word in (f"--{option}", as_text(one))]
-        return [self.verb, *self._subject(), *words]
-
-    def _subject(self) -> list[str]:
-        return [str(self.needs.folder)] if self.verb == "judge" and self.needs else []
+        subject = [str(self.needs.folder)] if self.verb == "judge" and self.needs else []
+        return [self.verb, *subject, *words]
 
     def _results(self) -> list[tuple[str, str]]:
-        """The options that say where results go."""
+        """Return the options that say where results go."""
         if self.verb == "judge":
             return [("output", str(self.partial / JUDGED))]
         return [
@@ -101,20 +100,20 @@ def stages(
     output: Path,
     judge: Sequence[Override] = (),
 ) -> Iterator[Stage]:
-    """The warm start and then each evaluation's stages, in the order in which they run.
+    """Yield the warm start and then the stages of each evaluation, in the order in which they run.
 
     Args:
-        start: what is warm-started.
-        asked: the evaluations of it.
-        verbs: what an evaluation runs.
+        start: the warm start.
+        asked: its evaluations.
+        verbs: verbs that each evaluation runs.
         output: the sweep's folder.
         judge: options of the verb judge.
     """
-    here = output / start.name
-    fit = Stage("fit", here / "fit", start.options)
+    folder = output / start.name
+    fit = Stage("fit", folder / "fit", start.options)
     yield fit
     for evaluation in asked:
-        place, before, written = here / evaluation.name, fit, "last.ckpt"
+        place, before, written = folder / evaluation.name, fit, "last.ckpt"
         options = [("config", str(fit.folder / "config.yaml")), *evaluation.options]
         if _steers_otherwise(evaluation):
             before = Stage("calibrate", place / "calibrate", [*options, _weights(fit, written)], fit)
@@ -128,7 +127,7 @@ def stages(
 
 
 def as_text(value: Any) -> str:
-    """A value as the command line reads it.
+    """Write a value as the command line reads it.
 
     >>> as_text("a"), as_text(0.2), as_text(None), as_text([0.1, 0.2])
     ('a', '0.2', 'null', '[0.1, 0.2]')
@@ -139,35 +138,26 @@ def as_text(value: Any) -> str:
 
 
 def _weights(stage: Stage, name: str) -> tuple[str, str]:
-    """The checkpoint that a stage left, as an option."""
+    """Return the checkpoint of a stage as an option."""
     return "ckpt_path", str(stage.folder / "checkpoints" / name)
 
 
 def _steers_otherwise(evaluation: Combination) -> bool:
-    found = (name for option in evaluation.options for name in options_in(dict([option])))
-    return any(name == place or name.startswith(f"{place}.") for name in found for place in _RECALIBRATED)
-
-
-def _given(option: str, value: Any) -> list[Any]:
-    """The values of an option that may be given several times."""
-    return value if option == "config" and isinstance(value, list) else [value]
+    names = (name for option in evaluation.options for name in options_in(dict([option])))
+    return any(name == place or name.startswith(f"{place}.") for name in names for place in _RECALIBRATED)
 
 
 def _files(options: Iterable[tuple[str, Any]]) -> list[Path]:
-    """The YAML files among the values that exist now: those of earlier stages are covered by their digests."""
-    named = [Path(one) for option, value in options for one in _given(option, value) if names_file(one)]
+    """Return the YAML files among the values, without those of earlier stages, which have digests of their own."""
+    named = [Path(one) for option, value in options for one in given_values(option, value) if names_file(one)]
     return [path for path in named if path.exists() and not (path.parent / RECEIPT).exists()]
 
 
-def _text_of(path: Path) -> str:
-    """A file with those that it names in their places."""
-    return repr(_opened(read_yaml(path), path.parent))
+def _opened(path: Path) -> Any:
+    """Read a YAML file, with the contents of the files that it names in place of their names."""
 
+    def opened(leaf: Any) -> Any:
+        named = Path(os.path.normpath(path.parent / leaf)) if names_file(leaf) else None
+        return _opened(named) if named is not None and named.exists() else leaf
 
-def _opened(value: Any, folder: Path) -> Any:
-    if isinstance(value, dict):
-        return {key: _opened(item, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_opened(item, folder) for item in value]
-    path = Path(os.path.normpath(folder / value)) if names_file(value) else None
-    return _opened(read_yaml(path), path.parent) if path is not None and path.exists() else value
+    return map_leaves(read_yaml(path), opened)

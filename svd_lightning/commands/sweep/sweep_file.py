@@ -1,4 +1,4 @@
-"""What a sweep file says."""
+"""Read sweep files."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,16 @@ import yaml
 from typing_extensions import TypedDict
 
 from svd_lightning.errors import InputError
+from svd_lightning.files import map_leaves
 
 Options = Mapping[str, Any]
-"""Options of the command line by name, without the dashes; `config` may be a list of files."""
+"""Options of the command line by name, without dashes; `config` may be a list of files."""
 Axes = Mapping[str, Mapping[str, Options]]
-"""Axes by name, their values by label, each with the options that it stands for."""
+"""Axes by name, their values by label, each with its options."""
 
 
 class SweepException(TypedDict):
-    """Options for the combinations that have one of the labels on each of the axes."""
+    """Options for the combinations that have, on each of these axes, one of these labels."""
 
     where: Mapping[str, str | Sequence[str]]
     use: Options
@@ -28,28 +29,28 @@ class SweepException(TypedDict):
 class Sweep:
     """A grid of warm starts, and how each is evaluated.
 
-    In the file, values that end in .yaml are files beside it; `include: FILE` takes what that file says first.
+    In the file, values that end in .yaml are paths relative to it; `include: FILE` starts from that file.
     """
 
     name: str
-    """The file's name without its suffix; also the folder below runs/."""
+    """The file's name without its suffix, and the name of the folder in runs/."""
     fit: Options = field(default_factory=dict)
     """Options of every warm start."""
     axes: Axes = field(default_factory=dict)
     """Each combination of their values is warm-started once."""
     only: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Labels to keep of an axis, where it is narrower than the one included."""
+    """Labels of an included axis to keep."""
     exceptions: Sequence[SweepException] = ()
-    """Options for some combinations, over all others."""
+    """Options for some combinations; they win over all others."""
     evaluate: Axes = field(default_factory=dict)
-    """Of each warm start, each combination of these is evaluated, without another warm start; where one changes
-    the steering or the calibration, the strengths are calibrated again."""
+    """Each warm start is evaluated with each combination of these. Strengths are calibrated again if a combination
+    changes the steering or the calibration."""
     verbs: Sequence[str] = ("test",)
-    """What an evaluation runs: test, predict, judge (of what predict wrote)."""
+    """The verbs that an evaluation runs: test, predict, judge (of what predict wrote)."""
     paper: str | None = None
-    """File with published figures, as `svd_lightning.commands.sweep.published` reads it."""
+    """File with published figures, for `svd_lightning.commands.sweep.published`."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Columns of the table: the metric in each, `boolq/accuracy` for one task of a mixture. None: all metrics."""
+    """Columns of the table with their metrics: `boolq/accuracy` for one task of a mixture. None: all metrics."""
     averages: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Columns that are the mean of others."""
 
@@ -67,14 +68,14 @@ class Sweep:
 
 
 VERBS = ("test", "predict", "judge")
-"""What can be asked of a warm start, in this order."""
+"""Verbs that can evaluate a warm start, in this order."""
 
 
 def load_sweep(path: Path) -> Sweep:
-    """Read a sweep file, and those that it includes.
+    """Read a sweep file and those that it includes.
 
     Raises:
-        InputError: for a file that is missing or not readable, and for keys and values that mean nothing.
+        InputError: for a file that is missing or not readable, and for unknown keys and values.
     """
     content = _content(path)
     known = {each.name for each in fields(Sweep)} - {"name"}
@@ -88,17 +89,19 @@ def load_sweep(path: Path) -> Sweep:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """The mapping in a file over the one that it includes, axis by axis, with files as seen from here."""
-    found = _located(read_yaml(path), path.parent)
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: expected a mapping, got {type(found).__name__}")
-    if "include" not in found:
-        return found
-    below = _content(Path(found.pop("include")))
+    """Return the mapping in a file, merged axis by axis over the one that it includes."""
+    content = map_leaves(
+        read_yaml(path), lambda leaf: os.path.normpath(path.parent / leaf) if names_file(leaf) else leaf
+    )
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping, got {type(content).__name__}")
+    if "include" not in content:
+        return content
+    included = _content(Path(content.pop("include")))
     for place in ("axes", "fit", "only", "averages"):
-        if place in below and place in found:
-            found[place] = {**below[place], **found[place]}
-    return {**below, **found}
+        if place in included and place in content:
+            content[place] = {**included[place], **content[place]}
+    return {**included, **content}
 
 
 def _axis(path: Path, name: str, values: Any) -> dict[str, Options]:
@@ -111,20 +114,16 @@ def _axis(path: Path, name: str, values: Any) -> dict[str, Options]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file; raises InputError if that fails."""
+    """Read a YAML file.
+
+    Raises:
+        InputError: if it is missing or not readable.
+    """
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: expected a readable YAML file: {reason}") from error
-
-
-def _located(value: Any, folder: Path) -> Any:
-    if isinstance(value, dict):
-        return {key: _located(item, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_located(item, folder) for item in value]
-    return os.path.normpath(folder / value) if names_file(value) else value
 
 
 def names_file(value: Any) -> bool:

@@ -7,7 +7,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from svd_lightning.commands.demo import BASE_FOLDER
-from svd_lightning.commands.demo.build import batches, build, build_tokenizer, train
 from svd_lightning.commands.demo.task import (
     BASE,
     EOS,
@@ -22,6 +21,7 @@ from svd_lightning.commands.demo.task import (
     WRITERS,
     Language,
 )
+from tests.commands.demo.build import batches, build, build_tokenizer, train
 
 TRAITS = {word: traits for members in WORDS.values() for word, traits in members.items()}
 CONTEXT = {**SEASONS, **PLACES, **WRITERS}

@@ -193,7 +193,7 @@ def test_an_endpoint_that_goes_down_midway_costs_only_the_rest(concurrency, repl
     with endpoint(respond) as server, pytest.raises(InputError, match="the replies so far are kept"):
         ask(chat(server.url, concurrency=concurrency), ANSWERS, replies)
     kept = Replies(replies.path)
-    assert len(kept) == 5
+    assert len(kept.path.read_text().splitlines()) == 5
     with endpoint(truthful_only) as back:
         # the endpoint is part of the key; here the same one comes back, at another port
         known = chat(server.url)._identity

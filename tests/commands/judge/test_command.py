@@ -49,7 +49,8 @@ def test_every_metric_of_every_system_in_one_table_and_two_files(run, capsys):
         "exact match",
         "%Truth (nearest reference)",
         "no model read the answers",
-        "tuned, 95 %",
+        "steered − tuned",
+        "95 %",
     ):
         assert word in " ".join(shown.split()), word
     assert shown.rstrip().replace("\n", "").endswith("predictions.judged.json")

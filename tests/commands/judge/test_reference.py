@@ -56,7 +56,7 @@ def test_random_answers_against_the_slow_reference(judge):
     for _ in range(100):
         text = written_reference.random_text(generator)
         right, wrong = ([written_reference.random_text(generator) for _ in range(2)] for _ in range(2))
-        near, far = written_reference.rouge_l(text, right), text_reference.rouge_l(text, wrong)
+        near, far = written_reference.rouge_l(text, right), written_reference.rouge_l(text, wrong)
         has_words = any(letter.isalnum() for letter in text)
         wanted = (
             None if abs(near - far) < 1e-9 else near > far,

@@ -17,7 +17,6 @@ def test_replies_come_back_and_the_order_of_the_fields_is_no_difference(tmp_path
     for found in (kept, Replies(kept.path)):
         assert found.get({"b": "ü\u2028", "a": 1}) == "ja\u2028\nnein ☃"
         assert found.get({"a": 1}) is None
-        assert len(found) == 1
     assert kept.path.read_bytes().count(b"\n") == 1
 
 
@@ -31,7 +30,7 @@ def test_from_several_threads_every_line_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 10, 50])
-def test_a_line_cut_short_is_left_out_and_the_next_begins_anew(tmp_path, cut):
+def test_a_line_cut_short_is_left_out_and_the_next_starts_a_new_line(tmp_path, cut):
     kept = Replies(tmp_path / "r.jsonl")
     kept.add({"n": 1}, "yes")
     kept.add({"n": 2}, "no ☃")

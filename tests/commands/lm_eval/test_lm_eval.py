@@ -1,6 +1,7 @@
 """The real harness on tasks in local files, against our own scoring and decoding."""
 
 import json
+from functools import cache
 from importlib.metadata import entry_points
 
 import pytest
@@ -36,6 +37,16 @@ generation_kwargs: {max_gen_toks: 4, until: ["."]}
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """,
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_reading_of_all_tasks():
+    """The harness reads thousands of files for its index, anew for every command."""
+    from lm_eval.tasks import TaskManager
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_eval.tasks.TaskManager", cache(TaskManager))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +154,11 @@ def test_the_entry_point_leads_to_the_registered_model():
     assert point.load() is get_model("svd-lightning")
 
 
-def test_bad_input_is_refused_before_the_run_is_loaded(fitted, tmp_path):
+def test_bad_input_is_refused_before_the_run_is_loaded(fitted, tasks, tmp_path):
     with pytest.raises(InputError, match="run: expected a run folder"):
         lm_eval(str(tmp_path / "nowhere"), tasks="diary_choice")
     with pytest.raises(InputError, match=r"tasks: expected names .* no no_such_task"):
-        lm_eval(str(fitted), tasks="arc_easy,no_such_task")
+        lm_eval(str(fitted), tasks="arc_easy,no_such_task", include_path=str(tasks))
 
 
 def test_a_run_without_strengths_has_no_steered_distribution(module):

@@ -85,7 +85,7 @@ def test_the_snapshot_is_that_of_a_fit(run, fitted):
     [path] = fitted.glob("snapshot/*/*.safetensors")
     size = max(tensor.numel() * tensor.itemsize for tensor in load_file(path).values())
     tokens = json.loads((fitted / "calibration.json").read_text())["tokens"]
-    assert f"at most {size / 2**10:.2f} KiB a process" in run("--tokens", str(tokens))[1]
+    assert f"at most {size / 2**10:.2f} KiB per process" in run("--tokens", str(tokens))[1]
 
 
 def test_the_config_that_fit_saves(run, config, tmp_path, capsys):
@@ -116,7 +116,7 @@ def test_a_trained_adapter_and_the_base_that_it_names(run, config, tmp_path):
         ),
         (["--gpu", "24"], "gpu: expected a size with a unit such as 24GiB"),
         (["--trainer.precision", "64-true"], "trainer.precision: a plan can be made for"),
-        (["--trainer.strategy", "fsdp"], "trainer.strategy: a plan can be made for the strategies of configs/"),
+        (["--trainer.strategy", "fsdp"], "trainer.strategy: expected a strategy of configs/"),
         (["--model.adapter.init_args.target_modules", "[nothing]"], "adapter: cannot attach LoraConfig"),
     ],
 )

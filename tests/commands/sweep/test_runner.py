@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -12,7 +11,7 @@ import pytest
 from svd_lightning.commands.sweep.runner import LOG, run_all
 from svd_lightning.commands.sweep.stages import RECEIPT, Stage
 from svd_lightning.errors import InputError
-from tests.chain import ROOT
+from tests.processes import fork
 
 PROGRAM = """
 import os, pathlib, signal, sys, time
@@ -97,32 +96,27 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path, program):
     assert runs(tmp_path) == ["fit"]
 
 
-SWEEP = """
-import sys
-from pathlib import Path
-from svd_lightning.commands.sweep.runner import run_all
-from svd_lightning.commands.sweep.stages import Stage
-folder, program = Path(sys.argv[1]), sys.argv[2:]
-options = [("runs", str(folder / "runs.txt")), ("wait", 50)]
-run_all([[Stage(verb, folder / verb, options)] for verb in ("fit", "test")], jobs=1, on_end=print, program=program)
-"""
+def run_two(folder, program):
+    """Run in a process of its own: a sweep of two stages that take long."""
+    options = [("runs", str(folder / "runs.txt")), ("wait", 50)]
+    stages = [[Stage(verb, folder / verb, options)] for verb in ("fit", "test")]
+    run_all(stages, jobs=1, on_end=print, program=program)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_an_interrupted_sweep_ends_when_its_processes_have(tmp_path, program, sign):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", SWEEP, str(tmp_path), *program]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = fork(run_two, tmp_path, program)
     try:
         wait_until(lambda: (tmp_path / "runs.txt").exists())
         (child,) = children(process.pid)
-        process.send_signal(sign)
-        assert process.wait(timeout=60) != 0
+        os.kill(process.pid, sign)
+        process.join(60)
+        assert process.exitcode not in (None, 0)
         assert not alive(child)
         assert runs(tmp_path) == ["fit", "ended"]
     finally:
         process.kill()
-        process.wait()
+        process.join()
     assert not (tmp_path / "fit").exists()
 
 

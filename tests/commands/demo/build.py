@@ -1,6 +1,6 @@
-"""Train and write the demo's base model: `python -m svd_lightning.commands.demo.build OUT`.
+"""Train and write the demo's base model: `python -m tests.commands.demo.build OUT`.
 
-The result is shipped in `svd_lightning/commands/demo/base/`; this script makes the same weights again.
+The package ships the result in `svd_lightning/commands/demo/base/`; this script makes the same weights again.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from svd_lightning.commands.demo.task import BASE, BOS, EOS, PAD, SPECIALS, UNK,
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer of the diary language: splits at spaces, puts <s> in front."""
+    """Make the tokenizer of the diary language, which splits at spaces and puts <s> in front."""
     tokenizer = Tokenizer(
         models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token=SPECIALS[UNK])
     )
@@ -36,7 +36,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, examples: list[dict[str, str]], size: int) -> list[Tensor]:
-    """Whole diaries, <s> prompt completion </s>, grouped by length and padded on the right: int64 [size, T]."""
+    """Tokenise whole diaries, group them by length, and pad them on the right: int64 [size, T] each."""
     rows = [tokenizer(f"{example['prompt']} {example['completion']}")["input_ids"] + [EOS] for example in examples]
     rows.sort(key=len)
     groups = [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -89,11 +89,11 @@ def build(out: Path, *, steps: int = 2000, examples: int = 30_000) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Train the demo's base model.")
     parser.add_argument("out", type=Path, help="folder to write")
     out = parser.parse_args().out
-    torch.set_num_threads(2)  # as when the shipped weights were made: the order of sums shows in the last digits
+    torch.set_num_threads(2)  # as for the shipped weights: the order of sums changes the last digits
     build(out)
     print(f"base model written to {out}")
 

@@ -1,0 +1,40 @@
+"""What the processes of a run tell each other: through host memory, which NCCL cannot send."""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+_BESIDE: WeakKeyDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
+"""The group over gloo beside a default group without a backend for the CPU."""
+
+
+def several_processes() -> bool:
+    """Return whether this process shares its work with others."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def host_group() -> dist.ProcessGroup:
+    """Return a group of all processes that sends what lies in host memory. Call it on every process.
+
+    It is the default group where that one can; else a group over gloo, made at the first call.
+    """
+    world = dist.group.WORLD
+    assert world is not None
+    if "cpu:" in dist.get_backend_config():  # such as "cpu:gloo,cuda:nccl"; NCCL alone says "cuda:nccl"
+        return world
+    if world not in _BESIDE:
+        _BESIDE[world] = dist.new_group(backend="gloo")
+    return _BESIDE[world]
+
+
+def gather(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """Return every process's tensor, on the CPU, by rank; their shapes may differ.
+
+    Args:
+        tensor: on any device.
+        group: ignored; torchmetrics gives it to a metric's `dist_sync_fn`.
+    """
+    return gather_all_tensors(tensor.cpu(), host_group())
