@@ -15,6 +15,8 @@ from svd_lightning.objective.snapshot import MAX_MEMORY
 _log = logging.getLogger(__name__)
 _PER_WEIGHT = 12
 """Bytes of a trained weight in a checkpoint: float32, with the two moments that Adam keeps of it."""
+_PER_CHECKPOINT = 2**15
+"""Bytes of the rest of a checkpoint: random states, loops, the calibration's record."""
 _PER_TOKEN = 512
 """Bytes of a token in the calibration table: some 25 confident entries, and its own numbers."""
 
@@ -57,9 +59,8 @@ def checkpoint_bytes(trainer: L.Trainer, module: SteeredLanguageModel) -> int:
     """Estimate the space of the checkpoints that are kept, and of the one that is written beside them."""
     weights = sum(map(math.prod, module.trained.values()))
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    return sum(
-        weights * (4 if callback.save_weights_only else _PER_WEIGHT) * _copies(callback) for callback in callbacks
-    )
+    sizes = (_PER_CHECKPOINT + weights * (4 if each.save_weights_only else _PER_WEIGHT) for each in callbacks)
+    return sum(size * _copies(each) for size, each in zip(sizes, callbacks, strict=True))
 
 
 def _copies(callback: ModelCheckpoint) -> int:
