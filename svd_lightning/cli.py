@@ -31,6 +31,7 @@ from svd_lightning.commands.report import report
 from svd_lightning.commands.sweep.command import main as sweep
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError, explained
+from svd_lightning.files import disk_trouble, replacing
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.trainer import SteeringTrainer
 
@@ -111,16 +112,23 @@ class NewRunFolder(SaveConfigCallback):
     """Saves the run's configuration; refuses a folder with that of another run."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Turn Lightning's error into one line."""
-        try:
-            super().setup(trainer, pl_module, stage)
-        except RuntimeError as error:
-            if "to NOT exist" not in str(error):
-                raise
+        """Write the file beside its place and move it there; Lightning would leave half of it on a full disk.
+
+        Raises:
+            InputError: if there is one already.
+        """
+        if self.already_saved:
+            return
+        path = Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename
+        if trainer.strategy.broadcast(path.exists()):
             raise InputError(
-                f"trainer.logger: expected a new run folder, got {trainer.log_dir!r}, which holds another run's "
+                f"trainer.logger: expected a new run folder, got {str(path.parent)!r}, which holds another run's "
                 f"{self.config_filename}; choose another name or version"
-            ) from error
+            )
+        if trainer.is_global_zero:
+            with replacing(path) as temporary:
+                self.parser.save(self.config, temporary, skip_none=False, overwrite=True, multifile=False)
+        self.already_saved = True
 
 
 class SteeringCLI(LightningCLI):
@@ -203,6 +211,10 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get(_TRACEBACK):
             raise
         sys.exit(f"error: {error}")
+    except Exception as error:
+        if os.environ.get(_TRACEBACK) or (trouble := disk_trouble(error)) is None:
+            raise
+        sys.exit(f"error: {trouble}")
 
 
 def _run(arguments: list[str] | None) -> None:

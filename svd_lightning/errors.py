@@ -1,4 +1,4 @@
-"""`InputError`: what a user gave is wrong, and the message says how to put it right."""
+"""Exceptions whose message is the one line that a user reads: what is wrong, and how to mend it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,6 +6,10 @@ from contextlib import contextmanager
 
 class InputError(ValueError):
     """Bad input from a user; the command line prints its message as one line, without a traceback."""
+
+
+class DiskError(OSError):
+    """A file that could not be written; the message says which, why, what is still good, and what to do."""
 
 
 @contextmanager

@@ -1,11 +1,41 @@
-"""Open runs outside a Trainer."""
+"""Run folders: claimed by a new run, found and opened by what comes after."""
 
+import os
 import pickle
 from pathlib import Path
 
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
 from svd_lightning.checkpoint import CALIBRATED, stored_steering
 from svd_lightning.errors import InputError
+from svd_lightning.files import writing
 from svd_lightning.module import SteeredLanguageModel
+
+
+def claim_folder(logger: Logger) -> Path | None:
+    """Create the folder of a logger's next version, which is then this run's alone. Call it on the first process.
+
+    Lightning counts the folders there are, and runs that start together count alike. Returns None, and leaves the
+    logger as it is, where its version was given or it does not count.
+
+    Raises:
+        DiskError: if the folder cannot be created.
+    """
+    if not isinstance(logger, (TensorBoardLogger, CSVLogger)) or logger._version is not None:
+        return None
+    if "://" in logger.root_dir:
+        return None
+    root = Path(os.path.expandvars(logger.root_dir)).expanduser()
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        logger._version = int(logger.version)
+        while True:
+            folder = root / f"version_{logger._version}"
+            try:
+                folder.mkdir()
+                return folder
+            except FileExistsError:
+                logger._version += 1
 
 
 def find_checkpoint(run: str | Path) -> Path:

@@ -1,18 +1,31 @@
-"""Lightning's Trainer with the verb `calibrate`."""
+"""Lightning's Trainer with one more verb, calibrate, and with run folders that two runs never share."""
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerStatus
 
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.callbacks.checks import as_steered
-from svd_lightning.errors import InputError
+from svd_lightning.errors import DiskError, InputError
+from svd_lightning.runs import claim_folder
+from svd_lightning.strategies import CheckpointFiles
 
 
 class SteeringTrainer(L.Trainer):
-    """A Trainer that can calibrate an adapter without training it."""
+    """A Trainer that can calibrate an adapter without training it.
+
+    Its runs claim their folders by creating them, and remove them if they fail before they leave anything of use.
+    Its checkpoints are written beside their place and moved there.
+    """
 
     callbacks: list[L.Callback]
+    _starting = False
+    _claimed: tuple[Path, ...] = ()
 
     def calibrate(
         self,
@@ -43,3 +56,41 @@ class SteeringTrainer(L.Trainer):
         with callbacks[0].before_validation(), as_steered(model).keeping_steering():
             metrics = self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
         return metrics[0] if metrics else {}
+
+    @property
+    def log_dir(self) -> str | None:
+        """The run's folder; a run that starts claims it. Read it on every process: its name is broadcast."""
+        if self._starting:
+            self._starting = False
+            self._claim()
+        return super().log_dir
+
+    def _run(
+        self, model: L.LightningModule, ckpt_path: str | Path | None = None, weights_only: bool | None = None
+    ) -> Any:
+        """Run any verb; Lightning first asks for `log_dir` when the processes know each other."""
+        self._starting, self._claimed = True, ()
+        if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.strategy.checkpoint_io = CheckpointFiles()
+        return super()._run(model, ckpt_path, weights_only)
+
+    def _claim(self) -> None:
+        """Claim a folder for every logger whose version is not given, or refuse on all processes."""
+        problem = None
+        if self.is_global_zero:
+            try:
+                self._claimed = tuple(filter(None, map(claim_folder, self.loggers)))
+            except DiskError as error:
+                problem = str(error)
+        if problem := self.strategy.broadcast(problem):
+            raise DiskError(problem)
+
+    def _teardown(self) -> None:
+        """End a run; remove the folders of one that failed before its first batch of training or predictions."""
+        try:
+            super()._teardown()
+        finally:
+            batches = self.fit_loop.epoch_loop.batch_progress, self.predict_loop.batch_progress
+            if self.state.status is TrainerStatus.INTERRUPTED and not any(each.total.ready for each in batches):
+                for folder in self._claimed:
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -23,6 +23,7 @@ from svd_lightning.callbacks.checks import (
 )
 from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
+from svd_lightning.callbacks.space import check_space
 from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
@@ -56,7 +57,8 @@ class SteeringCalibration(L.Callback):
 
     Raises:
         InputError: at the start of fit, for a calibration split that is missing or trained on, checkpoints that
-            would be written before their epoch's calibration, or a snapshot folder of another base or other data.
+            would be written before their epoch's calibration, a snapshot folder of another base or other data, or
+            a disk without room for the checkpoints.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class SteeringCalibration(L.Callback):
         check_estimator(self.estimator, as_steered(pl_module).configured)
         check_checkpointing(trainer)
         self._snapshots.open(trainer, as_steered(pl_module))
+        check_space(trainer, as_steered(pl_module), self._snapshots.tokens_to_come)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate before the validation that ends an epoch, so that it can report the steered NLL."""

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from svd_lightning.callbacks.checks import as_completion_data, as_steered
 from svd_lightning.data import Example
 from svd_lightning.errors import InputError
-from svd_lightning.files import write_text
+from svd_lightning.files import write_text, writing
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import KnownRecord, PredictionRecord
 from svd_lightning.steering import rule_name
@@ -52,8 +52,10 @@ class PredictionWriter(BasePredictionWriter):
             raise InputError(
                 f"predict.output: expected a new file, got {str(self.path)!r}, which exists; choose another name"
             )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._start_part(trainer, _settings(trainer, module, compare=self.compare))
+        settings = _settings(trainer, module, compare=self.compare)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._start_part(trainer, settings)
         module.start_predicting({record["index"] for record in self._records()}, self.compare)
         trainer.strategy.barrier("predictions found")
 
@@ -67,8 +69,10 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append the batch's records to this process's part file."""
-        with self._part(trainer.global_rank).open("a", encoding="utf-8") as file:
+        """Append the batch to this process's part."""
+        part = self._part(trainer.global_rank)
+        good = "its rows before are kept, and the same command goes on from them if it gives this predict.output"
+        with writing(part, good=good), part.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in prediction)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -55,6 +55,11 @@ class SnapshotFolder:
         self._snapshot, self._key = found or ReferenceSnapshot(folder=folder), key
         return self._snapshot
 
+    @property
+    def tokens_to_come(self) -> int:
+        """How many tokens of this process's share a new snapshot will hold; 0 where one was found."""
+        return 0 if self._unsaved is None else int(self._key["tokens"].split()[0])
+
     def keep(self) -> None:
         """Save a new snapshot once every example is in it; if the disk is full or read-only, only warn."""
         path, self._unsaved = self._unsaved, None

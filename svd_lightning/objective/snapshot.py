@@ -19,7 +19,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from svd_lightning.errors import InputError, explained
-from svd_lightning.files import replacing_folder, write_text
+from svd_lightning.files import replacing_folder, write_text, writing
 
 _KIND = "svd_lightning reference snapshot"
 FORMAT = f"{_KIND} 2"
@@ -89,7 +89,8 @@ class ReferenceSnapshot:
         An example that has states already keeps them; one without tokens (a filler) counts as kept too.
 
         Raises:
-            InputError: for new examples after a snapshot in files has been saved, or no room for the files.
+            InputError: for new examples of a snapshot in files that has been saved.
+            DiskError: if there is no room for the files.
         """
         new = {example: row for row, example in enumerate(examples) if not self.has([example])}
         if new and self._complete:
@@ -160,19 +161,14 @@ class ReferenceSnapshot:
         return snapshot
 
     def _spill(self) -> None:
-        """Move the states in memory to files, which are deleted with this object unless it is saved."""
-        try:
+        """Move what is in memory to files, which go with this object unless it is saved."""
+        where = self._parent or Path(tempfile.gettempdir())
+        with writing(where, good="checkpoints are whole"):
             if self._folder is None:
-                if self._parent is not None:
-                    self._parent.mkdir(parents=True, exist_ok=True)
-                self._folder = Path(tempfile.mkdtemp(dir=self._parent, prefix=".snapshot."))
+                where.mkdir(parents=True, exist_ok=True)
+                self._folder = Path(tempfile.mkdtemp(dir=where, prefix=".snapshot."))
                 self._unsaved = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
             shards = _write(self._memory, self._folder, len(self._shards))
-        except OSError as error:
-            where = self._parent or tempfile.gettempdir()
-            raise InputError(
-                f"reference snapshot: cannot write to {where}: {error}; make room there, or give another folder"
-            ) from error
         self._shards += shards
         self._places |= _places(shards)
         self._memory, self._size = {}, 0

@@ -1,5 +1,6 @@
 """Lightning strategies that split the model over processes, and steps that every process takes part in."""
 
+from svd_lightning.strategies.checkpoint_files import CheckpointFiles
 from svd_lightning.strategies.checks import check_strategy
 from svd_lightning.strategies.deepspeed import ZeROStrategy
 from svd_lightning.strategies.fsdp1 import FSDP1Strategy
@@ -15,6 +16,7 @@ from svd_lightning.strategies.steps import (
 )
 
 __all__ = [
+    "CheckpointFiles",
     "FSDP1Strategy",
     "FSDP2Strategy",
     "TokenMean",

@@ -18,6 +18,7 @@ def refused(folder, data, *callbacks, message, module=None, **options):
     with pytest.raises(InputError, match=message) as caught:
         fit(folder, module or diary_model(), data, losses, *callbacks, **options)
     assert not losses.values
+    assert not list((folder / "run").glob("*")), "a refused run leaves no folder"
     assert "\n" not in str(caught.value)
 
 

@@ -15,10 +15,12 @@ from svd_lightning.commands.demo.task import TASK
 from svd_lightning.commands.demo.truth import Nearness, nearness
 from svd_lightning.console import console
 from svd_lightning.data import JSONLData
+from svd_lightning.files import write_text
 from svd_lightning.models import Backbone
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import PredictionRecord
 from svd_lightning.report import ReportTable, Row
+from svd_lightning.runs import claim_folder
 from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name, with_built_in
 from svd_lightning.trainer import SteeringTrainer
 
@@ -55,6 +57,7 @@ def demo(
     """
     L.seed_everything(seed, verbose=False)
     logger = TensorBoardLogger(Path(output).parent, name=Path(output).name, default_hp_metric=False)
+    claim_folder(logger)
     folder = Path(logger.log_dir)
     data = diaries(folder / "data", examples=examples, seed=seed)
     module = diary_model(learning_rate=learning_rate)
@@ -82,10 +85,9 @@ def demo(
 def diaries(folder: Path, *, examples: int, seed: int) -> JSONLData:
     """Write the task's diaries as JSONL files, and read them like any user's data."""
     counts = {"train": examples, "calibration": 200, "validation": 100, "test": 300, "predict": 20}
-    folder.mkdir(parents=True, exist_ok=True)
     for place, (split, count) in enumerate(counts.items()):
         rows = TASK.sample(count, seed=len(counts) * seed + place, prefix=split)
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_text(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return JSONLData(
         path=str(folder / "train.jsonl"),
         calibration_path=str(folder / "calibration.jsonl"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from svd_lightning.errors import InputError
+from svd_lightning.files import writing
 
 
 class Replies:
@@ -46,13 +47,14 @@ def _key(request: Mapping[str, object]) -> str:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Append in one write; start a new line if a killed run left an incomplete one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+", buffering=0) as file:
-        if file.seek(0, os.SEEK_END) > 0:
-            file.seek(-1, os.SEEK_END)
-            line = line if file.read(1) == b"\n" else b"\n" + line
-        file.write(line)
+    """Append in one write; after a line that a killed run cut short, start a new line."""
+    with writing(path, good="the replies before are kept"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)
 
 
 def _read(path: Path) -> dict[str, str]:
