@@ -231,7 +231,7 @@ def test_help_names_the_command(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert "report              Write what the calibration of a run found" in capsys.readouterr().out
+    assert "report              Write the calibration of a run as one HTML file" in capsys.readouterr().out
 
 
 def test_steering_without_a_mask_has_a_page_without_curves(one, tmp_path):
