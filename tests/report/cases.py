@@ -1,6 +1,7 @@
 """Calibrations to report: real ones of made-up tokens, near and with heavy tails."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 from svd_lightning.calibration import calibrate
 from svd_lightning.objective import TokenCollector, TokenTable
@@ -55,7 +56,7 @@ def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf"),
 
 
 TWO_TASKS = {number: "even <b>" if number % 2 == 0 else "odd" for number in range(120)}
-CASES = {
+_BUILT = {
     "one-rule": lambda: case(near(), [KLGradient()]),
     "heavy-tails": lambda: case(heavy(), [KLGradient()]),
     "two-rules": lambda: case(near(), [KLGradient(), NaturalGradient()]),
@@ -66,3 +67,4 @@ CASES = {
     "tasks": lambda: case(opposed(), [KLGradient(), NaturalGradient()], tasks=TWO_TASKS),
     "many-alphas": lambda: case(near(), [KLGradient()], alphas=(0.001, 0.01, 0.1, 0.2, 0.3, 0.4, 0.5)),
 }
+CASES = {name: cache(build) for name, build in _BUILT.items()}

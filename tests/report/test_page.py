@@ -72,12 +72,17 @@ def any_case(request):
 
 
 @pytest.fixture(scope="module")
+def text(any_case, tmp_path_factory):
+    """The page of the case; to draw its figures takes a second or two."""
+    return written(any_case, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
 def one():
     return CASES["one-rule"]()
 
 
-def test_the_page_nests_and_holds_every_number(any_case, tmp_path):
-    text = written(any_case, tmp_path)
+def test_the_page_nests_and_holds_every_number(any_case, text):
     found, record = Page(text), any_case.record
     assert record["message"][1:] in found.text
     for candidate in record["candidates"]:
@@ -100,8 +105,7 @@ def test_the_page_nests_and_holds_every_number(any_case, tmp_path):
     assert (gain_text(record["gain_over_control"]) in found.text) == (record["rules"] != ["Temperature"])
 
 
-def test_the_page_needs_nothing_else(any_case, tmp_path):
-    text = written(any_case, tmp_path)
+def test_the_page_needs_nothing_else(text):
     found = Page(text)
     assert not {"script", "link", "img", "iframe", "object"} & set(found.tags)
     sources = [value for name, value in found.attributes if name in ("src", "href", "xlink:href", "action")]
@@ -112,8 +116,7 @@ def test_the_page_needs_nothing_else(any_case, tmp_path):
     assert len(text.encode()) < 1_000_000
 
 
-def test_each_figure_is_an_svg_of_its_own_with_a_heading_and_an_explanation(any_case, tmp_path):
-    text = written(any_case, tmp_path)
+def test_each_figure_is_an_svg_of_its_own_with_a_heading_and_an_explanation(text):
     parts = text.split("<figure>")[1:]
     assert len(parts) >= 4
     for part in parts:
@@ -125,8 +128,7 @@ def test_each_figure_is_an_svg_of_its_own_with_a_heading_and_an_explanation(any_
     assert 'name="viewport"' in text
 
 
-def test_what_is_in_use_is_marked_once(any_case, tmp_path):
-    text = written(any_case, tmp_path)
+def test_what_is_in_use_is_marked_once(text):
     assert text.count("<tr class=used>") == 1
     assert "In use: <strong>" in text
 
