@@ -20,14 +20,19 @@ from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding.generation import complete, generation_config, rows_of
 from svd_lightning.errors import InputError
 from svd_lightning.models import (
+    ArithmeticRecord,
     Backbone,
     adapter_config,
+    arithmetic_of,
     attach_new,
     attach_trained,
+    check_arithmetic,
     context_length,
     fingerprint,
-    float32_buffers,
+    narrowing,
+    use_arithmetic,
     weights_digest,
+    widen_head,
 )
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
@@ -36,6 +41,7 @@ from svd_lightning.strategies import (
     TokenMean,
     any_rank,
     check_strategy,
+    has_one_dtype,
     is_sharded,
     leave_group_at_exit,
     random_states,
@@ -140,9 +146,13 @@ class SteeredLanguageModel(L.LightningModule):
         _log.info("%s trainable of %s parameters", *self.model.get_nb_trainable_parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SteeredLanguageModel":
-        """Move or cast the module; rotary frequencies stay float32 when weights become bfloat16."""
-        with float32_buffers(self):
+        """Move or cast the module; `narrowing` says what stays float32 when weights become bfloat16."""
+        if has_one_dtype(self._trainer):
             return super()._apply(fn, recurse)
+        super()._apply(narrowing(self, fn), recurse)
+        if self.model is not None:
+            widen_head(self.model.get_base_model())
+        return self
 
     @property
     def peft_model(self) -> PeftModel:
@@ -150,6 +160,12 @@ class SteeredLanguageModel(L.LightningModule):
         if self.model is None:
             raise InputError("model: not loaded yet; call configure_model() or run it with a Trainer")
         return self.model
+
+    @property
+    def arithmetic(self) -> ArithmeticRecord:
+        """The number formats in which the Trainer makes the model compute."""
+        with self.trainer.precision_plugin.val_step_context():
+            return arithmetic_of(self.peft_model.get_base_model())
 
     @property
     def recipe(self) -> Steering:
@@ -203,6 +219,7 @@ class SteeredLanguageModel(L.LightningModule):
 
     def on_test_start(self) -> None:
         """Start a new comparison, with the strengths in force."""
+        check_arithmetic(self.arithmetic, (self.calibration or {}).get("arithmetic"))
         self.held_out = HeldOut(self.configured, self.task_steering, self.calibration, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -229,6 +246,10 @@ class SteeredLanguageModel(L.LightningModule):
     def start_predicting(self, done: Collection[int], compare: bool) -> None:
         """Skip the rows with these numbers; to compare, decode the others with base and tuned too."""
         self._predicted, self._compare = done, compare
+
+    def on_predict_start(self) -> None:
+        """Warn if the strengths in force were calibrated in other number formats."""
+        check_arithmetic(self.arithmetic, (self.calibration or {}).get("arithmetic"))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictionRecord]:
         """Decode a batch of prompts: one record per row, with base and tuned completions on request."""
@@ -276,6 +297,7 @@ class SteeredLanguageModel(L.LightningModule):
         """Keep the trainable weights, the calibration, what identifies the base, and random states."""
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self.trained}
         checkpoint["calibration"] = self.calibration
+        checkpoint["arithmetic"] = self.arithmetic
         checkpoint["random_states"] = random_states(self.trainer.strategy.root_device)
         base = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
         checkpoint["base"] = base | {"fingerprint": self.base_fingerprint}
@@ -292,6 +314,8 @@ class SteeredLanguageModel(L.LightningModule):
         """
         self._load()
         self.check_checkpoint(checkpoint)
+        if self._trainer is None and (arithmetic := checkpoint.get("arithmetic")) is not None:
+            use_arithmetic(self.peft_model.get_base_model(), arithmetic)
         if self._trainer is not None and self._trainer.training:
             check_resumable(checkpoint)
             restore_random_state(checkpoint.get("random_states", ()), self.trainer.strategy.root_device)

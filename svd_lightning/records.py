@@ -15,6 +15,19 @@ class ClassPath(TypedDict):
     init_args: dict[str, Any]
 
 
+class ArithmeticRecord(TypedDict):
+    """Number formats, as PyTorch names them; two models with the same ones give the same logits."""
+
+    weights: str
+    """Of the base's weights."""
+    products: str
+    """Of the factors in matrix products."""
+    residual: str
+    """Of the residual stream, to which every layer adds."""
+    head: str
+    """Of the logits."""
+
+
 class GainRecord(TypedDict):
     """A mean gain in nats per token, positive when better, with its 95 % interval."""
 
@@ -127,6 +140,7 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     epoch: NotRequired[int]
     data: NotRequired[str]
     """Digest of the calibration split."""
+    arithmetic: NotRequired[ArithmeticRecord]
     versions: NotRequired[dict[str, str]]
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.errors import InputError
-from svd_lightning.models import Backbone
+from svd_lightning.models import Backbone, widen_head
 from svd_lightning.steering import Agreement, Entropy, NaturalGradient, Steering, Temperature
 from tests.chain import (
     BASE_FOLDER,
@@ -113,7 +113,7 @@ def test_bf16(precision, diaries, tmp_path):
     [strength] = module.steering.strengths
     assert strength != 0
     weights = torch.load(trainer.checkpoint_callback.last_model_path, weights_only=True)["state_dict"].values()
-    assert {weight.dtype for weight in weights} == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    assert {weight.dtype for weight in weights} == {torch.float32}
     rows = quiet_trainer(tmp_path, precision=precision).predict(module, datamodule=data)
     assert sum(len(batch) for batch in rows) == 6
 
@@ -124,7 +124,9 @@ def test_bf16_true_reads_positions_as_transformers_does(tmp_path):
         quiet_trainer(tmp_path, precision="bf16-true").strategy.precision_plugin.convert_module(loaded(module))
     expected = AutoModelForCausalLM.from_pretrained(module.backbone.source, dtype=torch.bfloat16)
     base = module.peft_model.get_base_model()
-    assert base.get_output_embeddings().weight.dtype == torch.bfloat16
+    widen_head(expected)
+    assert base.dtype == torch.bfloat16
+    assert base.get_output_embeddings().weight.dtype == torch.float32
     assert {name: buffer.dtype for name, buffer in base.named_buffers()} == {
         name: buffer.dtype for name, buffer in expected.named_buffers()
     }

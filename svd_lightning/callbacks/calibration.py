@@ -147,7 +147,7 @@ class SteeringCalibration(L.Callback):
                 others=self.others,
             )
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
-        record["data"] = data.digest("calibration")
+        record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
         module.adopt(record)
         self._calibrated_step = trainer.global_step
         if (folder := run_folder(trainer)) is not None and trainer.is_global_zero:

@@ -17,6 +17,7 @@ from svd_lightning.decoding.steered import SteeredModel
 from svd_lightning.decoding.two_pass import TwoPassModel
 from svd_lightning.decoding.virtual_tokens import PROMPT_MODELS
 from svd_lightning.errors import InputError
+from svd_lightning.models.arithmetic import widen_head
 from svd_lightning.models.switch import (
     AdaptedModel,
     active_adapters,
@@ -44,7 +45,8 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     """Return a causal LM whose logits are steering(tuned logits, base logits), with the full `generate()` API.
 
     It shares every weight and hook of the PEFT model, adds no parameter and follows later changes of the weights.
-    It changes the PEFT model only inside its own forward, so any number of steered models can share one. LoRA, IA3
+    It changes the PEFT model only inside its own forward, so any number of steered models can share one; but from
+    now on the head computes in float32 (`widen_head`). LoRA, IA3
     and prompt learning decode both distributions in one pass of 2B rows; other adapters take two. Do not store it
     as an attribute of another `nn.Module`, which would register the weights twice.
 
@@ -65,6 +67,7 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     """
     check_adapter(peft_model)
     base_model = base_of(peft_model)
+    widen_head(base_model)
     mixin, attributes = steered_class(peft_model)
     model = shallow_copy(base_model, _mixed_class(type(base_model), mixin))  # type: ignore[arg-type]
     for name in _OWN_STATE:

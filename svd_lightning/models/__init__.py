@@ -1,19 +1,36 @@
 """Base models, tokenizers and adapters."""
 
 from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, read_adapter_config
-from svd_lightning.models.backbone import Backbone, context_length, float32_buffers
+from svd_lightning.models.arithmetic import (
+    ArithmeticRecord,
+    arithmetic_of,
+    check_arithmetic,
+    narrowing,
+    use_arithmetic,
+    widen_head,
+    widen_residual,
+)
+from svd_lightning.models.backbone import Backbone, context_length
+from svd_lightning.models.float32 import in_float32
 from svd_lightning.models.hidden import decoder_layers
 from svd_lightning.models.identity import fingerprint, weights_digest
 
 __all__ = [
+    "ArithmeticRecord",
     "Backbone",
     "adapter_config",
+    "arithmetic_of",
     "attach_new",
     "attach_trained",
+    "check_arithmetic",
     "context_length",
     "decoder_layers",
     "fingerprint",
-    "float32_buffers",
+    "in_float32",
+    "narrowing",
     "read_adapter_config",
+    "use_arithmetic",
     "weights_digest",
+    "widen_head",
+    "widen_residual",
 ]

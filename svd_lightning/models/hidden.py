@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from svd_lightning.errors import InputError
+from svd_lightning.models.arithmetic import widen_head
 from svd_lightning.models.switch import adapter_off, check_adapter, shallow_copy
 
 Head = Callable[[Tensor], Tensor]
@@ -149,7 +150,8 @@ def _decoder(model: PreTrainedModel) -> tuple[list[str], nn.Module]:
 
 
 def _head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Run the model's own forward on a shallow copy whose decoder answers with the given states."""
+    """Run the model's own forward on a shallow copy whose decoder answers with the given states, in float32."""
+    widen_head(model)
     path, _ = _decoder(model)
     states = hidden.unsqueeze(0)
     clone = _with_submodule(model, path, _GivenStates(states))

@@ -9,6 +9,7 @@ from svd_lightning.strategies.random_state import random_states, restore_random_
 from svd_lightning.strategies.steps import (
     TokenMean,
     any_rank,
+    has_one_dtype,
     is_sharded,
     leave_group_at_exit,
     run_step,
@@ -23,6 +24,7 @@ __all__ = [
     "ZeROStrategy",
     "any_rank",
     "check_strategy",
+    "has_one_dtype",
     "is_sharded",
     "leave_group_at_exit",
     "random_states",

@@ -21,6 +21,15 @@ def is_sharded(trainer: L.Trainer | None) -> bool:
     return isinstance(strategy, FSDPStrategy | ModelParallelStrategy)
 
 
+def has_one_dtype(trainer: L.Trainer | None) -> bool:
+    """Return whether the strategy needs all weights in one number format, the adapter's too.
+
+    FSDP1 flattens a layer's weights and its adapter into one tensor. DeepSpeed casts all of them, and its
+    optimizer keeps a float32 copy of the trained ones.
+    """
+    return trainer is not None and isinstance(trainer.strategy, FSDPStrategy | ZeROStrategy)
+
+
 @cache
 def leave_group_at_exit() -> None:
     """Close the process group when the interpreter ends; a second call changes nothing.
