@@ -20,7 +20,7 @@ from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding.generation import complete, generation_config, rows_of
 from svd_lightning.errors import InputError
 from svd_lightning.models import (
-    ArithmeticRecord,
+    Arithmetic,
     Backbone,
     adapter_config,
     arithmetic_of,
@@ -162,7 +162,7 @@ class SteeredLanguageModel(L.LightningModule):
         return self.model
 
     @property
-    def arithmetic(self) -> ArithmeticRecord:
+    def arithmetic(self) -> Arithmetic:
         """The number formats in which the Trainer makes the model compute."""
         with self.trainer.precision_plugin.val_step_context():
             return arithmetic_of(self.peft_model.get_base_model())

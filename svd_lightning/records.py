@@ -15,19 +15,6 @@ class ClassPath(TypedDict):
     init_args: dict[str, Any]
 
 
-class ArithmeticRecord(TypedDict):
-    """Number formats, as PyTorch names them; two models with the same ones give the same logits."""
-
-    weights: str
-    """Of the base's weights."""
-    products: str
-    """Of the factors in matrix products."""
-    residual: str
-    """Of the residual stream, to which every layer adds."""
-    head: str
-    """Of the logits."""
-
-
 class GainRecord(TypedDict):
     """A mean gain in nats per token, positive when better, with its 95 % interval."""
 
@@ -140,7 +127,8 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     epoch: NotRequired[int]
     data: NotRequired[str]
     """Digest of the calibration split."""
-    arithmetic: NotRequired[ArithmeticRecord]
+    arithmetic: NotRequired[dict[str, str]]
+    """Number formats of decoding, as `svd_lightning.models.arithmetic_of` gives them."""
     versions: NotRequired[dict[str, str]]
 
 

@@ -2,7 +2,7 @@
 
 from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, read_adapter_config
 from svd_lightning.models.arithmetic import (
-    ArithmeticRecord,
+    Arithmetic,
     arithmetic_of,
     check_arithmetic,
     narrowing,
@@ -16,7 +16,7 @@ from svd_lightning.models.hidden import decoder_layers
 from svd_lightning.models.identity import fingerprint, weights_digest
 
 __all__ = [
-    "ArithmeticRecord",
+    "Arithmetic",
     "Backbone",
     "adapter_config",
     "arithmetic_of",

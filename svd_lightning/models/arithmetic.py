@@ -10,7 +10,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from svd_lightning.records import ArithmeticRecord
+Arithmetic = dict[str, str]
+"""Number formats, as PyTorch names them: of the base's `weights`, of the factors in matrix `products`, of the
+`residual` stream to which every layer adds, and of the logits that the `head` gives."""
 
 NARROW = (torch.bfloat16, torch.float16)
 """Number formats that are rounded to 8 or 11 significant bits."""
@@ -120,7 +122,7 @@ def _as_float32(module: nn.Module, args: object, output: Tensor) -> Tensor:
     return output.float()
 
 
-def arithmetic_of(model: PreTrainedModel) -> ArithmeticRecord:
+def arithmetic_of(model: PreTrainedModel) -> Arithmetic:
     """Return the number formats in which a causal LM, with or without an adapter, computes where this is called.
 
     A surrounding autocast, such as a Trainer's, counts.
@@ -139,7 +141,7 @@ def arithmetic_of(model: PreTrainedModel) -> ArithmeticRecord:
     }
 
 
-def use_arithmetic(model: PreTrainedModel, record: ArithmeticRecord) -> None:
+def use_arithmetic(model: PreTrainedModel, record: Arithmetic) -> None:
     """Make a model compute in the recorded number formats, for good; weights that are trained keep theirs."""
     weights = getattr(torch, record["weights"])
     if model.dtype != weights:
@@ -149,7 +151,7 @@ def use_arithmetic(model: PreTrainedModel, record: ArithmeticRecord) -> None:
         widen_residual(model, getattr(torch, record["products"]))
 
 
-def check_arithmetic(found: ArithmeticRecord, calibrated: ArithmeticRecord | None) -> None:
+def check_arithmetic(found: Arithmetic, calibrated: Arithmetic | None) -> None:
     """Warn if a model computes in other number formats than those for which it was calibrated.
 
     Args:
