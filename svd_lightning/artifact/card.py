@@ -28,7 +28,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."  # this folder, or its name on the hub
-base = AutoModelForCausalLM.from_pretrained({base!r}{revision})
+base = AutoModelForCausalLM.from_pretrained({base!r}{revision}, dtype={dtype!r})
 model = PeftModel.from_pretrained(base, folder).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
 inputs = tokenizer("...", return_tensors="pt")
@@ -49,7 +49,7 @@ def model_card(content: Mapping[str, Any], calibration: CalibrationRecord | None
     """Return README.md with the metadata that the hub reads.
 
     Args:
-        content: steering, base and versions, as in `steering_config.json`.
+        content: steering, base, arithmetic and versions, as in `steering_config.json`.
         calibration: the record of the calibration; None for strengths given by hand.
     """
     base = content["base"]
@@ -58,8 +58,9 @@ def model_card(content: Mapping[str, Any], calibration: CalibrationRecord | None
         metadata="\n".join(_metadata(base["name"])),
         base=base["name"],
         revision=revision,
+        dtype=content["arithmetic"]["weights"],
         version=content["versions"].get("svd-lightning", "from source"),
-        recipe=_recipe(content["steering"]) + _tasks(content["tasks"]),
+        recipe=_recipe(content["steering"], content["arithmetic"]) + _tasks(content["tasks"]),
         measured="The strengths were given by hand." if calibration is None else _measured(calibration),
     )
 
@@ -76,7 +77,7 @@ def _metadata(base: str | None) -> list[str]:
     ]
 
 
-def _recipe(steering: Mapping[str, Any]) -> str:
+def _recipe(steering: Mapping[str, Any], arithmetic: Mapping[str, str]) -> str:
     rows = {
         "rules": ", ".join(_names(steering, "rules")),
         "depends on": ", ".join(_names(steering, "features")),
@@ -84,6 +85,7 @@ def _recipe(steering: Mapping[str, Any]) -> str:
         "its 95 % interval": intervals_text(steering["intervals"]),
         "mask": mask_text(steering["alpha"]),
         "penalty λ outside it": "" if steering["alpha"] is None else short(steering["penalty"]),
+        "calibrated in": "weights {weights}, products {products}, residual stream {residual}".format(**arithmetic),
     }
     return ReportTable("", ("", ""), tuple(Row(row) for row in rows.items() if row[1])).markdown()
 

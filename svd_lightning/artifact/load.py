@@ -13,6 +13,7 @@ from svd_lightning.artifact.portable import check_base, check_weights, steering_
 from svd_lightning.decoding import steer_model
 from svd_lightning.models import Backbone, read_adapter_config
 from svd_lightning.models.adapter import attach_trained
+from svd_lightning.models.arithmetic import Arithmetic, settle_arithmetic, use_arithmetic
 from svd_lightning.steering import Steering, TaskSteering, tasks_from_plain
 
 
@@ -48,8 +49,8 @@ def load_artifact(folder: str | Path, *, base: PreTrainedModel | None = None) ->
 
     Args:
         folder: on this machine; `hf download NAME --local-dir FOLDER` brings one from the hub.
-        base: the base model, to choose its dtype, device or place; None loads the one that the artefact names.
-            It gets the adapter's layers.
+        base: the base model, to choose its dtype, device or place; None loads the one that the artefact names, in
+            the number formats of the calibration. It gets the adapter's layers. Other formats bring a warning.
 
     Raises:
         InputError: for a folder that is not an artefact, is damaged or of a newer format, or for another base.
@@ -57,9 +58,13 @@ def load_artifact(folder: str | Path, *, base: PreTrainedModel | None = None) ->
     path = Path(folder).expanduser()
     content = read_content(path)
     steering, stored = tasks_from_plain(content), content["base"]
+    arithmetic: Arithmetic | None = content.get("arithmetic")
     if base is None:
         base = Backbone(stored["name"], revision=stored["revision"]).load_model()
+        if arithmetic is not None:
+            use_arithmetic(base, arithmetic)
     check_base(base, stored)
+    settle_arithmetic(base, arithmetic)
     name = read_adapter_config(str(path)).base_model_name_or_path or ""
     peft_model = attach_trained(base, str(path), base_name=name, trainable=False).eval()
     check_weights(peft_model, content["adapter"])

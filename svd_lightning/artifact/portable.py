@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
+from svd_lightning.models.arithmetic import settle_arithmetic
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import AdaptedModel, active_adapters, base_of, check_adapter
 from svd_lightning.steering.by_task import RowSteering, TaskSteering
@@ -21,7 +22,7 @@ from svd_lightning.steering.saved import tasks_from_plain
 from svd_lightning.steering.steering import Steering
 
 CONTENT: dict[str, Any] = {}
-"""`steering`, `tasks`, `base` and `adapter` of the artefact, as in its `steering_config.json`."""
+"""`steering`, `tasks`, `base`, `arithmetic` and `adapter` of the artefact, as in its `steering_config.json`."""
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def generate(model: PreTrainedModel, *, task: str | Sequence[str | None] | None 
     if _checked.get(model) != name:
         check_base(base_of(adapted), CONTENT["base"])
         check_weights(adapted, CONTENT["adapter"])
+        settle_arithmetic(base_of(adapted), CONTENT["arithmetic"])
         _checked[model] = name
     return steer_model(adapted, steering_of(tasks_from_plain(CONTENT), task)).generate(**arguments)
 

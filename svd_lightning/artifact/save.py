@@ -22,6 +22,7 @@ from svd_lightning.artifact.content import (
 )
 from svd_lightning.errors import InputError
 from svd_lightning.files import replacing_folder, strict, write_text
+from svd_lightning.models.arithmetic import arithmetic_of, check_arithmetic, widen_head
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import check_adapter
 from svd_lightning.records import CalibrationRecord
@@ -72,6 +73,8 @@ def save_artifact(
     plain = tasks_as_plain(steering if isinstance(steering, TaskSteering) else TaskSteering(steering))
     tasks_from_plain(plain)  # refuses rules that could not be loaded again
     base = peft_model.get_base_model()
+    widen_head(base)
+    check_arithmetic(arithmetic_of(base), (calibration or {}).get("arithmetic"))
     with replacing_folder(target) as new:
         _save_adapter(peft_model, new)
         tokenizer.save_pretrained(new)
@@ -84,6 +87,7 @@ def save_artifact(
                 "fingerprint": fingerprint(base),
                 "dtype": str(base.dtype),
             },
+            "arithmetic": arithmetic_of(base),
             "adapter": adapter_digest(peft_model),
             "calibration": calibration_summary(calibration),
             "versions": versions(),
@@ -140,6 +144,6 @@ def _save_generation(base: GenerationConfig, chosen: GenerationConfig | None, fo
 
 def _portable(content: Mapping[str, Any]) -> str:
     """Return `custom_generate/generate.py` with the artefact's content."""
-    plain = strict({name: content[name] for name in ("steering", "tasks", "base", "adapter")})
+    plain = strict({name: content[name] for name in ("steering", "tasks", "base", "arithmetic", "adapter")})
     version = content["versions"].get("svd-lightning", "from source")
     return bundle("svd_lightning.artifact.portable", title=_TITLE, version=version, content=plain)

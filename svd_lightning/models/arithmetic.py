@@ -17,7 +17,7 @@ Arithmetic = dict[str, str]
 NARROW = (torch.bfloat16, torch.float16)
 """Number formats that are rounded to 8 or 11 significant bits."""
 
-_log = logging.getLogger(__name__)
+_formats_log = logging.getLogger(__name__)
 
 
 class WideHead(nn.Linear):
@@ -134,10 +134,10 @@ def arithmetic_of(model: PreTrainedModel) -> Arithmetic:
     head = model.get_output_embeddings()
     has_wide_head = head is not None and any(isinstance(part, WideHead) for part in head.modules())
     return {
-        "weights": _name(weights),
-        "products": _name(products),
-        "residual": _name(torch.float32 if wide else weights),
-        "head": _name(torch.float32 if has_wide_head else products),
+        "weights": _dtype_name(weights),
+        "products": _dtype_name(products),
+        "residual": _dtype_name(torch.float32 if wide else weights),
+        "head": _dtype_name(torch.float32 if has_wide_head else products),
     }
 
 
@@ -161,7 +161,7 @@ def check_arithmetic(found: Arithmetic, calibrated: Arithmetic | None) -> None:
     if calibrated is not None and found != calibrated:
         names = [name for name, value in calibrated.items() if found.get(name) != value]
         then, now = ([f"{name} {record.get(name)}" for name in names] for record in (calibrated, found))
-        _log.warning(
+        _formats_log.warning(
             "the steering was calibrated with %s, and decodes with %s: answers may differ, and its gain is not "
             "measured; load the base in the format of the calibration, or calibrate again",
             ", ".join(then),
@@ -169,6 +169,19 @@ def check_arithmetic(found: Arithmetic, calibrated: Arithmetic | None) -> None:
         )
 
 
-def _name(dtype: torch.dtype) -> str:
+def settle_arithmetic(model: PreTrainedModel, calibrated: Arithmetic | None) -> None:
+    """Make a given model compute as in the calibration, if its weights have that format; else warn.
+
+    Args:
+        model: a causal LM.
+        calibrated: number formats of the calibration; None where no record says so.
+    """
+    widen_head(model)
+    if calibrated is not None and arithmetic_of(model)["weights"] == calibrated["weights"]:
+        use_arithmetic(model, calibrated)
+    check_arithmetic(arithmetic_of(model), calibrated)
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
     """Return PyTorch's name of a number format: "bfloat16"."""
     return str(dtype).removeprefix("torch.")
