@@ -30,6 +30,15 @@ def host_group() -> dist.ProcessGroup:
     return _BESIDE[world]
 
 
+def gather_objects(own: Any) -> list[Any]:
+    """Return every process's object, by rank; it is pickled. Call it on every process."""
+    if not several_processes():
+        return [own]
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own, group=host_group())
+    return found
+
+
 def gather(tensor: Tensor, group: Any = None) -> list[Tensor]:
     """Return every process's tensor, on the CPU, by rank; their shapes may differ.
 

@@ -30,6 +30,8 @@ class UsedRecord(TypedDict):
     strengths: list[float]
     intervals: Intervals | None
     gain: GainRecord
+    fold_strengths: NotRequired[list[list[float]]]
+    """Found without each fold of the cross-fit."""
 
 
 class CandidateRecord(TypedDict):
@@ -123,6 +125,7 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     candidates: list[CandidateRecord]
     sweep: list[MaskRecord]
     recommended: RecommendedRecord | None
+    decoding: NotRequired["DecodingRecord"]
     global_step: NotRequired[int]
     epoch: NotRequired[int]
     data: NotRequired[str]
@@ -188,6 +191,15 @@ class MetricsRecord(TypedDict):
     examples: int
     questions: int
     metrics: dict[str, dict[str, MetricRecord]]
+
+
+class DecodingRecord(TypedDict):
+    """Calibration examples decoded freely, tuned and steered: metrics, those surely worse, texts that differ."""
+
+    examples: int
+    metrics: dict[str, dict[str, MetricRecord]]
+    worse: list[str]
+    texts: list[dict[str, str]]
 
 
 class SummaryRecord(MetricsRecord):

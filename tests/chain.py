@@ -81,7 +81,7 @@ def quiet_trainer(folder: Path, *callbacks: Callback, **options: Any) -> Steerin
 
 def plain_calibration(**options: Any) -> SteeringCalibration:
     """The callback without a table, without the comparison of masks, using what it finds."""
-    return SteeringCalibration(**{"guard": False, "alphas": (), "show_table": False, **options})
+    return SteeringCalibration(**{"guard": False, "alphas": (), "decoded": 0, "show_table": False, **options})
 
 
 def fit(folder: Path, module: SteeredLanguageModel, data: JSONLData, *callbacks: Callback, **options: Any):
@@ -151,6 +151,7 @@ def write_config(path: Path, diaries: Path, runs: Path, **changes: dict[str, Any
                 **changes.get("data", {}),
             },
         },
+        "calibration": {"decoded": 0, **changes.get("calibration", {})},
     }
     path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return path

@@ -4,11 +4,13 @@ from svd_lightning.calibration.calibrate import calibrate
 from svd_lightning.calibration.candidates import CONTROL, joint_recipe
 from svd_lightning.calibration.describe import Outcome, describe, describe_tasks, outcome
 from svd_lightning.calibration.masks import PAPER_ALPHAS
-from svd_lightning.calibration.recall import recall, recall_all, rescore
+from svd_lightning.calibration.recall import HeldOutSteering, recall, recall_all, rescore
+from svd_lightning.calibration.verdict import withhold
 
 __all__ = [
     "CONTROL",
     "PAPER_ALPHAS",
+    "HeldOutSteering",
     "Outcome",
     "calibrate",
     "describe",
@@ -18,4 +20,5 @@ __all__ = [
     "recall",
     "recall_all",
     "rescore",
+    "withhold",
 ]

@@ -75,6 +75,8 @@ class Candidate:
     outcome: Outcome
     held_out: Tensor
     """Cross-fitted log-probability of every label, [N]."""
+    fold_strengths: list[list[float]]
+    """The strengths found without each fold."""
     gain: Gain
     """Held-out gain over the tuned model (cross-fitted), in nats per token as decoded."""
     intervals: Intervals | None
@@ -101,7 +103,9 @@ class Candidate:
 
     def used(self) -> UsedRecord:
         """Return the record's `used` entry if decoding uses this candidate."""
-        return used_record(self.recipe.rules, self.estimate.strengths, self.intervals, self.gain)
+        return used_record(
+            self.recipe.rules, self.estimate.strengths, self.intervals, self.gain, self.fold_strengths
+        )
 
 
 def fit_all(
@@ -140,6 +144,6 @@ def fit_all(
         ]
         held_out = cross_fit(tokens, fits, penalty=penalty, folds=folds)
         for recipe, fit, result, bound, unseen in zip(group, fits, achieved, bounds, held_out, strict=True):
-            gain = paired_gain(unseen, tuned, tokens.example)
-            found[recipe.key] = Candidate(recipe, fit.estimate, result, unseen, gain, bound)
+            gain = paired_gain(unseen.log_probs, tuned, tokens.example)
+            found[recipe.key] = Candidate(recipe, fit.estimate, result, *unseen, gain, bound)
     return found

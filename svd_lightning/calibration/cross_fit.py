@@ -36,8 +36,17 @@ def fit_each(wanted: Sequence[tuple[StrengthEstimator, TokenObjective]]) -> list
     return fits
 
 
-def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float, folds: int) -> list[Tensor]:
-    """Return each fit's held-out log-probability of every label: strengths from the other folds, float64 [N].
+class HeldOutFit(NamedTuple):
+    """What an estimator found without each fold."""
+
+    log_probs: Tensor
+    """Log-probability of every label with the strengths found without its fold, float64 [N]."""
+    strengths: list[list[float]]
+    """By fold, found without it: [F][k]."""
+
+
+def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float, folds: int) -> list[HeldOutFit]:
+    """Return what each fit's estimator finds without each fold, and how likely that makes the fold's labels.
 
     Folds are cut by example, so that no example helps to steer itself. With λ = −∞ a label outside the mask has
     log-probability −∞, whatever the strength.
@@ -57,11 +66,13 @@ def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float,
     possible = possible_labels(tokens, penalty)
     held_out = []
     for _ in fits:
+        strengths = []
         log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
         for each, fit in zip(seen, fitted, strict=False):
             mine = ~torch.isin(tokens.example, each)
             log_probs[mine & possible] = fit.objective.label_log_probs(fit.point)[mine[possible]]
-        held_out.append(log_probs)
+            strengths.append(list(fit.estimate.strengths))
+        held_out.append(HeldOutFit(log_probs, strengths))
     return held_out
 
 

@@ -36,7 +36,7 @@ def compare_masks(
     for alpha in sorted(alphas):
         narrowed = table.narrow(alpha)
         [fit] = fit_each([(LineSearch(), MaskedObjective(narrowed, together, penalty=0.0))])
-        [held_out] = cross_fit(narrowed, [fit], penalty=0.0, folds=folds)
+        [unseen] = cross_fit(narrowed, [fit], penalty=0.0, folds=folds)
         *strengths, lift = fit.estimate.strengths
         choices.append(
             {
@@ -45,7 +45,7 @@ def compare_masks(
                 "mask_size": narrowed.mask_size,
                 "penalty": -lift,
                 "strengths": strengths,
-                "gain": paired_gain(held_out, tuned, table.example).plain(),
+                "gain": paired_gain(unseen.log_probs, tuned, table.example).plain(),
             }
         )
     return choices

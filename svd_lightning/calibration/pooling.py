@@ -124,6 +124,8 @@ class TaskFit:
     """Of the strengths, by task; a task's own have one only from a line search, which takes the pool as known."""
     held_out: Tensor
     """Cross-fitted log-probability of every label, float64 [N]; pooled strengths for tokens of no task."""
+    fold_strengths: dict[str, list[list[float]]]
+    """By task and fold, found without the fold, [F][k]."""
 
 
 def fit_tasks(
@@ -148,10 +150,10 @@ def fit_tasks(
     possible = possible_labels(tokens, penalty)
     numbers, fold = example_folds(tokens.example, folds)
     seen = [numbers[fold != number] for number in range(folds)]
-    by_fold = _held_out(pools, parts, tasks, seen, tokens.example[possible])  # [R, F, P, N']
+    by_fold, strengths = _held_out(pools, parts, tasks, seen, tokens.example[possible])  # [R, F, P, N']
     return [
-        _task_fit(fit, pool, part, tasks, held_out, possible)
-        for fit, pool, part, held_out in zip(fits, pools, parts, by_fold, strict=True)
+        _task_fit(fit, pool, part, tasks, held_out, strengths[row * folds : (row + 1) * folds], possible)
+        for row, (fit, pool, part, held_out) in enumerate(zip(fits, pools, parts, by_fold, strict=True))
     ]
 
 
@@ -161,8 +163,10 @@ def _held_out(
     tasks: Mapping[str, Tensor],
     seen: Sequence[Tensor],
     example: Tensor,
-) -> Tensor:
-    """Return the log-probability of each fold's labels for each m, [R, F, P, N']; 0 elsewhere.
+) -> tuple[Tensor, list[dict[str, list[list[float]]]]]:
+    """Return the log-probability of each fold's labels for each m, [R, F, P, N'] (0 elsewhere), and the strengths.
+
+    The strengths are those of each task for each m, [P][k], in R · F dictionaries: the folds of each pool in turn.
 
     Args:
         pools: R of them, on all examples.
@@ -176,22 +180,24 @@ def _held_out(
     ]
     inner = [Pool(fit) for fit in fit_each(wanted)]
     found = torch.stack([one.objective.label_log_probs(one.strengths).expand(len(PRIORS), -1) for one in inner])
+    by_task = [{task: [one.strengths.tolist()] * len(PRIORS) for task in tasks} for one in inner]
     members, places = [], []
     for row, one in enumerate(inner):
         for task, part in parts[row // len(seen)].items():
             mine = tasks[task]
             members.append(Member(one, mine[torch.isin(mine, seen[row % len(seen)])], among=part))
-            places.append((row, torch.isin(example, mine), part))
+            places.append((row, task, torch.isin(example, mine), part))
     strengths = [one.pool.strengths for one in members]
     for column, prior in enumerate(PRIORS):
         estimates = fit_members(members, prior=prior, starts=strengths)
         strengths = [torch.tensor(one.strengths, dtype=torch.float64) for one in estimates]
         prefetch([part for *_, part in places], strengths)
-        for (row, mine, part), at in zip(places, strengths, strict=True):
+        for (row, task, mine, part), at in zip(places, strengths, strict=True):
             found[row, column, mine] = part.label_log_probs(at)
+            by_task[row][task][column] = at.tolist()
     for row in range(len(inner)):
         found[row].masked_fill_(torch.isin(example, seen[row % len(seen)]), 0.0)
-    return found.view(len(pools), len(seen), *found.shape[1:])
+    return found.view(len(pools), len(seen), *found.shape[1:]), by_task
 
 
 def _task_fit(
@@ -200,9 +206,13 @@ def _task_fit(
     parts: Mapping[str, TokenObjective],
     tasks: Mapping[str, Tensor],
     held_out: Tensor,
+    by_task: Sequence[Mapping[str, list[list[float]]]],
     possible: Tensor,
 ) -> TaskFit:
-    """Choose m by the held-out log-probabilities [F, P, N'], and fit the tasks with it."""
+    """Choose m by the held-out log-probabilities [F, P, N'], and fit the tasks with it.
+
+    The strengths of each fold (`by_task`) are those of the m chosen for it.
+    """
     nll = -held_out.sum(dim=-1)
     chosen = [int((nll.sum(dim=0) - own).argmin()) for own in nll]
     cross = torch.full((len(possible),), -math.inf, dtype=torch.float64)
@@ -214,4 +224,6 @@ def _task_fit(
         fit.intervals if found.strengths == fit.estimate.strengths else member.intervals(found)
         for member, found in zip(members, estimates, strict=True)
     ]
-    return TaskFit(prior, dict(zip(tasks, estimates, strict=True)), dict(zip(tasks, bounds, strict=True)), cross)
+    by_fold = {task: [one[task][place] for one, place in zip(by_task, chosen, strict=True)] for task in tasks}
+    found, intervals = dict(zip(tasks, estimates, strict=True)), dict(zip(tasks, bounds, strict=True))
+    return TaskFit(prior, found, intervals, cross, by_fold)

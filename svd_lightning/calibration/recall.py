@@ -1,12 +1,16 @@
 """From a calibration record back to a steering."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from torch import Tensor
+
+from svd_lightning.calibration.cross_fit import example_folds
 from svd_lightning.calibration.describe import outcome
 from svd_lightning.objective import CalibrationTokens
 from svd_lightning.records import CalibrationRecord, CandidateRecord, UsedRecord
-from svd_lightning.steering import Steering, SteeringRule, TaskSteering, rule_name, with_built_in
+from svd_lightning.steering import RowSteering, Steering, SteeringRule, TaskSteering, rule_name, with_built_in
 
 
 def recall(configured: Steering, names: Sequence[str], strengths: Sequence[float]) -> Steering:
@@ -35,6 +39,38 @@ def recall_all(configured: Steering, record: CalibrationRecord) -> TaskSteering:
         alike = used["rules"] == shared["rules"] and used["strengths"] == shared["strengths"]
         own[task["task"]] = steering if alike else _used(configured, used)
     return TaskSteering(steering, own)
+
+
+class HeldOutSteering:
+    """The steering in use of every calibration example, each with the strengths found without its fold.
+
+    Args:
+        configured: the steering as configured.
+        record: what `calibrate` returned.
+        example: the example of each calibration token, int64 [N].
+    """
+
+    def __init__(self, configured: Steering, record: CalibrationRecord, example: Tensor) -> None:
+        used = [record["used"], *(task["used"] for task in record["tasks"])]
+        folds = max(len(one.get("fold_strengths", [])) for one in used)
+        numbers, fold = example_folds(example, folds)
+        self._fold = dict(zip(numbers.tolist(), fold.tolist(), strict=True))
+        self._by_fold = [recall_all(configured, _without(record, number)) for number in range(folds)]
+
+    def of_batch(self, batch: Mapping[str, Any]) -> RowSteering:
+        """Return the steering of a batch's rows, by their `index` and `task`; a row in no fold gets any."""
+        rows = zip(batch["index"].tolist(), batch["task"], strict=True)
+        return RowSteering([self._by_fold[self._fold.get(index, 0)].of_task(task) for index, task in rows])
+
+
+def _without(record: CalibrationRecord, fold: int) -> CalibrationRecord:
+    """Return the record with the strengths found without a fold in use."""
+
+    def found(used: UsedRecord) -> UsedRecord:
+        return {**used, "strengths": used["fold_strengths"][fold]} if "fold_strengths" in used else used
+
+    tasks = [{**task, "used": found(task["used"])} for task in record["tasks"]]
+    return {**record, "used": found(record["used"]), "tasks": tasks}  # type: ignore[typeddict-item]
 
 
 def rescore(

@@ -110,10 +110,13 @@ class _Evidence:
         if alone:
             verdict = decide(over_tuned, over_control, control, is_control=self.best is self.control)
         estimate, intervals = self.steer.estimates[task], self.steer.intervals[task]
+        by_fold = self.steer.fold_strengths[task]
         sharpened = self.sharpen.estimates[task].strengths, self.sharpen.intervals[task]
         used = {
-            "steer": used_record(self.best.recipe.rules, estimate.strengths, intervals, over_tuned),
-            "control": used_record(self.control.recipe.rules, *sharpened, control),
+            "steer": used_record(self.best.recipe.rules, estimate.strengths, intervals, over_tuned, by_fold),
+            "control": used_record(
+                self.control.recipe.rules, *sharpened, control, self.sharpen.fold_strengths[task]
+            ),
             "tuned": used_record(self.steering.directions),
         }
         return {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from svd_lightning.metrics import Gain
-from svd_lightning.records import Intervals, UsedRecord
+from svd_lightning.records import CalibrationRecord, DecodingRecord, Intervals, UsedRecord
 from svd_lightning.steering import SteeringRule, rule_name
 
 Verdict = Literal["steer", "control", "tuned"]
@@ -42,6 +42,7 @@ def used_record(
     strengths: Sequence[float] | None = None,
     intervals: Intervals | None = None,
     gain: Gain = Gain(0.0, 0.0, 0.0),  # noqa: B008  is frozen
+    fold_strengths: list[list[float]] | None = None,
 ) -> UsedRecord:
     """Return the record's `used` entry: rules, strengths, intervals and gain.
 
@@ -50,10 +51,52 @@ def used_record(
         strengths: μ, one per rule; None for the tuned model as it is, strengths of 0.
         intervals: of the strengths.
         gain: over the tuned model.
+        fold_strengths: found without each fold, [F][k]; None where the strengths are not fitted.
     """
-    return {
+    used: UsedRecord = {
         "rules": [rule_name(rule) for rule in rules],
         "strengths": [0.0] * len(rules) if strengths is None else list(strengths),
         "intervals": intervals,
         "gain": gain.plain(),
     }
+    return used if fold_strengths is None else {**used, "fold_strengths": fold_strengths}
+
+
+def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRecord:
+    """Return the record with a decoding check in it; where steering is surely worse, the tuned model is used.
+
+    Without the guard only the message says what is worse, and the strengths stay in use.
+
+    Args:
+        record: what `calibrate` returned.
+        check: of the steering that the record uses.
+    """
+    checked: CalibrationRecord = {**record, "decoding": check}
+    if not check["worse"]:
+        return checked
+    fell = "; ".join(_worse(name, check) for name in check["worse"])
+    found = f"decoded freely it is surely worse than the tuned model ({fell})"
+    if not record["guard"]:
+        message = f"{record['message']}; but {found}; guard is off, so it is used all the same"
+        return {**checked, "message": message}
+    message = f"steering is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
+    tuned = _tuned(record["rules"], message)
+    tasks = [{**task, **tuned, "judged_by": "pool"} for task in record["tasks"]]
+    return {**checked, **tuned, "tasks": tasks}  # type: ignore[typeddict-item]
+
+
+def _worse(name: str, check: DecodingRecord) -> str:
+    tuned, steered = check["metrics"][name]["tuned"], check["metrics"][name]["steered"]
+    values = f"{name.replace('_', ' ')} {tuned['value']:.3g} → {steered['value']:.3g}"
+    return f"{values}, gain {steered['gain']:+.3g} [{steered['low']:+.3g}, {steered['high']:+.3g}]"
+
+
+def _tuned(rules: Sequence[str], message: str) -> dict[str, object]:
+    """Return the fields of a record that say so where the tuned model is used."""
+    used = {
+        "rules": list(rules),
+        "strengths": [0.0] * len(rules),
+        "intervals": None,
+        "gain": Gain(0.0, 0.0, 0.0).plain(),
+    }
+    return {"verdict": "tuned", "message": message, "used": used}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import lightning as L
 import torch
@@ -21,6 +22,7 @@ from svd_lightning.callbacks.checks import (
     hint_at_more_data,
     run_folder,
 )
+from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
@@ -51,6 +53,9 @@ class SteeringCalibration(L.Callback):
         folds: number of parts of the split in the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         others: solve the other rules and estimators too, for the comparison in tables and report.
+        decoded: where answers are free text, how many calibration examples to decode with the tuned model and with
+            the strengths found without them. If exact match, ROUGE-L, repetition or length is surely worse, the
+            guard falls back to the tuned model. 0 leaves the check out.
         show_table: print base, tuned, the sharpening control and every estimator side by side.
         snapshot: folder for the base's hidden states on the split; states of another base or other data there are
             refused. Null for `snapshot` in the run folder, remade as needed.
@@ -69,12 +74,13 @@ class SteeringCalibration(L.Callback):
         folds: int = 4,
         alphas: Sequence[float] = PAPER_ALPHAS,
         others: bool = True,
+        decoded: int = 32,
         show_table: bool = True,
         snapshot: str | None = None,
     ) -> None:
-        check_options(folds, alphas)
+        check_options(folds, alphas, decoded)
         self.estimator, self.guard, self.folds = estimator, guard, folds
-        self.alphas, self.others, self.show_table = tuple(alphas), others, show_table
+        self.alphas, self.others, self.decoded, self.show_table = tuple(alphas), others, decoded, show_table
         self._snapshots = SnapshotFolder(snapshot)
         self._on_validate = False
         self._calibrated_step: int | None = None
@@ -146,6 +152,15 @@ class SteeringCalibration(L.Callback):
                 alphas=self.alphas,
                 others=self.others,
             )
+            record = check_decoding(
+                trainer,
+                module,
+                data,
+                record,
+                tokens.example,
+                count=self.decoded,
+                progress=partial(_progress, trainer, doing="Decoding"),
+            )
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
         record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
         module.adopt(record)
@@ -166,7 +181,7 @@ class SteeringCalibration(L.Callback):
         collecting = collector(peft_model, module.configured, snapshot, alphas=self.alphas, around=precision)
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         with torch.no_grad(), precision():
-            for batch in _progress(trainer, loader):
+            for batch in _progress(trainer, loader, doing="Calibrating"):
                 on_device = trainer.strategy.batch_to_device(batch, module.device)
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()
@@ -184,9 +199,9 @@ def _evaluating(module: SteeredLanguageModel) -> Iterator[None]:
         module.train(training)
 
 
-def _progress(trainer: L.Trainer, loader: Iterable[Batch]) -> Iterator[Batch]:
+def _progress(trainer: L.Trainer, loader: Iterable[Batch], *, doing: str) -> Iterator[Batch]:
     """Yield the batches, with a progress bar on the first process if the trainer shows any."""
     hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
     shared = getattr(trainer.progress_bar_callback, "progress", None)  # a second live display on one console
     on = console() if shared is None else shared.console
-    yield from track(loader, "Calibrating", console=on, transient=True, disable=hidden)
+    yield from track(loader, doing, console=on, transient=True, disable=hidden)

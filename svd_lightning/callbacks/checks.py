@@ -49,10 +49,12 @@ def check_validation(trainer: L.Trainer) -> None:
         )
 
 
-def check_options(folds: int, alphas: Sequence[float]) -> None:
-    """Raise InputError for fewer than 2 folds, or an α outside (0, 1]."""
+def check_options(folds: int, alphas: Sequence[float], decoded: int) -> None:
+    """Raise InputError for fewer than 2 folds, an α outside (0, 1], or a negative number to decode."""
     if folds < 2:
         raise InputError(f"calibration.folds: expected at least 2, got {folds}")
+    if decoded < 0:
+        raise InputError(f"calibration.decoded: expected a number of examples, or 0 for no check, got {decoded}")
     for alpha in alphas:
         if not 0.0 < alpha <= 1.0:
             raise InputError(f"calibration.alphas: expected shares in (0, 1], got {alpha}")

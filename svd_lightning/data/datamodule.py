@@ -140,8 +140,11 @@ class CompletionDataModule(LightningDataModule, ABC):
         replicas, rank = self._ranks()
         rows = self._split("predict")
         sampler = DistributedSampler(rows, num_replicas=replicas, rank=rank, shuffle=False)  # type: ignore[arg-type, var-annotated]
-        collator = PredictionCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)
-        return self._loader(rows, collator, sampler=sampler if replicas > 1 else None)
+        return self._loader(rows, self._prompt_collator(), sampler=sampler if replicas > 1 else None)
+
+    def prompt_dataloader(self, rows: Sequence[EncodedExample]) -> DataLoader[EncodedExample]:
+        """Return a loader of this rank's share of these rows' prompts, padded on the left; see `EvenShare`."""
+        return self._share_loader(rows, self._prompt_collator())
 
     def calibration_dataloader(self) -> DataLoader[EncodedExample]:
         """Return a loader of this rank's share, in order; see `EvenShare`."""
@@ -245,6 +248,9 @@ class CompletionDataModule(LightningDataModule, ABC):
         share = EvenShare(rows, num_replicas=replicas, rank=rank)
         whole: DistributedSampler[Any] = DistributedSampler(share, num_replicas=1, rank=0, shuffle=False)
         return self._loader(share, collator, sampler=whole if replicas > 1 else None)
+
+    def _prompt_collator(self) -> PredictionCollator:
+        return PredictionCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)
 
     def _scoring_collator(self) -> ScoringCollator:
         return ScoringCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)

@@ -39,6 +39,17 @@ class Example:
     """The question with choices behind the example, if there is one."""
 
     @property
+    def free_text(self) -> bool:
+        """Whether the answer is read as it is written: there are no choices, or a judge is asked about it."""
+        return self.question is None or self.question.asked is not None
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The right answers: the completion, or the right choices."""
+        question = self.question
+        return (self.completion,) if question is None else tuple(question.choices[i] for i in question.correct)
+
+    @property
     def family(self) -> str:
         """What the splits keep together: the group, or the example alone if it has none."""
         return self.id if self.group is None else self.group

@@ -15,6 +15,7 @@ from svd_lightning.metrics.written import (
     exact_match,
     extract_option,
     option_label,
+    repeated_trigrams,
     rouge_l,
 )
 
@@ -43,5 +44,6 @@ __all__ = [
     "mc3",
     "option_label",
     "paired_gain",
+    "repeated_trigrams",
     "rouge_l",
 ]

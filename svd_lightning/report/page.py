@@ -9,7 +9,7 @@ from svd_lightning.report import canvas
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.folder import Run
 from svd_lightning.report.render import ReportTable, templates
-from svd_lightning.report.tables import candidate_table, choice_tables, mask_table, task_table
+from svd_lightning.report.tables import candidate_table, choice_tables, decoding_table, mask_table, task_table
 from svd_lightning.report.words import (
     gain_text,
     in_use,
@@ -52,6 +52,8 @@ def _tables(run: Run) -> Iterator[ReportTable]:
     yield candidate_table(run.record, run.test)
     if run.metrics is not None:
         yield from choice_tables(run.metrics)
+    if "decoding" in run.record:
+        yield decoding_table(run.record["decoding"])
     if run.record.get("tasks"):
         yield task_table(run.record)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from svd_lightning.records import (
     CalibrationRecord,
     CandidateRecord,
+    DecodingRecord,
     DistributionRecord,
     FiguresRecord,
     HeldOutMetricsRecord,
@@ -16,6 +17,7 @@ from svd_lightning.records import (
 from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.words import (
     CHOICE_METRICS,
+    decoded_texts,
     gain_text,
     in_use,
     named_strengths,
@@ -42,10 +44,12 @@ Outcomes = tuple[str, str, str]
 
 
 def calibration_tables(record: CalibrationRecord) -> Iterator[ReportTable | str]:
-    """Yield what the terminal shows of a calibration: candidates, masks, the verdict, and the tasks."""
+    """Yield what the terminal shows of a calibration: candidates, masks, decoding, the verdict, and the tasks."""
     yield candidate_table(record)
     if record["sweep"]:
         yield mask_table(record)
+    if "decoding" in record:
+        yield decoding_table(record["decoding"])
     yield record["message"]
     if record["tasks"]:
         yield task_table(record)
@@ -116,6 +120,24 @@ def task_table(record: CalibrationRecord) -> ReportTable:
     )
     heads = ("task", "examples", "own weight", "strength μ", _GAIN, "used")
     return ReportTable("Tasks, each with strengths of its own", heads, tuple(map(Row, rows)), notes)
+
+
+def decoding_table(check: DecodingRecord) -> ReportTable:
+    """Compare the freely decoded answers of the tuned model and of the strengths found."""
+    rows = (
+        Row(
+            (name.replace("_", " ").replace("rouge l", "ROUGE-L"), *decoded_texts(name, entries)),
+            warning="surely worse" if name in check["worse"] else None,
+        )
+        for name, entries in check["metrics"].items()
+    )
+    notes = (
+        f"{check['examples']} calibration examples decoded freely, each with strengths found without it. Gain: "
+        "over the tuned model, above zero is better for every measure: less repetition, a length nearer to the "
+        "reference's (error in tokens). The interval is a paired bootstrap over examples; if it lies below zero, "
+        "steering is surely worse.",
+    )
+    return ReportTable("Free decoding", ("measure", "tuned", "steered", _GAIN), tuple(rows), notes)
 
 
 def choice_tables(metrics: HeldOutMetricsRecord) -> Iterator[ReportTable]:

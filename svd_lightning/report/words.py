@@ -1,7 +1,7 @@
 """Numbers and recipes as text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from svd_lightning.records import (
     CalibrationRecord,
@@ -126,6 +126,23 @@ def share_text(entry: MetricRecord) -> str:
     if low is None or high is None:
         return f"{entry['value']:.1%}"
     return f"{entry['value']:.1%} {100 * entry['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def decoded_texts(name: str, entries: Mapping[str, MetricRecord]) -> tuple[str, str, str]:
+    """Return a decoding measure of the tuned and of the steered model, and its gain with the interval.
+
+    >>> steered = {"value": 0.5, "gain": -0.25, "low": -0.5, "high": 0.0}
+    >>> decoded_texts("repeated_trigrams", {"tuned": {"value": 0.25}, "steered": steered})
+    ('25.0%', '50.0%', '-25.0 [-50.0, +0.0]')
+    >>> decoded_texts("length_error", {"tuned": {"value": 4.0}, "steered": {"value": 6.5, "low": None}})
+    ('4.0', '6.5', 'not known')
+    """
+    tuned, steered = entries["tuned"], entries["steered"]
+    scale, unit = (1, "") if name == "length_error" else (100, "%")
+    values = (f"{scale * entry['value']:.1f}{unit}" for entry in (tuned, steered))
+    if (low := steered.get("low")) is None or (high := steered.get("high")) is None:
+        return *values, "not known"
+    return *values, f"{scale * steered['gain']:+.1f} [{scale * low:+.1f}, {scale * high:+.1f}]"
 
 
 def in_use(candidate: CandidateRecord, used: UsedRecord | FiguresRecord) -> bool:

@@ -1,8 +1,9 @@
 """Labelled batches under base, tuned and steered: calibration tokens, validation and test."""
 
 from svd_lightning.scoring.collect import Collector, collector
+from svd_lightning.scoring.free_decoding import FreeDecoding
 from svd_lightning.scoring.held_out import HeldOut, Likelihood
 from svd_lightning.scoring.labels import score_tokens
 from svd_lightning.scoring.summary import scalars
 
-__all__ = ["Collector", "HeldOut", "Likelihood", "collector", "scalars", "score_tokens"]
+__all__ = ["Collector", "FreeDecoding", "HeldOut", "Likelihood", "collector", "scalars", "score_tokens"]

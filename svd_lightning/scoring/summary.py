@@ -75,7 +75,7 @@ def _likelihood(completions: CompletionScores, names: Mapping[str, str]) -> dict
         for metric, value in completions.metrics(scored).items():
             entries.setdefault(metric, {})[name] = {"value": value}
         nll = entries["NLL"][name]["value"]
-        entries["NLL"][name] = _entry(name, nll, log_probs[scored], log_probs["tuned"], completions.example)
+        entries["NLL"][name] = entry(name, nll, log_probs[scored], log_probs["tuned"], completions.example)
     return entries
 
 
@@ -83,14 +83,14 @@ def _choices(choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, dict[
     values = {scored: choices.metrics(scored) for scored in set(names.values())}
     return {
         metric: {
-            name: _entry(name, values[scored][metric].mean().item(), values[scored][metric], tuned, choices.number)
+            name: entry(name, values[scored][metric].mean().item(), values[scored][metric], tuned, choices.number)
             for name, scored in names.items()
         }
         for metric, tuned in values["tuned"].items()
     }
 
 
-def _entry(name: str, value: float, values: Tensor, tuned: Tensor, group: Tensor) -> MetricRecord:
+def entry(name: str, value: float, values: Tensor, tuned: Tensor, group: Tensor) -> MetricRecord:
     """Return the value, and its mean gain over tuned with an interval by resampling groups; all tensors [N]."""
     if name == "tuned":
         return {"value": value}

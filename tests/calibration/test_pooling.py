@@ -121,12 +121,13 @@ def test_held_out_log_probabilities_against_a_plain_loop(penalty):
     table, _, found = fitted(data, tasks, rules=rules, alpha=0.05, penalty=penalty)
     numbers, fold = example_folds(table.example, 3)
     where = {"alpha": 0.05, "penalty": penalty}
-    by_prior = torch.zeros(len(PRIORS), len(data), dtype=torch.float64)
+    by_prior, by_fold = torch.zeros(len(PRIORS), len(data), dtype=torch.float64), []
     for held in range(3):
         seen = torch.isin(data.example, numbers[fold != held])
         shared = pool(data[seen], rules, **where)
-        for place, prior in enumerate(PRIORS):
-            own = torch.tensor(task_strengths(shared, tasks["odd"], prior), dtype=torch.float64)
+        by_fold.append([task_strengths(shared, tasks["odd"], prior) for prior in PRIORS])
+        for place in range(len(PRIORS)):
+            own = torch.tensor(by_fold[held][place], dtype=torch.float64)
             for mine, at in ((data.example % 2 == 1, own), (data.example % 2 == 0, shared.strengths)):
                 keep = ~seen & mine
                 by_prior[place, keep] = reference.label_log_probs(at, data[keep], rules, **where)
@@ -135,4 +136,5 @@ def test_held_out_log_probabilities_against_a_plain_loop(penalty):
         here = torch.isin(data.example, numbers[fold == held])
         best = int(by_prior[:, ~here & possible].sum(dim=1).argmax())
         torch.testing.assert_close(found.held_out[here], by_prior[best, here], rtol=1e-4, atol=1e-4)
+        assert found.fold_strengths["odd"][held] == pytest.approx(by_fold[held][best], rel=1e-3, abs=1e-3)
     assert found.prior == PRIORS[int(by_prior[:, possible].sum(dim=1).argmax())]

@@ -41,6 +41,7 @@ def test_calibration_split(options, message, diaries, tmp_path):
     ("options", "message"),
     [
         ({"folds": 1}, "calibration.folds: expected at least 2, got 1"),
+        ({"decoded": -1}, "calibration.decoded: expected a number of examples, or 0 for no check, got -1"),
         ({"alphas": [0.1, 0.0]}, r"calibration.alphas: expected shares in \(0, 1\], got 0.0"),
         ({"alphas": [1.5]}, r"calibration.alphas: expected shares in \(0, 1\], got 1.5"),
     ],

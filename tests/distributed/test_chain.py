@@ -60,6 +60,10 @@ def test_calibration_is_that_of_one_process_on_every_rank(two, one):
     assert first["strengths"] == pytest.approx(alone["strengths"], rel=1e-5)
     for name in ("tokens", "coverage", "nll_base", "nll_tuned", "nll_steered", "kl_to_reference", "mask_size"):
         assert first[name] == pytest.approx(alone[name], rel=1e-5), name
+    ours, theirs = first["decoding"], alone["decoding"]
+    assert (ours["examples"], ours["texts"], ours["worse"]) == (5, theirs["texts"], theirs["worse"])
+    for name, entries in ours["metrics"].items():
+        assert entries["steered"] == pytest.approx(theirs["metrics"][name]["steered"], abs=1e-6)
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])

@@ -16,6 +16,7 @@ from svd_lightning.metrics import (
     exact_match,
     extract_option,
     option_label,
+    repeated_trigrams,
     rouge_l,
 )
 from tests.metrics import written_reference
@@ -32,6 +33,20 @@ def test_rouge_l_is_the_longest_common_subsequence():
     metric = RougeL()
     metric.update([case["answer"] for case in CASES], [case["references"] for case in CASES])
     assert metric.compute().item() == pytest.approx(sum(wanted) / len(wanted), abs=1e-6)
+
+
+def test_repeated_trigrams_are_counted_one_by_one():
+    texts = [" ".join(case["references"]) for case in CASES] + [
+        "!!!!!!",
+        "",
+        "so, so, so, so",
+        "Đà Lạt Đà Lạt Đà Lạt",
+    ]
+    for text in texts:
+        assert repeated_trigrams(text) == pytest.approx(written_reference.repeated_trigrams(text))
+    found = [repeated_trigrams(text) for text in texts]
+    assert min(found) == 0.0
+    assert found[-4:] == pytest.approx([0.75, 0.0, 0.6, 0.5])
 
 
 def test_on_english_rouge_l_is_that_of_torchmetrics():

@@ -47,6 +47,20 @@ def _f_measure(answer: str, reference: str) -> Fraction:
     return Fraction(2 * lcs_length(left, right), len(left) + len(right))  # 2PR / (P + R)
 
 
+def repeated_trigrams(text: str) -> float:
+    """Words run until a space or a mark; each three in a row are looked for among all earlier ones."""
+    words, word = [], ""
+    for letter in f"{text.lower()} ":
+        if letter.isalnum() or letter == "_":
+            word += letter
+            continue
+        words += [word] * bool(word) + [letter] * (not letter.isspace())
+        word = ""
+    trigrams = [words[place : place + 3] for place in range(len(words) - 2)]
+    repeated = [trigram in trigrams[:place] for place, trigram in enumerate(trigrams)]
+    return sum(repeated) / len(repeated) if repeated else 0.0
+
+
 def first_option(answer: str, label: str) -> str | None:
     """The option of the label's kind whose place in the answer is the first."""
     names = ("true", "false") if label in ("true", "false") else [f"answer{n}" for n in range(1, 6)]

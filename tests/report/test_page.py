@@ -269,6 +269,28 @@ def test_without_tasks_there_is_no_word_of_them(one, tmp_path):
     assert "Tasks" not in page(load_run(tmp_path))
 
 
+def test_the_check_by_decoding_is_shown_with_answers_that_differ(one, tmp_path):
+    entry = {"value": 0.5, "gain": -0.25, "low": -0.4, "high": -0.1}
+    names = ("rouge_l", "repeated_trigrams", "length_error")
+    texts = [{"prompt": "<b>", "reference": "Lima", "tuned": "Lima", "steered": "so so so"}]
+    check = {"metrics": {name: {"tuned": {"value": 0.25}, "steered": entry} for name in names}, "texts": texts}
+    record = {**one.record, "decoding": {**check, "examples": 24, "worse": ["repeated_trigrams"]}}
+    save_calibration(tmp_path, record, object())
+    shown = Page(page(load_run(tmp_path)))
+    assert ["ROUGE-L", "25.0%", "50.0%", "-25.0 [-40.0, -10.0]"] in shown.rows
+    assert ["repeated trigrams⚠ surely worse", "25.0%", "50.0%", "-25.0 [-40.0, -10.0]"] in shown.rows
+    assert ["length error", "0.2", "0.5", "-0.2 [-0.4, -0.1]"] in shown.rows
+    assert "24 calibration examples decoded freely" in shown.text
+    assert [row for row in shown.rows if row[0] in texts[0]] == [
+        ["prompt", "<b>"],
+        ["reference", "Lima"],
+        ["tuned", "Lima"],
+        ["steered", "so so so"],
+    ]
+    save_calibration(tmp_path / "without", one.record, object())
+    assert "decoded freely" not in page(load_run(tmp_path / "without"))
+
+
 def test_answers_to_questions_are_shown_where_there_are_some(tmp_path):
     written(CASES["one-rule"](), tmp_path)
     entry = {"value": 0.5, "gain": 0.0125, "low": -0.02, "high": 0.04}
