@@ -126,6 +126,7 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     sweep: list[MaskRecord]
     recommended: RecommendedRecord | None
     decoding: NotRequired["DecodingRecord"]
+    noise: NotRequired["NoiseRecord"]
     global_step: NotRequired[int]
     epoch: NotRequired[int]
     data: NotRequired[str]
@@ -200,6 +201,16 @@ class DecodingRecord(TypedDict):
     metrics: dict[str, dict[str, MetricRecord]]
     worse: list[str]
     texts: list[dict[str, str]]
+
+
+class NoiseRecord(TypedDict):
+    """Rounding noise of log p − log q beside its signal, in nats, on some label tokens."""
+
+    signal: float
+    noise: float
+    share: float
+    """signal² / (signal² + noise²): strengths come out at about this share of the exact ones."""
+    tokens: int
 
 
 class SummaryRecord(MetricsRecord):

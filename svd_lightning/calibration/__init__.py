@@ -4,6 +4,7 @@ from svd_lightning.calibration.calibrate import calibrate
 from svd_lightning.calibration.candidates import CONTROL, joint_recipe
 from svd_lightning.calibration.describe import Outcome, describe, describe_tasks, outcome
 from svd_lightning.calibration.masks import PAPER_ALPHAS
+from svd_lightning.calibration.noise import add_noise, noise_in_words
 from svd_lightning.calibration.recall import HeldOutSteering, recall, recall_all, rescore
 from svd_lightning.calibration.verdict import withhold
 
@@ -12,10 +13,12 @@ __all__ = [
     "PAPER_ALPHAS",
     "HeldOutSteering",
     "Outcome",
+    "add_noise",
     "calibrate",
     "describe",
     "describe_tasks",
     "joint_recipe",
+    "noise_in_words",
     "outcome",
     "recall",
     "recall_all",

@@ -1,17 +1,18 @@
 """What rounding noise means for a calibration: a warning where there is much of it, and a steering refused."""
 
-from svd_lightning.calibration.verdict import used_record
+from svd_lightning.calibration.verdict import switched_off
 from svd_lightning.records import CalibrationRecord, NoiseRecord
 
 MUCH = 0.1
 """Noise above this share of the signal is worth a warning."""
+_REMEDY = "write --model.backbone.dtype float32, or train on until the signal is larger"
 
 
 def add_noise(record: CalibrationRecord, noise: NoiseRecord) -> CalibrationRecord:
     """Return the record with the noise, and what follows from it.
 
-    Noise above a tenth of the signal brings a warning. Above the signal itself the direction is mostly rounding, and
-    the guard uses the tuned model, whatever was gained. A steering that reads no base (`Temperature` alone) stays.
+    Noise above a tenth of the signal brings a warning. At the signal itself the direction is mostly rounding,
+    and the guard uses the tuned model, whatever was gained. `Temperature` alone reads no base, and stays.
 
     Args:
         record: of a calibration.
@@ -21,21 +22,23 @@ def add_noise(record: CalibrationRecord, noise: NoiseRecord) -> CalibrationRecor
     if record["rules"] == ["Temperature"] or noise["noise"] <= MUCH * noise["signal"]:
         return new
     new["warning"] = "; ".join(filter(None, (record["warning"], f"{noise_in_words(noise)}; {_REMEDY}")))
-    if noise["noise"] > noise["signal"] and record["verdict"] == "steer":
-        new["verdict"] = "tuned"
-        new["message"] = f"steering is refused: its direction is mostly rounding ({noise_in_words(noise)})"
-        if record["guard"]:
-            nothing = used_record(["TunedModel"][:0])
-    return new
+    if noise["noise"] < noise["signal"] or record["verdict"] != "steer":
+        return new
+    if not record["guard"]:
+        new["message"] += "; but its direction is mostly rounding; guard is off, so it is used all the same"
+        return new
+    return switched_off(
+        new, "steering is not used: its direction is mostly rounding; the tuned model is used as it is"
+    )
 
 
 def noise_in_words(noise: NoiseRecord) -> str:
     """Return signal, noise, and what they do to the strength.
 
     >>> noise_in_words({"signal": 0.3, "noise": 0.1, "share": 0.9, "tokens": 64})
-    'rounding noise 0.1 nats, signal 0.3 nats (64 label tokens): strengths come out at about 90 % of the exact ones'
+    'rounding noise 0.1 nats, signal 0.3 nats (64 label tokens): strengths are about 90 % of the exact ones'
     """
     return (
         f"rounding noise {noise['noise']:.2g} nats, signal {noise['signal']:.2g} nats ({noise['tokens']} label "
-        f"tokens): strengths come out at about {noise['share']:.0%} of the exact ones"
+        f"tokens): strengths are about {noise['share']:.0%} of the exact ones"
     ).replace("%", " %")

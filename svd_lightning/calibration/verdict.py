@@ -80,23 +80,20 @@ def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRec
         message = f"{record['message']}; but {found}; guard is off, so it is used all the same"
         return {**checked, "message": message}
     message = f"steering is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
-    tuned = _tuned(record["rules"], message)
-    tasks = [{**task, **tuned, "judged_by": "pool"} for task in record["tasks"]]
-    return {**checked, **tuned, "tasks": tasks}  # type: ignore[typeddict-item]
+    return switched_off(checked, message)
+
+
+def switched_off(record: CalibrationRecord, message: str) -> CalibrationRecord:
+    """Return the record with the tuned model in use, in every task, and the message that says why."""
+    rules = record["rules"]
+    gain = Gain(0.0, 0.0, 0.0).plain()
+    used: UsedRecord = {"rules": rules, "strengths": [0.0] * len(rules), "intervals": None, "gain": gain}
+    verdict = {"verdict": "tuned", "message": message, "used": used}
+    tasks = [{**task, **verdict, "judged_by": "pool"} for task in record["tasks"]]
+    return {**record, **verdict, "tasks": tasks}  # type: ignore[typeddict-item]
 
 
 def _worse(name: str, check: DecodingRecord) -> str:
     tuned, steered = check["metrics"][name]["tuned"], check["metrics"][name]["steered"]
     values = f"{name.replace('_', ' ')} {tuned['value']:.3g} → {steered['value']:.3g}"
     return f"{values}, gain {steered['gain']:+.3g} [{steered['low']:+.3g}, {steered['high']:+.3g}]"
-
-
-def _tuned(rules: Sequence[str], message: str) -> dict[str, object]:
-    """Return the fields of a record that say so where the tuned model is used."""
-    used = {
-        "rules": list(rules),
-        "strengths": [0.0] * len(rules),
-        "intervals": None,
-        "gain": Gain(0.0, 0.0, 0.0).plain(),
-    }
-    return {"verdict": "tuned", "message": message, "used": used}

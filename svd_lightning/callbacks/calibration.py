@@ -24,6 +24,7 @@ from svd_lightning.callbacks.checks import (
 )
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
+from svd_lightning.callbacks.noise_check import check_noise
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
 from svd_lightning.checkpoint import CALIBRATED
@@ -152,6 +153,7 @@ class SteeringCalibration(L.Callback):
                 alphas=self.alphas,
                 others=self.others,
             )
+            record = check_noise(trainer, module, data, record)
             record = check_decoding(
                 trainer,
                 module,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from svd_lightning.calibration import noise_in_words
 from svd_lightning.records import CalibrationRecord, UsedRecord
 from svd_lightning.report import canvas
 from svd_lightning.report.figures import calibration_figures
@@ -41,6 +42,7 @@ def page(run: Run) -> str:
         steered=any(record["used"]["strengths"]),
         outside_forbidden=record["penalty"] == -math.inf,
         numbers=_numbers(record),
+        noise=noise_in_words(record["noise"]) if "noise" in record else None,
         tables=list(_tables(run)),
         figures=[(name, canvas.svg(figure)) for name, figure in drawn.items()],
         masks=mask_table(record) if record.get("sweep") else None,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from svd_lightning.calibration import noise_in_words
 from svd_lightning.records import (
     CalibrationRecord,
     CandidateRecord,
@@ -50,6 +51,8 @@ def calibration_tables(record: CalibrationRecord) -> Iterator[ReportTable | str]
         yield mask_table(record)
     if "decoding" in record:
         yield decoding_table(record["decoding"])
+    if "noise" in record:
+        yield noise_in_words(record["noise"])
     yield record["message"]
     if record["tasks"]:
         yield task_table(record)

@@ -4,6 +4,16 @@ from svd_lightning.scoring.collect import Collector, collector
 from svd_lightning.scoring.free_decoding import FreeDecoding
 from svd_lightning.scoring.held_out import HeldOut, Likelihood
 from svd_lightning.scoring.labels import score_tokens
+from svd_lightning.scoring.noise import NoiseMeter
 from svd_lightning.scoring.summary import scalars
 
-__all__ = ["Collector", "FreeDecoding", "HeldOut", "Likelihood", "collector", "scalars", "score_tokens"]
+__all__ = [
+    "Collector",
+    "FreeDecoding",
+    "HeldOut",
+    "Likelihood",
+    "NoiseMeter",
+    "collector",
+    "scalars",
+    "score_tokens",
+]
