@@ -219,7 +219,7 @@ class SteeredLanguageModel(L.LightningModule):
 
     def on_test_start(self) -> None:
         """Start a new comparison, with the strengths in force."""
-        check_arithmetic(self.arithmetic, (self.calibration or {}).get("arithmetic"))
+        self._check_arithmetic()
         self.held_out = HeldOut(self.configured, self.task_steering, self.calibration, self.device)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -249,7 +249,11 @@ class SteeredLanguageModel(L.LightningModule):
 
     def on_predict_start(self) -> None:
         """Warn if the strengths in force were calibrated in other number formats."""
-        check_arithmetic(self.arithmetic, (self.calibration or {}).get("arithmetic"))
+        self._check_arithmetic()
+
+    def _check_arithmetic(self) -> None:
+        if self.calibration is not None:
+            check_arithmetic(self.arithmetic, self.calibration.get("arithmetic"))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictionRecord]:
         """Decode a batch of prompts: one record per row, with base and tuned completions on request."""

@@ -74,7 +74,8 @@ def save_artifact(
     tasks_from_plain(plain)  # refuses rules that could not be loaded again
     base = peft_model.get_base_model()
     widen_head(base)
-    check_arithmetic(arithmetic_of(base), (calibration or {}).get("arithmetic"))
+    if calibration is not None:
+        check_arithmetic(arithmetic_of(base), calibration.get("arithmetic"))
     with replacing_folder(target) as new:
         _save_adapter(peft_model, new)
         tokenizer.save_pretrained(new)

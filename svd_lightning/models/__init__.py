@@ -4,6 +4,7 @@ from svd_lightning.models.adapter import adapter_config, attach_new, attach_trai
 from svd_lightning.models.arithmetic import (
     Arithmetic,
     arithmetic_of,
+    cast_frozen,
     check_arithmetic,
     narrowing,
     use_arithmetic,
@@ -22,6 +23,7 @@ __all__ = [
     "arithmetic_of",
     "attach_new",
     "attach_trained",
+    "cast_frozen",
     "check_arithmetic",
     "context_length",
     "decoder_layers",

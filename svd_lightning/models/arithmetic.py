@@ -51,10 +51,10 @@ def widen_head(model: PreTrainedModel) -> None:
     for part in () if head is None else list(head.modules()):
         if type(part) is nn.Linear:
             part.__class__ = WideHead
-        weight = getattr(part, "weight", None)
-        if not isinstance(part, WideHead) or weight.requires_grad or isinstance(weight, DTensor):
+        if not isinstance(part, WideHead) or torch.is_inference_mode_enabled():
             continue
-        if weight.dtype in NARROW and not torch.is_inference_mode_enabled():
+        weight = part.weight
+        if weight.dtype in NARROW and not weight.requires_grad and not isinstance(weight, DTensor):
             part.weight = nn.Parameter(weight.float(), requires_grad=False)
 
 
@@ -106,6 +106,11 @@ def narrowing(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> Callabl
     return keeping
 
 
+def cast_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Cast a module's floating-point tensors, but those that `narrowing` leaves in float32."""
+    module._apply(narrowing(module, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor))
+
+
 class Autocast:
     """A module's own forward under autocast, also in copies of the module."""
 
@@ -114,7 +119,8 @@ class Autocast:
         self.__wrapped__ = type(module).forward.__get__(module)  # signatures are read from it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(self.module.device.type, dtype=self.dtype):
+        device: torch.device = self.module.device  # type: ignore[assignment]
+        with torch.autocast(device.type, dtype=self.dtype):
             return type(self.module).forward(self.module, *args, **kwargs)
 
 
@@ -145,7 +151,7 @@ def use_arithmetic(model: PreTrainedModel, record: Arithmetic) -> None:
     """Make a model compute in the recorded number formats, for good; weights that are trained keep theirs."""
     weights = getattr(torch, record["weights"])
     if model.dtype != weights:
-        model._apply(narrowing(model, lambda tensor: tensor.to(weights) if tensor.is_floating_point() else tensor))
+        cast_frozen(model, weights)
     widen_head(model)
     if record["residual"] != record["products"]:
         widen_residual(model, getattr(torch, record["products"]))

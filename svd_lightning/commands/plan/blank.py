@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from svd_lightning.errors import InputError
-from svd_lightning.models import Backbone, attach_new
+from svd_lightning.models import Backbone, attach_new, cast_frozen, widen_head, widen_residual
+from svd_lightning.models.arithmetic import WideHead
 from svd_lightning.strategies import checks
 
 _FORMATS = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32}
@@ -22,8 +23,9 @@ class Precision:
     """The number formats of a run."""
 
     cast: torch.dtype | None = None
-    """Number format that all weights, adapter included, are converted to; None leaves the base as stored, and
-    PEFT's adapter in float32."""
+    """Number format that the weights are converted to; None leaves the base as stored."""
+    uniform: bool = False
+    """Whether adapter and head are converted too; else they are float32."""
     autocast: torch.dtype | None = None
     """Number format of matrix products, whatever that of the weights is."""
 
@@ -37,7 +39,8 @@ def precision_of(name: str | int | None, *, casts_always: bool) -> Precision:
 
     Args:
         name: such as bf16-true, bf16-mixed, 32; None is 32-true.
-        casts_always: whether the strategy converts weights to float32 in 32-true runs too (FSDP1, DeepSpeed).
+        casts_always: whether the strategy converts all weights, adapter and head too, and in 32-true runs to
+            float32 (FSDP1, DeepSpeed).
 
     Raises:
         InputError: for a precision that the plan does not know.
@@ -51,7 +54,7 @@ def precision_of(name: str | int | None, *, casts_always: bool) -> Precision:
     mixed = kind == "mixed" or (kind == "" and width != "32")
     if mixed:
         return Precision(autocast=_FORMATS[width])
-    return Precision(cast=_FORMATS[width] if width != "32" or casts_always else None)
+    return Precision(_FORMATS[width] if width != "32" or casts_always else None, uniform=casts_always)
 
 
 def stored_dtype(backbone: Backbone, config: PretrainedConfig) -> torch.dtype:
@@ -69,7 +72,7 @@ def blank_model(
     Args:
         backbone: the base; only its configuration is read.
         adapter: its configuration; a trained adapter counts as a new one.
-        precision: its `cast` is applied to all weights.
+        precision: its `cast` is applied as the run applies it.
         checkpointing: whether activations are recomputed in the backward pass.
 
     Returns:
@@ -88,6 +91,9 @@ def blank_model(
             trust_remote_code=backbone.trust_remote_code,
         )
         base.requires_grad_(False)
+        widen_head(base)
+        if backbone.float32_residual and base.dtype != torch.float32:
+            widen_residual(base, base.dtype)
         base_ids = {id(parameter) for parameter in base.parameters()}
         if checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -95,9 +101,15 @@ def blank_model(
         trainable = copy.deepcopy(adapter)
         trainable.inference_mode = False  # save_pretrained wrote True
         model = attach_new(base, trainable)
-    if precision.cast is not None:
+    if precision.cast is not None and precision.uniform:
         model.to(precision.cast)
-    return model.train(), base_ids
+    elif precision.cast is not None:
+        cast_frozen(model, precision.cast)
+        widen_head(base)
+    heads = {
+        id(part.weight) for part in model.modules() if isinstance(part, WideHead) if not part.weight.requires_grad
+    }
+    return model.train(), base_ids | heads
 
 
 def as_fake(model: PeftModel, mode: FakeTensorMode, *, dtype: torch.dtype | None = None) -> list[Tensor]:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from peft import PeftConfig
 
 from svd_lightning.commands.plan.activations import Activations, Batches, activations
@@ -107,7 +108,9 @@ def make_plan(setting: Setting) -> MemoryPlan:
     stored = stored_dtype(setting.backbone, base.config).itemsize
     quantised = setting.backbone.load_in_4bit or setting.backbone.load_in_8bit
     sizes = [weight.numel * stored for weight in weights if weight.of_base]
-    state_size = (precision.cast or precision.autocast or base.dtype).itemsize
+    states = (
+        torch.float32 if setting.backbone.float32_residual else precision.cast or precision.autocast or base.dtype
+    )
     gathered_in = setting.layout.gathered_in if isinstance(setting.layout, FSDP1) else None
     return MemoryPlan(
         setting=setting,
@@ -116,7 +119,7 @@ def make_plan(setting: Setting) -> MemoryPlan:
         # bitsandbytes quantises each tensor as it is read; otherwise the base is read whole before it is split
         loading=setting.processes_per_node * (max(sizes) if quantised else sum(sizes)),
         offloaded=setting.processes_per_node * share.offloaded,
-        snapshot_per_token=state_size * base.config.get_text_config().hidden_size,
+        snapshot_per_token=states.itemsize * base.config.get_text_config().hidden_size,
         parameters=sum(weight.numel for weight in weights if not weight.buffer),
         trained=sum(weight.numel for weight in weights if weight.trained),
     )

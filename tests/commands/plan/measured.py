@@ -1,12 +1,17 @@
 """What a run really takes: the allocator's own count, and small models to take it of."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, Qwen2Config
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
+
+from svd_lightning.commands.plan.blank import Precision
+from svd_lightning.models import attach_new, cast_frozen, widen_head
 
 ROWS, LENGTH, NEW = 4, 64, 12
 VOCABULARY = 3000
@@ -23,6 +28,15 @@ def small_base(folder: Path, **changes: Any) -> str:
     model.get_output_embeddings().weight.data *= 40
     model.save_pretrained(folder)
     return str(folder)
+
+
+def in_run(base: PreTrainedModel, adapter: PeftConfig, precision: Precision) -> PeftModel:
+    """The base with a new adapter, cast as `SteeredLanguageModel` casts itself."""
+    model = attach_new(base, copy.deepcopy(adapter))
+    if precision.cast is not None:
+        cast_frozen(model, precision.cast)
+        widen_head(base)
+    return model
 
 
 def peak_of(run: Callable[[], Any]) -> tuple[int, Any]:

@@ -1,7 +1,5 @@
 """The estimates against what the allocator gave out for the same work on real weights."""
 
-import copy
-
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig
@@ -9,10 +7,10 @@ from peft import IA3Config, LoraConfig, PromptTuningConfig
 from svd_lightning.commands.plan.activations import Batches, activations
 from svd_lightning.commands.plan.blank import blank_model, precision_of
 from svd_lightning.decoding.model import steer_model
-from svd_lightning.models import Backbone, attach_new
+from svd_lightning.models import Backbone
 from svd_lightning.scoring import collector
 from svd_lightning.steering import Steering
-from tests.commands.plan.measured import LENGTH, NEW, ROWS, VOCABULARY, peak_of, small_base, storage_bytes
+from tests.commands.plan.measured import LENGTH, NEW, ROWS, VOCABULARY, in_run, peak_of, small_base, storage_bytes
 
 BATCHES = Batches(ROWS, ROWS, LENGTH, NEW)
 LORA = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)
@@ -44,7 +42,7 @@ def case(request, folder):
     if checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         base.enable_input_require_grads()
-    model = attach_new(base, copy.deepcopy(adapter)).to(precision.cast)
+    model = in_run(base, adapter, precision)
     return request.param, activations(blank, precision, BATCHES), model, precision
 
 

@@ -1,6 +1,5 @@
 """Sizes from shapes alone against those of real weights and of an optimizer that has stepped."""
 
-import copy
 from functools import partial
 
 import pytest
@@ -11,8 +10,8 @@ from torch import nn
 from svd_lightning.commands.plan.blank import blank_model, precision_of
 from svd_lightning.commands.plan.weights import model_weights, state_bytes
 from svd_lightning.errors import InputError
-from svd_lightning.models import Backbone, attach_new
-from tests.commands.plan.measured import small_base, storage_bytes
+from svd_lightning.models import Backbone
+from tests.commands.plan.measured import in_run, small_base, storage_bytes
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 
@@ -36,9 +35,8 @@ def test_base_and_adapter(tied, adapter, precision, dtype, tmp_path):
     name = precision_of(precision, casts_always=False)
     planned = model_weights(*blank_model(backbone, adapter, name), backbone)
     base = backbone.load_model()
-    own = {id(parameter) for parameter in base.parameters()}
-    model = attach_new(base, copy.deepcopy(adapter)).to(name.cast)
-    real = [(p, id(p) in own) for p in model.parameters()] + [(b, True) for b in model.buffers()]
+    model = in_run(base, adapter, name)
+    real = [(p, not p.requires_grad) for p in model.parameters()] + [(b, True) for b in model.buffers()]
     for of_base in (True, False):
         expected = storage_bytes(tensor for tensor, is_base in real if is_base == of_base)
         assert sum(weight.stored for weight in planned if weight.of_base == of_base) == expected
