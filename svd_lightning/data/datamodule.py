@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.data.collate import Batch, PredictionCollator, ScoringCollator
 from svd_lightning.data.examples import ChoiceQuestion, Example
+from svd_lightning.data.opening import without_opening
 from svd_lightning.data.questions import EncodedQuestion, QuestionCollator, encode_questions
 from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, padded_to_ranks
 from svd_lightning.data.splits import SplitSizes, make_splits
@@ -56,6 +57,9 @@ class CompletionDataModule(LightningDataModule, ABC):
     """Put examples of similar length into one training batch: it needs less padding, and is still shuffled."""
     skip_overlong: bool = False
     """Drop examples whose prompt leaves no room for a completion, with a warning, instead of refusing them."""
+    skip_opening: float | None = None
+    """Calibrate without the first tokens that at least this share of the completions have in common, such as "the
+    correct answer is", which says little about an answer: 0.95, say; null counts all tokens."""
     limit: int | None = None
     """The most examples of each split, for quick runs; null for all."""
     num_workers: int = 0
@@ -69,6 +73,8 @@ class CompletionDataModule(LightningDataModule, ABC):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"data.{name}: expected at least 1, got {value}")
+        if self.skip_opening is not None and not 0.0 < self.skip_opening <= 1.0:
+            raise InputError(f"data.skip_opening: expected a share in (0, 1] or null, got {self.skip_opening}")
         self.sizes = SplitSizes(test=self.test, validation=self.validation, calibration=self.calibration)
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.context_length: int | None = None
@@ -147,8 +153,10 @@ class CompletionDataModule(LightningDataModule, ABC):
         return self._share_loader(rows, self._prompt_collator())
 
     def calibration_dataloader(self) -> DataLoader[EncodedExample]:
-        """Return a loader of this rank's share, in order; see `EvenShare`."""
-        return self._share_loader(self._split("calibration"), self._scoring_collator())
+        """Return a loader of this rank's share, in order, without openings (`skip_opening`); see `EvenShare`."""
+        rows = self._split("calibration")
+        rows = rows if self.skip_opening is None else without_opening(rows, self.skip_opening)
+        return self._share_loader(rows, self._scoring_collator())
 
     def split_ids(self, split: str) -> list[str]:
         """Return the ids of the examples of a split: train, calibration, validation, test or predict."""

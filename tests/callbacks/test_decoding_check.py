@@ -1,18 +1,24 @@
 """Calibrations checked by decoding: slips that the likelihood does not see, and what is left alone."""
 
+import csv
 import logging
+import os
+from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 
 from svd_lightning.calibration.cross_fit import example_folds
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.commands.demo.task import TASK
-from svd_lightning.data import JSONLChoices
+from svd_lightning.data import JSONLChoices, JSONLData
 from svd_lightning.data.collate import PredictionCollator
 from svd_lightning.decoding.generation import generate
+from svd_lightning.models import Backbone
 from svd_lightning.steering import NaturalGradient, Steering
-from tests.chain import diary_data, diary_model, quiet_trainer, write_diaries, write_jsonl
+from svd_lightning.strength import Fixed
+from tests.chain import diary_data, diary_model, quiet_trainer, small_lora, write_diaries, write_jsonl
 from tests.scoring.questions import diary_rows
 
 
@@ -110,6 +116,39 @@ def test_choices_among_options_are_left_out_with_a_word(calibrated, data_folder,
         record = calibrated(data=data, guard=False).calibration
     assert "decoding" not in record
     assert any("decoding is not checked: the answers are choices" in message for message in caplog.messages)
+
+
+REAL = Path(os.environ.get("SVD_LIGHTNING_REAL_MODELS", "/nowhere")) / "smollm2-135m"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="SVD_LIGHTNING_REAL_MODELS names no folder with smollm2-135m")
+def test_a_real_model_in_bfloat16(shared, tmp_path):
+    """A slip runs in circles and is not switched on; the strengths as found write as well as the tuned model."""
+    with (shared / "data/TruthfulQA.csv").open(newline="", encoding="utf-8") as file:
+        rows = [
+            {"prompt": f"Q: {row['Question']}\nA:", "completion": f" {row['Best Answer']}"}
+            for row in csv.DictReader(file)
+        ]
+    path = write_jsonl(tmp_path / "answers.jsonl", rows[::4])
+    found = {}
+    for rule in (NaturalGradient(), Slipped()):
+        L.seed_everything(0, verbose=False)
+        data = JSONLData(str(path), calibration=48, validation=None, test=None, batch_size=4, eval_batch_size=8)
+        module = diary_model(
+            small_lora(r=8, lora_alpha=16),
+            backbone=Backbone(str(REAL), dtype="bfloat16"),
+            steering=Steering([rule], penalty=0.0),
+            learning_rate=2e-4,
+            generation={"max_new_tokens": 40},
+        )
+        options = {"alphas": (), "others": False, "show_table": False, "decoded": 16, "guard": False}
+        calibration = SteeringCalibration(estimator=Fixed([1.0]), **options)
+        trainer = quiet_trainer(tmp_path, calibration, max_steps=20, enable_checkpointing=False)
+        trainer.fit(module, datamodule=data)
+        found[type(rule)] = module.calibration["decoding"]
+    assert found[NaturalGradient]["worse"] == []
+    assert "repeated_trigrams" in found[Slipped]["worse"]
 
 
 def test_prompts_without_room_for_an_answer_are_left_out_with_a_word(calibrated, caplog):
