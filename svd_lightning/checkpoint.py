@@ -17,6 +17,8 @@ from svd_lightning.steering import Steering, as_plain, feature_name, rule_name, 
 _log = logging.getLogger(__name__)
 CALIBRATED = "calibrated.ckpt"
 """Among the checkpoints of a run of `calibrate`: the adapter with the strengths found."""
+TRAINED = "trained.ckpt"
+"""Among the checkpoints of a run of `fit` that broke off after an epoch's last step: the adapter as trained."""
 
 
 def hyperparameters(

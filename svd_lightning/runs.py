@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from svd_lightning.checkpoint import CALIBRATED, stored_steering
+from svd_lightning.checkpoint import CALIBRATED, TRAINED, stored_steering
 from svd_lightning.errors import InputError
 from svd_lightning.files import writing
 from svd_lightning.module import SteeredLanguageModel
@@ -41,7 +41,8 @@ def claim_folder(logger: Logger) -> Path | None:
 def find_checkpoint(run: str | Path) -> Path:
     """Return the checkpoint of a run: the file itself, or the last one in a run folder.
 
-    A run of `fit` ends with `last.ckpt`, one of `calibrate` with `calibrated.ckpt`.
+    A run of `fit` ends with `last.ckpt`, one of `calibrate` with `calibrated.ckpt`. A `fit` that broke off after
+    its last step leaves `trained.ckpt`.
 
     Raises:
         InputError: if there is none.
@@ -51,7 +52,8 @@ def find_checkpoint(run: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"run: expected a run folder or a checkpoint, got {str(run)!r}, and no such file exists")
-    checkpoints = [file for name in ("last*.ckpt", CALIBRATED) for file in path.glob(f"checkpoints/{name}")]
+    names = ("last*.ckpt", CALIBRATED, TRAINED)
+    checkpoints = [file for name in names for file in path.glob(f"checkpoints/{name}")]
     if not checkpoints:
         raise InputError(
             f"run: expected checkpoints/last.ckpt in {str(run)!r}, and there is none; give the run folder of "

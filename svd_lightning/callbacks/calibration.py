@@ -24,6 +24,7 @@ from svd_lightning.callbacks.checks import (
 from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
+from svd_lightning.callbacks.trained import TrainedCheckpoint
 from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
@@ -43,6 +44,7 @@ class SteeringCalibration(L.Callback):
     The base runs once over the calibration split, and its hidden states are kept. Each epoch costs one forward of
     the tuned model over the split, and without a mask some ten passes of the two heads over its tokens. The
     strengths go into the module and the epoch's checkpoint, the figures to the logger and `calibration.json`.
+    Until that checkpoint is written, `trained.ckpt` keeps the adapter, for `calibrate` after a failure.
 
     Args:
         estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
@@ -75,7 +77,7 @@ class SteeringCalibration(L.Callback):
         check_options(folds, alphas)
         self.estimator, self.guard, self.folds = estimator, guard, folds
         self.alphas, self.others, self.show_table = tuple(alphas), others, show_table
-        self._snapshots = SnapshotFolder(snapshot)
+        self._snapshots, self._trained = SnapshotFolder(snapshot), TrainedCheckpoint()
         self._on_validate = False
         self._calibrated_step: int | None = None
 
@@ -101,6 +103,18 @@ class SteeringCalibration(L.Callback):
         check_checkpointing(trainer)
         self._snapshots.open(trainer, as_steered(pl_module))
         check_space(trainer, as_steered(pl_module), self._snapshots.tokens_to_come)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove `trained.ckpt`: the checkpoint of the epoch before is written."""
+        self._trained.remove(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove `trained.ckpt`: all checkpoints are written."""
+        self._trained.remove(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Log where a trained adapter is that no checkpoint of an epoch holds."""
+        self._trained.name_after_failure(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate before the validation that ends an epoch, so that it can report the steered NLL."""
@@ -135,6 +149,8 @@ class SteeringCalibration(L.Callback):
         check_calibration_split(data)
         if self._on_validate:
             hint_at_more_data(data, module)
+        else:
+            self._trained.save(trainer)
         with _evaluating(module):
             tokens = self._collect(trainer, module, data)
             record = calibrate(
