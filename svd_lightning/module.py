@@ -12,24 +12,25 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from peft import PeftConfig, PeftModel
 from torch import Tensor
-from transformers import SchedulerType, get_scheduler
+from transformers import SchedulerType
 
 from svd_lightning.calibration import recall_all
 from svd_lightning.checkpoint import check_resumable, check_steering, check_step, check_weights, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule
-from svd_lightning.decoding.generation import complete, generation_config, rows_of
+from svd_lightning.decoding.generation import check_room, complete, generation_config, rows_of
 from svd_lightning.errors import InputError
 from svd_lightning.models import (
     Backbone,
     adapter_config,
     attach_new,
     attach_trained,
-    context_length,
     fingerprint,
     float32_buffers,
+    text_limits,
     weights_digest,
 )
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
+from svd_lightning.schedule import Schedule
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
 from svd_lightning.strategies import (
@@ -58,6 +59,7 @@ class SteeredLanguageModel(L.LightningModule):
         steering: rules, mask and penalty; the calibration sets its strengths, unless they are given here.
         optimizer: builds the optimizer from the trainable parameters.
         lr_schedule: transformers' learning-rate schedule, stepped with every optimizer step.
+        lr_schedule_args: the schedule's own arguments, {min_lr_rate: 0.1} for cosine_with_min_lr for example.
         warmup_ratio: share of the steps in which the learning rate rises from 0.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         generation: options of `transformers.GenerationConfig` for predict, in place of the base's.
@@ -74,6 +76,7 @@ class SteeredLanguageModel(L.LightningModule):
         steering: Steering = Steering(),  # noqa: B008  frozen
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=5e-5),
         lr_schedule: SchedulerType = SchedulerType.LINEAR,
+        lr_schedule_args: dict[str, Any] | None = None,
         warmup_ratio: float = 0.0,
         gradient_checkpointing: bool = False,
         generation: dict[str, Any] | None = None,
@@ -83,15 +86,13 @@ class SteeredLanguageModel(L.LightningModule):
         self.adapter_config = adapter_config(adapter)
         if backbone.name_or_path is None and self.adapter_folder is not None:
             backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
-        if not 0.0 <= warmup_ratio <= 1.0:
-            raise InputError(f"model.warmup_ratio: expected a share in [0, 1], got {warmup_ratio}")
         self.backbone = backbone
         self.configured = self.steering = steering  # as given, and as in force once calibrated
         self.own_steering: dict[str, Steering] = {}  # of tasks with strengths of their own
-        self.optimizer, self.lr_schedule, self.warmup_ratio = optimizer, lr_schedule, warmup_ratio
+        self.optimizer, self.schedule = optimizer, Schedule(lr_schedule, lr_schedule_args or {}, warmup_ratio)
         self.gradient_checkpointing = gradient_checkpointing
         self.generation = generation_config(generation or {})
-        self.context_length = context_length(backbone.load_config())
+        self.context_length, self.vocab_size = text_limits(backbone.load_config(), self.adapter_config)
         self.tokenizer = backbone.load_tokenizer()
         for rule in steering.rules:
             if isinstance(rule, VocabularyBound):
@@ -114,8 +115,13 @@ class SteeredLanguageModel(L.LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Raise InputError, before weights are loaded, for a strategy that cannot work."""
+        """Raise InputError, before weights are loaded, for options that cannot work together."""
         leave_group_at_exit()
+        if stage == "fit":
+            self.schedule.check(self.trainer)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "predict" and isinstance(data, CompletionDataModule):
+            check_room(self.generation, data.rows("predict"), self.context_length)
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)
 
     def configure_model(self) -> None:
@@ -186,9 +192,12 @@ class SteeredLanguageModel(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of the trainable parameters, and the learning-rate schedule, by steps."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_scheduler(self.lr_schedule, optimizer, round(self.warmup_ratio * steps), steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = self.schedule.make(optimizer, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step as Lightning does, which refuses transformers' `GreedyLR` unless this method is here."""
+        super().lr_scheduler_step(scheduler, metric)
 
     # -- evaluation ----------------------------------------------------------------------------------------
 

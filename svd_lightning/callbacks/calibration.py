@@ -28,10 +28,12 @@ from svd_lightning.callbacks.trained import TrainedCheckpoint
 from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
+from svd_lightning.decoding import steer_model
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationTokens
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
+from svd_lightning.steering import UNSTEERED
 from svd_lightning.strategies import run_step
 from svd_lightning.strength import LineSearch, StrengthEstimator
 
@@ -91,16 +93,20 @@ class SteeringCalibration(L.Callback):
             self._on_validate = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Raise InputError, before weights are loaded, if `calibrate` would run no validation."""
+        """Raise InputError, before weights are loaded, for what would waste or falsify the run."""
         if self._on_validate:
             check_validation(trainer)
+        elif stage == "fit":
+            check_checkpointing(trainer)
+        if self._on_validate or stage == "fit":
+            check_calibration_split(as_completion_data(trainer))
+            check_estimator(self.estimator, as_steered(pl_module).configured)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raise InputError for what would waste or falsify the run; open the snapshot."""
+        """Raise InputError for an adapter that cannot be decoded, or too small a disk; open the snapshot."""
         self._calibrated_step = None  # the module may come from another run with as many steps
-        check_calibration_split(as_completion_data(trainer))
-        check_estimator(self.estimator, as_steered(pl_module).configured)
-        check_checkpointing(trainer)
+        with _evaluating(as_steered(pl_module)):
+            steer_model(as_steered(pl_module).peft_model, UNSTEERED["tuned"])
         self._snapshots.open(trainer, as_steered(pl_module))
         check_space(trainer, as_steered(pl_module), self._snapshots.tokens_to_come)
 
@@ -146,7 +152,6 @@ class SteeringCalibration(L.Callback):
         if self._calibrated_step == trainer.global_step and not self._on_validate:
             return
         data = as_completion_data(trainer)
-        check_calibration_split(data)
         if self._on_validate:
             hint_at_more_data(data, module)
         else:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from svd_lightning.data.examples import ChoiceQuestion, Example
 from svd_lightning.data.questions import EncodedQuestion, QuestionCollator, encode_questions
 from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, padded_to_ranks
 from svd_lightning.data.splits import SplitSizes, make_splits
-from svd_lightning.data.tokenise import EncodedExample, encode
+from svd_lightning.data.tokenise import EncodedExample, check_vocabulary, encode
 from svd_lightning.errors import InputError
 
 Collator: TypeAlias = Callable[[Sequence[RowT]], Batch]
@@ -98,9 +98,11 @@ class CompletionDataModule(LightningDataModule, ABC):
                 raise InputError(
                     f"data.max_length: expected at most the model's context of {context_length} tokens, "
                     f"got {self.max_length}; lower `max_length`"
+                    " (an adapter's virtual tokens are not counted)"
                 )
             self._splits = self.load_splits()
             self._rows, self._questions = self._encoded(tokenizer), {}
+            self._check_vocabulary(row for rows in self._rows.values() for row in rows)
             self._built_for = (tokenizer, context_length)
         if stage == "test":
             self._all_choices("test")  # errors in them show before weights are loaded
@@ -237,7 +239,13 @@ class CompletionDataModule(LightningDataModule, ABC):
                 max_length=self.max_length,
                 skip_overlong=self.skip_overlong,
             )
+            self._check_vocabulary(row for question in self._questions[split] for row in question.choices)
         return self._questions[split]
+
+    def _check_vocabulary(self, rows: Iterable[EncodedExample]) -> None:
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if (size := getattr(module, "vocab_size", None)) is not None:
+            check_vocabulary(rows, self._model_side()[0], size)
 
     def _share_loader(self, rows: Sequence[RowT], collator: Collator[RowT]) -> DataLoader[RowT]:
         """Load this rank's share in order, with a sampler that Lightning does not divide over the ranks again."""
