@@ -15,34 +15,19 @@ from torch import Tensor
 from transformers import SchedulerType
 
 from svd_lightning.calibration import recall_all
-from svd_lightning.checkpoint import check_resumable, check_steering, check_step, check_weights, hyperparameters
+from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding.generation import check_room, complete, generation_config, rows_of
 from svd_lightning.errors import InputError
-from svd_lightning.models import (
-    Backbone,
-    adapter_config,
-    attach_new,
-    attach_trained,
-    fingerprint,
-    float32_buffers,
-    text_limits,
-    weights_digest,
-)
+from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, text_limits
+from svd_lightning.models.backbone import Backbone, float32_buffers
+from svd_lightning.models.identity import fingerprint, weights_digest
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
 from svd_lightning.schedule import Schedule
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
-from svd_lightning.strategies import (
-    TokenMean,
-    any_rank,
-    check_strategy,
-    is_sharded,
-    leave_group_at_exit,
-    random_states,
-    restore_random_state,
-    shard,
-)
+from svd_lightning.strategies import TokenMean, any_rank, check_strategy, is_sharded, leave_group_at_exit, shard
+from svd_lightning.strategies.random_state import random_states, restore_random_state
 
 _log = logging.getLogger(__name__)
 
@@ -119,8 +104,7 @@ class SteeredLanguageModel(L.LightningModule):
         leave_group_at_exit()
         if stage == "fit":
             self.schedule.check(self.trainer)
-        data = getattr(self.trainer, "datamodule", None)
-        if stage == "predict" and isinstance(data, CompletionDataModule):
+        if stage == "predict" and (data := self._data()) is not None:
             check_room(self.generation, data.rows("predict"), self.context_length)
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)
 
@@ -166,6 +150,10 @@ class SteeredLanguageModel(L.LightningModule):
     def task_steering(self) -> TaskSteering:
         """The steering in force, of every task."""
         return TaskSteering(self.steering, self.own_steering)
+
+    def _data(self) -> CompletionDataModule | None:
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        return data if isinstance(data, CompletionDataModule) else None
 
     # -- warm start ----------------------------------------------------------------------------------------
 
@@ -222,8 +210,7 @@ class SteeredLanguageModel(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Keep the results; log `test/nll_tuned` and the like, with questions also `test/MC1_tuned` and so on."""
         assert self.held_out is not None
-        data = getattr(self.trainer, "datamodule", None)
-        tasks = data.tasks("test") if isinstance(data, CompletionDataModule) else {}
+        tasks = {} if (data := self._data()) is None else data.tasks("test")
         self.test_results, self.held_out = self.held_out.results(tasks), None
         self.log_dict(
             {f"test/{name}": value for name, value in scalars(self.test_results).items()}, sync_dist=True
@@ -288,16 +275,19 @@ class SteeredLanguageModel(L.LightningModule):
         checkpoint["random_states"] = random_states(self.trainer.strategy.root_device)
         base = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
         checkpoint["base"] = base | {"fingerprint": self.base_fingerprint}
+        if (data := self._data()) is not None:
+            checkpoint["datasets"] = sorted(data.dataset_names())
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Raise InputError if the checkpoint is of another base or adapter than this module's."""
-        check_weights(checkpoint, self.backbone.name_or_path, self.base_fingerprint, self.trained)
+        """Raise InputError if the checkpoint is of another base, adapter or task than this module's."""
+        base = self.backbone.name_or_path, self.base_fingerprint
+        check_origin(checkpoint, *base, self.hparams["adapter"], self.trained, self._data())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another base or another adapter; restore the calibration, and to train on, the random numbers.
+        """Refuse another base, adapter or task; restore the calibration, and to train on, the random numbers.
 
         Raises:
-            InputError: if the base, the adapter or the rules differ from this module's.
+            InputError: if the base, the adapter, the rules or the datasets differ from this module's.
         """
         self._load()
         self.check_checkpoint(checkpoint)

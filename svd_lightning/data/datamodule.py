@@ -62,6 +62,8 @@ class CompletionDataModule(LightningDataModule, ABC):
     """Processes that collate batches."""
     pad_to_multiple_of: int = 1
     """Round the length of a batch up to a multiple of this (8 suits tensor cores)."""
+    transfer: bool = False
+    """Accept a checkpoint that was trained on other datasets, to see how its adapter transfers."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -84,6 +86,10 @@ class CompletionDataModule(LightningDataModule, ABC):
     def load_given_splits(self) -> dict[str, list[Example]]:
         """Return the splits that come ready, by name: calibration, validation, test, predict."""
         return {}
+
+    def dataset_names(self) -> set[str]:
+        """Return the names of its datasets, by which checkpoints are told apart; none where files may hold any."""
+        return {type(self).__name__}
 
     def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
         """Return all splits by name, not yet tokenised; `sizes` replace the module's own."""

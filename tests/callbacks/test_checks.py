@@ -68,7 +68,7 @@ def test_calibrate_without_a_validation_is_refused_before_weights_are_loaded(
     )
     module = diary_model()
     with pytest.raises(InputError, match=message):
-        trainer.calibrate(module, datamodule=diary_data(diaries, **data))
+        trainer.calibrate(module, datamodule=diary_data(diaries, **data), ckpt_path="not read")
     assert module.model is None
 
 
