@@ -9,14 +9,19 @@ import torch
 from peft import PeftConfig
 from torch import Tensor
 
+from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import as_class_path
-from svd_lightning.records import CalibrationRecord
+from svd_lightning.records import CalibrationRecord, ClassPath
 from svd_lightning.steering import Steering, as_plain, feature_name, rule_name, with_short_paths
 
 _log = logging.getLogger(__name__)
 CALIBRATED = "calibrated.ckpt"
 """Among the checkpoints of a run of `calibrate`: the adapter with the strengths found."""
+TRAINED = "trained.ckpt"
+"""Among the checkpoints of a run of `fit` that broke off after an epoch's last step: the adapter as trained."""
+_UNSEEN = ("alpha", "alpha_pattern", "lora_alpha", "projection_prng_key", "random_loc_seed", "use_rslora")
+"""Options of adapters that change what they compute, but neither names nor shapes of their weights."""
 
 
 def hyperparameters(
@@ -52,18 +57,37 @@ def stored_steering(path: Path) -> dict[str, Any]:
     return with_short_paths(content.get("hyper_parameters", {}).get("steering") or as_plain(Steering()))
 
 
-def check_weights(
-    checkpoint: Mapping[str, Any], name: str | None, fingerprint: str | None, trained: Mapping[str, torch.Size]
+def check_origin(
+    checkpoint: Mapping[str, Any],
+    name: str | None,
+    fingerprint: str | None,
+    adapter: ClassPath,
+    trained: Mapping[str, torch.Size],
+    data: CompletionDataModule | None,
 ) -> None:
-    """Raise InputError if a checkpoint is of another base or another adapter.
+    """Raise InputError if a checkpoint is of another base or adapter, or was trained on other datasets.
 
     Args:
         checkpoint: its content.
         name, fingerprint: the base in use.
+        adapter: the adapter's configuration.
         trained: names and shapes of the adapter's weights.
+        data: what the adapter is used on; with `transfer`, it may be another dataset.
     """
     check_base(checkpoint.get("base"), name, fingerprint)
-    _check_keys(checkpoint["state_dict"], trained)
+    stored: ClassPath = checkpoint.get("hyper_parameters", {}).get("adapter", adapter)
+    options = [each for each in _UNSEEN if stored["init_args"].get(each) != adapter["init_args"].get(each)]
+    if problem := _difference(checkpoint["state_dict"], trained) or ", ".join(options):
+        raise InputError(
+            f"ckpt_path: its adapter is {_written(stored)}, got {_written(adapter)}, which differs: {problem}; "
+            "use the adapter configuration of the run that wrote it"
+        )
+    known, asked = checkpoint.get("datasets", []), set() if data is None else data.dataset_names()
+    if known and not (asked <= set(known) or data is None or data.transfer):
+        raise InputError(
+            f"ckpt_path: its adapter was trained on {', '.join(known)}, got the data {', '.join(sorted(asked))}; "
+            "give a checkpoint of this task, or write --data.transfer true to see how that one transfers"
+        )
 
 
 def check_base(stored: Mapping[str, str] | None, name: str | None, fingerprint: str | None) -> None:
@@ -86,15 +110,22 @@ def check_resumable(checkpoint: Mapping[str, Any]) -> None:
         )
 
 
-def _check_keys(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+def _difference(found: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> str:
+    """Return how the weights differ from those expected; nothing if they fit."""
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     wrong = [name for name in expected.keys() & found.keys() if expected[name] != found[name].shape]
-    if missing or unexpected or wrong:
-        raise InputError(
-            f"ckpt_path: its adapter differs from the configured one: {len(missing)} weights missing, "
-            f"{len(unexpected)} unexpected, {len(wrong)} of another shape (such as "
-            f"{(missing + unexpected + wrong)[0]}); use the adapter configuration of the run that wrote it"
-        )
+    if not (missing or unexpected or wrong):
+        return ""
+    return (
+        f"{len(missing)} weights missing, {len(unexpected)} unexpected, {len(wrong)} of another shape (such as "
+        f"{(missing + unexpected + wrong)[0]})"
+    )
+
+
+def _written(adapter: ClassPath) -> str:
+    """Write an adapter's configuration as a call."""
+    options = ", ".join(f"{name}={value!r}" for name, value in adapter["init_args"].items())
+    return f"{adapter['class_path'].rpartition('.')[2]}({options})"
 
 
 def check_step(calibration: CalibrationRecord, global_step: int) -> None:

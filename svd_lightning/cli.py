@@ -15,7 +15,7 @@ from zipfile import is_zipfile
 import lightning as L
 from jsonargparse import DefaultHelpFormatter, auto_cli, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
@@ -33,6 +33,7 @@ from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError, explained
 from svd_lightning.files import disk_trouble, replacing
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.runs import checkpoint_beside
 from svd_lightning.trainer import SteeringTrainer
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -150,9 +151,23 @@ class SteeringCLI(LightningCLI):
             }
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Remember which options the command line itself gives, beside its configurations."""
+        super().parse_arguments(parser, args)
+        given = args if isinstance(args, list) else sys.argv[1:]
+        self._given = {argument.partition("=")[0] for argument in given}
+
     def _parse_ckpt_path(self) -> None:
-        """Check that the checkpoint can be read. Lightning would also let its options replace those given."""
-        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+        """Check that the checkpoint can be read. Lightning would also let its options replace those given.
+
+        Without a checkpoint or an adapter on the command line, a run's config.yaml stands for the run's last
+        checkpoint. One in the configuration itself is what that run began with.
+        """
+        verb = self.config.get("subcommand")
+        path = self.config[verb].get("ckpt_path") if verb else None
+        if verb not in (None, "fit") and not self._given & {"--ckpt_path", "--model.adapter"}:
+            configs = [Path(str(config)) for config in self.config[verb].config or []]
+            self.config[verb].ckpt_path = path = checkpoint_beside(configs) or path
         if path is not None and path not in _CHECKPOINT_NAMES and "://" not in path and not Path(path).exists():
             raise InputError(f"ckpt_path: expected a checkpoint, got {path!r}, and no such file exists")
         if path is not None and Path(path).is_file() and not is_zipfile(path):

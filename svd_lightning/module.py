@@ -12,42 +12,31 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from peft import PeftConfig, PeftModel
 from torch import Tensor
-from transformers import SchedulerType, get_scheduler
+from transformers import SchedulerType
 
 from svd_lightning.calibration import recall_all
-from svd_lightning.checkpoint import check_resumable, check_steering, check_step, check_weights, hyperparameters
+from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule
-from svd_lightning.decoding.generation import complete, generation_config, rows_of
+from svd_lightning.decoding.generation import check_room, complete, generation_config, rows_of
 from svd_lightning.errors import InputError
-from svd_lightning.models import (
+from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, text_limits
+from svd_lightning.models.arithmetic import (
     Arithmetic,
-    Backbone,
-    adapter_config,
     arithmetic_of,
-    attach_new,
-    attach_trained,
     check_arithmetic,
-    context_length,
-    fingerprint,
     narrowing,
     use_arithmetic,
-    weights_digest,
     widen_head,
 )
+from svd_lightning.models.backbone import Backbone
+from svd_lightning.models.identity import fingerprint, weights_digest
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
+from svd_lightning.schedule import Schedule
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
-from svd_lightning.strategies import (
-    TokenMean,
-    any_rank,
-    check_strategy,
-    has_one_dtype,
-    is_sharded,
-    leave_group_at_exit,
-    random_states,
-    restore_random_state,
-    shard,
-)
+from svd_lightning.strategies import TokenMean, any_rank, check_strategy, is_sharded, leave_group_at_exit, shard
+from svd_lightning.strategies.random_state import random_states, restore_random_state
+from svd_lightning.strategies.steps import has_one_dtype
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +53,7 @@ class SteeredLanguageModel(L.LightningModule):
         steering: rules, mask and penalty; the calibration sets its strengths, unless they are given here.
         optimizer: builds the optimizer from the trainable parameters.
         lr_schedule: transformers' learning-rate schedule, stepped with every optimizer step.
+        lr_schedule_args: the schedule's own arguments, {min_lr_rate: 0.1} for cosine_with_min_lr for example.
         warmup_ratio: share of the steps in which the learning rate rises from 0.
         gradient_checkpointing: recompute activations in the backward pass to save memory.
         generation: options of `transformers.GenerationConfig` for predict, in place of the base's.
@@ -80,6 +70,7 @@ class SteeredLanguageModel(L.LightningModule):
         steering: Steering = Steering(),  # noqa: B008  frozen
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=5e-5),
         lr_schedule: SchedulerType = SchedulerType.LINEAR,
+        lr_schedule_args: dict[str, Any] | None = None,
         warmup_ratio: float = 0.0,
         gradient_checkpointing: bool = False,
         generation: dict[str, Any] | None = None,
@@ -89,15 +80,13 @@ class SteeredLanguageModel(L.LightningModule):
         self.adapter_config = adapter_config(adapter)
         if backbone.name_or_path is None and self.adapter_folder is not None:
             backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
-        if not 0.0 <= warmup_ratio <= 1.0:
-            raise InputError(f"model.warmup_ratio: expected a share in [0, 1], got {warmup_ratio}")
         self.backbone = backbone
         self.configured = self.steering = steering  # as given, and as in force once calibrated
         self.own_steering: dict[str, Steering] = {}  # of tasks with strengths of their own
-        self.optimizer, self.lr_schedule, self.warmup_ratio = optimizer, lr_schedule, warmup_ratio
+        self.optimizer, self.schedule = optimizer, Schedule(lr_schedule, lr_schedule_args or {}, warmup_ratio)
         self.gradient_checkpointing = gradient_checkpointing
         self.generation = generation_config(generation or {})
-        self.context_length = context_length(backbone.load_config())
+        self.context_length, self.vocab_size = text_limits(backbone.load_config(), self.adapter_config)
         self.tokenizer = backbone.load_tokenizer()
         for rule in steering.rules:
             if isinstance(rule, VocabularyBound):
@@ -120,8 +109,12 @@ class SteeredLanguageModel(L.LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Raise InputError, before weights are loaded, for a strategy that cannot work."""
+        """Raise InputError, before weights are loaded, for options that cannot work together."""
         leave_group_at_exit()
+        if stage == "fit":
+            self.schedule.check(self.trainer)
+        if stage == "predict" and (data := self._data()) is not None:
+            check_room(self.generation, data.rows("predict"), self.context_length)
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)
 
     def configure_model(self) -> None:
@@ -177,6 +170,10 @@ class SteeredLanguageModel(L.LightningModule):
         """The steering in force, of every task."""
         return TaskSteering(self.steering, self.own_steering)
 
+    def _data(self) -> CompletionDataModule | None:
+        data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
+        return data if isinstance(data, CompletionDataModule) else None
+
     # -- warm start ----------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
@@ -202,9 +199,12 @@ class SteeredLanguageModel(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of the trainable parameters, and the learning-rate schedule, by steps."""
         optimizer = self.optimizer(parameter for parameter in self.parameters() if parameter.requires_grad)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_scheduler(self.lr_schedule, optimizer, round(self.warmup_ratio * steps), steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        schedule = self.schedule.make(optimizer, self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step as Lightning does, which refuses transformers' `GreedyLR` unless this method is here."""
+        super().lr_scheduler_step(scheduler, metric)
 
     # -- evaluation ----------------------------------------------------------------------------------------
 
@@ -230,8 +230,7 @@ class SteeredLanguageModel(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Keep the results; log `test/nll_tuned` and the like, with questions also `test/MC1_tuned` and so on."""
         assert self.held_out is not None
-        data = getattr(self.trainer, "datamodule", None)
-        tasks = data.tasks("test") if isinstance(data, CompletionDataModule) else {}
+        tasks = {} if (data := self._data()) is None else data.tasks("test")
         self.test_results, self.held_out = self.held_out.results(tasks), None
         self.log_dict(
             {f"test/{name}": value for name, value in scalars(self.test_results).items()}, sync_dist=True
@@ -305,16 +304,19 @@ class SteeredLanguageModel(L.LightningModule):
         checkpoint["random_states"] = random_states(self.trainer.strategy.root_device)
         base = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
         checkpoint["base"] = base | {"fingerprint": self.base_fingerprint}
+        if (data := self._data()) is not None:
+            checkpoint["datasets"] = sorted(data.dataset_names())
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
-        """Raise InputError if the checkpoint is of another base or adapter than this module's."""
-        check_weights(checkpoint, self.backbone.name_or_path, self.base_fingerprint, self.trained)
+        """Raise InputError if the checkpoint is of another base, adapter or task than this module's."""
+        base = self.backbone.name_or_path, self.base_fingerprint
+        check_origin(checkpoint, *base, self.hparams["adapter"], self.trained, self._data())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another base or another adapter; restore the calibration, and to train on, the random numbers.
+        """Refuse another base, adapter or task; restore the calibration, and to train on, the random numbers.
 
         Raises:
-            InputError: if the base, the adapter or the rules differ from this module's.
+            InputError: if the base, the adapter, the rules or the datasets differ from this module's.
         """
         self._load()
         self.check_checkpoint(checkpoint)

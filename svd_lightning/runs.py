@@ -1,31 +1,37 @@
 """Run folders: claimed by a new run, found and opened by what comes after."""
 
+import logging
 import os
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from svd_lightning.checkpoint import CALIBRATED, stored_steering
+from svd_lightning.checkpoint import CALIBRATED, TRAINED, stored_steering
 from svd_lightning.errors import InputError
 from svd_lightning.files import writing
 from svd_lightning.module import SteeredLanguageModel
 
+_log = logging.getLogger(__name__)
 
-def claim_folder(logger: Logger) -> Path | None:
+
+def claim_folder(logger: Logger) -> list[Path]:
     """Create the folder of a logger's next version, which is then this run's alone. Call it on the first process.
 
-    Lightning counts the folders there are, and runs that start together count alike. Returns None, and leaves the
-    logger as it is, where its version was given or it does not count.
+    Lightning counts the folders there are, and runs that start together count alike. Returns the folder, and those
+    around it that did not exist. Returns none, and leaves the logger as it is, where its version was given or it
+    does not count.
 
     Raises:
         DiskError: if the folder cannot be created.
     """
     if not isinstance(logger, (TensorBoardLogger, CSVLogger)) or logger._version is not None:
-        return None
+        return []
     if "://" in logger.root_dir:
-        return None
+        return []
     root = Path(os.path.expandvars(logger.root_dir)).expanduser()
+    created = [folder for folder in (root, *root.parents) if not folder.exists()]
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         logger._version = int(logger.version)
@@ -33,15 +39,18 @@ def claim_folder(logger: Logger) -> Path | None:
             folder = root / f"version_{logger._version}"
             try:
                 folder.mkdir()
-                return folder
+                return [folder, *created]
             except FileExistsError:
                 logger._version += 1
+            except FileNotFoundError:
+                root.mkdir(parents=True, exist_ok=True)  # a run that came to nothing has removed it
 
 
 def find_checkpoint(run: str | Path) -> Path:
     """Return the checkpoint of a run: the file itself, or the last one in a run folder.
 
-    A run of `fit` ends with `last.ckpt`, one of `calibrate` with `calibrated.ckpt`.
+    A run of `fit` ends with `last.ckpt`, one of `calibrate` with `calibrated.ckpt`. A `fit` that broke off after
+    its last step leaves `trained.ckpt`.
 
     Raises:
         InputError: if there is none.
@@ -51,13 +60,23 @@ def find_checkpoint(run: str | Path) -> Path:
         return path
     if not path.is_dir():
         raise InputError(f"run: expected a run folder or a checkpoint, got {str(run)!r}, and no such file exists")
-    checkpoints = [file for name in ("last*.ckpt", CALIBRATED) for file in path.glob(f"checkpoints/{name}")]
+    names = ("last*.ckpt", CALIBRATED, TRAINED)
+    checkpoints = [file for name in names for file in path.glob(f"checkpoints/{name}")]
     if not checkpoints:
         raise InputError(
             f"run: expected checkpoints/last.ckpt in {str(run)!r}, and there is none; give the run folder of "
             "`svd-lightning fit` or `calibrate`, such as runs/truthfulqa/version_0, or a checkpoint"
         )
     return max(checkpoints, key=lambda file: file.stat().st_mtime)
+
+
+def checkpoint_beside(configs: Sequence[Path]) -> str | None:
+    """Return the last checkpoint of the run whose config.yaml is the last of these; None if it is not a run's."""
+    if not configs or configs[-1].name != "config.yaml" or not (configs[-1].parent / "checkpoints").is_dir():
+        return None
+    found = find_checkpoint(configs[-1].parent)
+    _log.info("ckpt_path is not given: taking %s", found)
+    return str(found)
 
 
 def open_run(run: str | Path) -> SteeredLanguageModel:

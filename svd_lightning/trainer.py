@@ -1,23 +1,25 @@
 """Lightning's Trainer with one more verb, calibrate, and with run folders that two runs never share."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.callbacks.checks import as_steered
 from svd_lightning.errors import DiskError, InputError
+from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import claim_folder
 from svd_lightning.strategies import CheckpointFiles
 
 
 class SteeringTrainer(L.Trainer):
-    """A Trainer that can calibrate an adapter without training it.
+    """A Trainer that can calibrate an adapter without training it, and that scores no adapter without training.
 
     Its runs claim their folders by creating them, and remove them if they fail before they leave anything of use.
     Its checkpoints are written beside their place and moved there.
@@ -25,7 +27,7 @@ class SteeringTrainer(L.Trainer):
 
     callbacks: list[L.Callback]
     _starting = False
-    _claimed: tuple[Path, ...] = ()
+    _claimed: Sequence[Sequence[Path]] = ()
 
     def calibrate(
         self,
@@ -68,8 +70,18 @@ class SteeringTrainer(L.Trainer):
     def _run(
         self, model: L.LightningModule, ckpt_path: str | Path | None = None, weights_only: bool | None = None
     ) -> Any:
-        """Run any verb; Lightning first asks for `log_dir` when the processes know each other."""
+        """Run any verb; Lightning first asks for `log_dir` when the processes know each other.
+
+        Raises:
+            InputError: for an adapter that is neither trained, nor the user's, nor in a checkpoint, unless in fit.
+        """
         self._starting, self._claimed = True, ()
+        given = ckpt_path is not None or self.state.fn is TrainerFn.FITTING
+        if isinstance(model, SteeredLanguageModel) and model.model is None and not (given or model.adapter_folder):
+            raise InputError(
+                "ckpt_path: expected a trained adapter, got a new one and no checkpoint; write --ckpt_path "
+                "RUN/checkpoints/last.ckpt, or --model.adapter FOLDER for an adapter that is trained"
+            )
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
             self.strategy.checkpoint_io = CheckpointFiles()
         return super()._run(model, ckpt_path, weights_only)
@@ -79,7 +91,7 @@ class SteeringTrainer(L.Trainer):
         problem = None
         if self.is_global_zero:
             try:
-                self._claimed = tuple(filter(None, map(claim_folder, self.loggers)))
+                self._claimed = list(filter(None, map(claim_folder, self.loggers)))
             except DiskError as error:
                 problem = str(error)
         if problem := self.strategy.broadcast(problem):
@@ -92,5 +104,8 @@ class SteeringTrainer(L.Trainer):
         finally:
             batches = self.fit_loop.epoch_loop.batch_progress, self.predict_loop.batch_progress
             if self.state.status is TrainerStatus.INTERRUPTED and not any(each.total.ready for each in batches):
-                for folder in self._claimed:
+                for folder, *parents in self._claimed:
                     shutil.rmtree(folder, ignore_errors=True)
+                    with suppress(OSError):  # another run has moved in
+                        for parent in parents:
+                            parent.rmdir()

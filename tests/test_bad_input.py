@@ -73,7 +73,27 @@ BAD_OPTIONS = {
     ),
     "no-calibration": (
         "--data.calibration_path null --data.calibration 0",
-        "expected a calibration split, got none",
+        "expected a calibration split of 2 examples or more, got none",
+    ),
+    "one-calibration-example": (
+        "--data.calibration_path null --data.calibration 1",
+        "expected a calibration split of 2 examples or more, got 1",
+    ),
+    "virtual-tokens": (
+        "--model.adapter peft.PrefixTuningConfig --model.adapter.num_virtual_tokens 20 --data.max_length 120",
+        "at most the model's context of 108 tokens, got 120; lower `max_length` (an adapter's virtual tokens",
+    ),
+    "rewrites-base": (
+        "--model.adapter.init_args.init_lora_weights olora",
+        "adapter.init_lora_weights: 'olora' rewrites the base weights",
+    ),
+    "schedule": (
+        "--model.lr_schedule WARMUP_STABLE_DECAY",
+        "cannot make WARMUP_STABLE_DECAY with lr_schedule_args {}: get_wsd_schedule() missing 1 required",
+    ),
+    "only-max-time": (
+        "--trainer.max_epochs null --trainer.max_time 00:00:10:00",
+        "a run that only trainer.max_time ends needs trainer.max_steps too, or --model.lr_schedule CONSTANT",
     ),
     "misspelt": ("--model.steering.alhpa 0.1", "unrecognized arguments: --model.steering.alhpa"),
     "misspelt-group": ("--modle.steering.alpha 0.1", "unrecognized arguments: --modle.steering.alpha"),

@@ -120,10 +120,12 @@ def test_the_same_base_in_another_folder_and_dtype_is_not_another_base(checkpoin
         (small_lora(target_modules=["q_proj"]), "4 unexpected"),
         (small_lora(target_modules=["q_proj", "v_proj", "o_proj"]), "4 weights missing"),
         (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), "2 weights missing, 8 unexpected"),
+        (small_lora(lora_alpha=16), "lora_alpha; use the adapter"),
+        (small_lora(use_rslora=True), "use_rslora; use the adapter"),
     ],
 )
 def test_another_adapter_is_noticed(adapter, message, checkpoint, diaries, tmp_path):
-    with pytest.raises(InputError, match=f"its adapter differs from the configured one.*{message}"):
+    with pytest.raises(InputError, match=f"its adapter is LoraConfig.*, got .*, which differs: .*{message}"):
         decoded(quiet_trainer(tmp_path), diary_model(adapter), diary_data(diaries), checkpoint)
 
 

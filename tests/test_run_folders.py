@@ -33,7 +33,7 @@ class Breaks(L.Callback):
 
 def claim(root: Path, start: int) -> None:
     logger = (TensorBoardLogger, CSVLogger)[start % 2](root, name="run")
-    folder = claim_folder(logger)
+    folder, *_ = claim_folder(logger)
     assert Path(logger.log_dir) == folder
     (folder / "mine").write_text(str(start))
     (root / f"{start}.txt").write_text(folder.name)
@@ -75,7 +75,11 @@ def test_a_run_that_comes_to_nothing_leaves_no_folder(logger, diaries, checkpoin
     other = diary_model(small_lora(r=2))
     with pytest.raises(ValueError, match="use the adapter configuration of the run that wrote it"):
         trainer().validate(other, datamodule=data, ckpt_path=checkpoint)
-    assert not list((tmp_path / "run").iterdir())
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "run/version_3").mkdir(parents=True)
+    with pytest.raises(ValueError, match="use the adapter configuration of the run that wrote it"):
+        trainer().validate(other, datamodule=data, ckpt_path=checkpoint)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["version_3"]
 
 
 @LOGGERS

@@ -27,13 +27,16 @@ from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.noise_check import check_noise
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
+from svd_lightning.callbacks.trained import TrainedCheckpoint
 from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
+from svd_lightning.decoding import steer_model
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationTokens
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
+from svd_lightning.steering import UNSTEERED
 from svd_lightning.strategies import run_step
 from svd_lightning.strength import LineSearch, StrengthEstimator
 
@@ -46,6 +49,7 @@ class SteeringCalibration(L.Callback):
     The base runs once over the calibration split, and its hidden states are kept. Each epoch costs one forward of
     the tuned model over the split, and without a mask some ten passes of the two heads over its tokens. The
     strengths go into the module and the epoch's checkpoint, the figures to the logger and `calibration.json`.
+    Until that checkpoint is written, `trained.ckpt` keeps the adapter, for `calibrate` after a failure.
 
     Args:
         estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
@@ -82,7 +86,7 @@ class SteeringCalibration(L.Callback):
         check_options(folds, alphas, decoded)
         self.estimator, self.guard, self.folds = estimator, guard, folds
         self.alphas, self.others, self.decoded, self.show_table = tuple(alphas), others, decoded, show_table
-        self._snapshots = SnapshotFolder(snapshot)
+        self._snapshots, self._trained = SnapshotFolder(snapshot), TrainedCheckpoint()
         self._on_validate = False
         self._calibrated_step: int | None = None
 
@@ -96,18 +100,34 @@ class SteeringCalibration(L.Callback):
             self._on_validate = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Raise InputError, before weights are loaded, if `calibrate` would run no validation."""
+        """Raise InputError, before weights are loaded, for what would waste or falsify the run."""
         if self._on_validate:
             check_validation(trainer)
+        elif stage == "fit":
+            check_checkpointing(trainer)
+        if self._on_validate or stage == "fit":
+            check_calibration_split(as_completion_data(trainer))
+            check_estimator(self.estimator, as_steered(pl_module).configured)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raise InputError for what would waste or falsify the run; open the snapshot."""
+        """Raise InputError for an adapter that cannot be decoded, or too small a disk; open the snapshot."""
         self._calibrated_step = None  # the module may come from another run with as many steps
-        check_calibration_split(as_completion_data(trainer))
-        check_estimator(self.estimator, as_steered(pl_module).configured)
-        check_checkpointing(trainer)
+        with _evaluating(as_steered(pl_module)):
+            steer_model(as_steered(pl_module).peft_model, UNSTEERED["tuned"])
         self._snapshots.open(trainer, as_steered(pl_module))
         check_space(trainer, as_steered(pl_module), self._snapshots.tokens_to_come)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove `trained.ckpt`: the checkpoint of the epoch before is written."""
+        self._trained.remove(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove `trained.ckpt`: all checkpoints are written."""
+        self._trained.remove(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Log where a trained adapter is that no checkpoint of an epoch holds."""
+        self._trained.name_after_failure(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate before the validation that ends an epoch, so that it can report the steered NLL."""
@@ -139,9 +159,10 @@ class SteeringCalibration(L.Callback):
         if self._calibrated_step == trainer.global_step and not self._on_validate:
             return
         data = as_completion_data(trainer)
-        check_calibration_split(data)
         if self._on_validate:
             hint_at_more_data(data, module)
+        else:
+            self._trained.save(trainer)
         with _evaluating(module):
             tokens = self._collect(trainer, module, data)
             record = calibrate(

@@ -23,10 +23,11 @@ _log = logging.getLogger(__name__)
 def check_calibration_split(data: CompletionDataModule) -> None:
     """Raise InputError if there is no calibration split, or the adapter is trained on part of it."""
     calibration = data.split_ids("calibration")
-    if not calibration:
+    if len(calibration) < 2:  # gains need an interval
         raise InputError(
-            "data.calibration: expected a calibration split, got none; write --data.calibration 0.1 (a share or a "
-            "number of the training examples)"
+            "data.calibration: expected a calibration split of 2 examples or more, got "
+            f"{len(calibration) or 'none'}; write --data.calibration 0.1 (a share or a number of the training "
+            "examples)"
         )
     shared = sorted(set(calibration) & set(data.split_ids("train")))
     if shared:

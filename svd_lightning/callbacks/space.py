@@ -56,7 +56,7 @@ def check_space(trainer: L.Trainer, module: SteeredLanguageModel, tokens: int) -
 
 
 def checkpoint_bytes(trainer: L.Trainer, module: SteeredLanguageModel) -> int:
-    """Estimate the space of the checkpoints that are kept, and of the one that is written beside them."""
+    """Estimate the space of the checkpoints that are kept, of `trained.ckpt`, and of the one being written."""
     weights = sum(map(math.prod, module.trained.values()))
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     sizes = (_PER_CHECKPOINT + weights * (4 if each.save_weights_only else _PER_WEIGHT) for each in callbacks)
@@ -65,7 +65,7 @@ def checkpoint_bytes(trainer: L.Trainer, module: SteeredLanguageModel) -> int:
 
 def _copies(callback: ModelCheckpoint) -> int:
     """Count a `save_top_k` of −1, all, as 1: how many epochs there will be is not sure."""
-    return abs(callback.save_top_k) + bool(callback.save_last) + 1
+    return abs(callback.save_top_k) + bool(callback.save_last) + 2
 
 
 def _megabytes(size: int) -> str:

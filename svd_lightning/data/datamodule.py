@@ -3,7 +3,7 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from svd_lightning.data.opening import without_opening
 from svd_lightning.data.questions import EncodedQuestion, QuestionCollator, encode_questions
 from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, padded_to_ranks
 from svd_lightning.data.splits import SplitSizes, make_splits
-from svd_lightning.data.tokenise import EncodedExample, encode
+from svd_lightning.data.tokenise import EncodedExample, check_vocabulary, encode
 from svd_lightning.errors import InputError
 
 Collator: TypeAlias = Callable[[Sequence[RowT]], Batch]
@@ -66,6 +66,8 @@ class CompletionDataModule(LightningDataModule, ABC):
     """Processes that collate batches."""
     pad_to_multiple_of: int = 1
     """Round the length of a batch up to a multiple of this (8 suits tensor cores)."""
+    transfer: bool = False
+    """Accept a checkpoint that was trained on other datasets, to see how its adapter transfers."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -91,6 +93,10 @@ class CompletionDataModule(LightningDataModule, ABC):
         """Return the splits that come ready, by name: calibration, validation, test, predict."""
         return {}
 
+    def dataset_names(self) -> set[str]:
+        """Return the names of its datasets, by which checkpoints are told apart; none where files may hold any."""
+        return {type(self).__name__}
+
     def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
         """Return all splits by name, not yet tokenised; `sizes` replace the module's own."""
         given = self.load_given_splits()
@@ -104,9 +110,11 @@ class CompletionDataModule(LightningDataModule, ABC):
                 raise InputError(
                     f"data.max_length: expected at most the model's context of {context_length} tokens, "
                     f"got {self.max_length}; lower `max_length`"
+                    " (an adapter's virtual tokens are not counted)"
                 )
             self._splits = self.load_splits()
             self._rows, self._questions = self._encoded(tokenizer), {}
+            self._check_vocabulary(row for rows in self._rows.values() for row in rows)
             self._built_for = (tokenizer, context_length)
         if stage == "test":
             self._all_choices("test")  # errors in them show before weights are loaded
@@ -248,7 +256,13 @@ class CompletionDataModule(LightningDataModule, ABC):
                 max_length=self.max_length,
                 skip_overlong=self.skip_overlong,
             )
+            self._check_vocabulary(row for question in self._questions[split] for row in question.choices)
         return self._questions[split]
+
+    def _check_vocabulary(self, rows: Iterable[EncodedExample]) -> None:
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if (size := getattr(module, "vocab_size", None)) is not None:
+            check_vocabulary(rows, self._model_side()[0], size)
 
     def _share_loader(self, rows: Sequence[RowT], collator: Collator[RowT]) -> DataLoader[RowT]:
         """Load this rank's share in order, with a sampler that Lightning does not divide over the ranks again."""

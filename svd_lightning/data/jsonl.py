@@ -32,6 +32,10 @@ class JSONLData(RowData):
     split: str = "train"
     """The split of a folder or hub dataset to train on; the other paths read the splits validation and test."""
 
+    def dataset_names(self) -> set[str]:
+        """Return no name: the files may hold anything."""
+        return set()
+
     def load(self) -> list[Example]:
         """Return the examples of `path`."""
         return self._read(self.path, split=self.split)
@@ -87,6 +91,10 @@ class JSONLChoices(RecordedChoices):
     """The column with the index of the choice to train on; the column may be missing."""
     task_column: str | None = "task"
     """The column with the task's name, where a row has one; null for none."""
+
+    def dataset_names(self) -> set[str]:
+        """Return no name: the files may hold anything."""
+        return set()
 
     def question(self, row: SourceRow, name: str) -> ChoiceQuestion:
         """Return the question in a row."""

@@ -41,6 +41,11 @@ class Mixture(CompletionDataModule):
             if not 0 < weight < float("inf"):
                 raise InputError(f"data.weights: expected positive numbers, got {weight} for {task!r}")
 
+    def dataset_names(self) -> set[str]:
+        """Return the names of the parts' datasets; none if a part may hold any."""
+        names = [part.dataset_names() for part in self.parts.values()]
+        return set().union(*names) if all(names) else set()
+
     def load(self) -> list[Example]:
         """Return the training examples of the parts, before any split is cut."""
         return [_of_task(example, task) for task, part in self.parts.items() for example in part.load()]

@@ -1,6 +1,6 @@
 """Examples and conversations as token ids: the same for training, scoring and the start of generation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -154,6 +154,21 @@ def _tidy(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list
     if ids[-1:] == [eos] and eos != bos and not text.rstrip().endswith(tokenizer.eos_token):
         ids = ids[:-1]
     return ids
+
+
+def check_vocabulary(rows: Iterable[EncodedExample], tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+    """Raise InputError for a token without an embedding, in the rows or as the one that pads them."""
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    found = [(padding, "pads batches")]
+    for row in rows:
+        highest = int(torch.cat([row.prompt_ids, row.completion_ids]).max())
+        found.append((highest, f"stands in example {row.id!r}"))
+    highest, where = max(found, key=lambda each: each[0])
+    if highest >= size:
+        raise InputError(
+            f"backbone.tokenizer: expected ids below {size}, the number of the base's embeddings, got {highest} "
+            f"({tokenizer.convert_ids_to_tokens(highest)!r}), which {where}; give the tokenizer of this base"
+        )
 
 
 def report_overlong(overlong: Sequence[tuple[str, int]], problem: str, expected: str, *, skip: bool) -> None:

@@ -8,7 +8,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from svd_lightning.data import Batch
+from svd_lightning.data import Batch, EncodedExample
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.records import PredictionRecord
@@ -36,6 +36,18 @@ def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
     except (ValueError, TypeError) as error:
         raise InputError(f"generation: {' '.join(str(error).split())}") from error
     return config
+
+
+def check_room(config: GenerationConfig, prompts: Sequence[EncodedExample], context: int | None) -> None:
+    """Raise InputError if the longest of the prompts and its completion would outgrow the context."""
+    longest = max((len(row.prompt_ids) for row in prompts), default=0)
+    asked = config.max_new_tokens or max(0, (config.max_length or 0) - longest)
+    if context is not None and longest + asked > context:
+        raise InputError(
+            f"generation.max_new_tokens: expected at most {context - longest}, got {asked}: the model's context "
+            f"holds {context} tokens (without an adapter's virtual ones), and the longest prompt has {longest}; "
+            "lower it, or shorten the prompts"
+        )
 
 
 def generate(

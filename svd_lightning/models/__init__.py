@@ -1,6 +1,12 @@
 """Base models, tokenizers and adapters."""
 
-from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, read_adapter_config
+from svd_lightning.models.adapter import (
+    adapter_config,
+    attach_new,
+    attach_trained,
+    read_adapter_config,
+    text_limits,
+)
 from svd_lightning.models.arithmetic import (
     Arithmetic,
     arithmetic_of,
@@ -31,6 +37,7 @@ __all__ = [
     "in_float32",
     "narrowing",
     "read_adapter_config",
+    "text_limits",
     "use_arithmetic",
     "weights_digest",
     "widen_head",

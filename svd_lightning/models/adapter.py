@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from svd_lightning.errors import InputError, explained
-from svd_lightning.models.backbone import UNREADABLE, existing
-from svd_lightning.models.switch import check_biases
+from svd_lightning.models.backbone import UNREADABLE, context_length, existing
+from svd_lightning.models.switch import check_separable
 from svd_lightning.records import ClassPath
 
 
@@ -40,24 +40,36 @@ def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
     """Return the given configuration, or that of the given folder.
 
     Raises:
-        InputError: without a configuration, or as `read_adapter_config`.
+        InputError: without a configuration, as `read_adapter_config`, or as `check_separable`.
     """
     if adapter is None:
         raise InputError(
             "model.adapter: expected a PEFT configuration or an adapter folder, got nothing; "
             "add --model.adapter configs/adapter/lora.yaml"
         )
-    return read_adapter_config(adapter) if isinstance(adapter, str) else adapter
+    config = read_adapter_config(adapter) if isinstance(adapter, str) else adapter
+    check_separable(config, argument="adapter")
+    return config
+
+
+def text_limits(base: PretrainedConfig, adapter: PeftConfig) -> tuple[int | None, int | None]:
+    """Return how many positions the adapter's virtual tokens leave for text, and how many tokens the base embeds.
+
+    None for what the base's configuration does not say.
+    """
+    context, virtual = context_length(base), getattr(adapter, "num_virtual_tokens", None) or 0
+    room = None if context is None else context - virtual
+    return room, getattr(base.get_text_config(), "vocab_size", None)
 
 
 def attach_new(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """Attach a new adapter of the given configuration to the base.
 
     Raises:
-        InputError: for an adapter that trains biases, whose base cannot be recovered by switching it off,
-            or one that does not fit the base (target modules that do not exist, say).
+        InputError: as `check_separable`, or for an adapter that does not fit the base (target modules that do
+            not exist, say).
     """
-    check_biases(config, argument="adapter")
+    check_separable(config, argument="adapter")
     config.task_type = "CAUSAL_LM"
     unfit = (ValueError, TypeError)
     with explained(unfit, lambda reason: f"adapter: cannot attach {type(config).__name__}: {reason}"):
@@ -68,10 +80,10 @@ def attach_trained(base: PreTrainedModel, folder: str, *, base_name: str, traina
     """Attach the adapter of a folder or of the hub to its base.
 
     Raises:
-        InputError: if the adapter trains biases, was made for another base, or does not fit this one.
+        InputError: as `check_separable`, or if the adapter was made for another base, or does not fit this one.
     """
     config = read_adapter_config(folder)
-    check_biases(config, argument="adapter")
+    check_separable(config, argument="adapter")
     check_base_name(config, base_name)
     with explained(UNREADABLE, lambda reason: f"adapter: cannot load the weights of {folder!r}: {reason}"):
         try:

@@ -65,8 +65,7 @@ def check_adapter(peft_model: AdaptedModel) -> None:
             f"peft_model: expected one active adapter, got {active}; select one with .set_adapter(name)"
         )
     config = active_config(peft_model)
-    check_biases(config, argument="peft_config")
-    _check_init(config)
+    check_separable(config, argument="peft_config")
     if any(getattr(layer, "merged", False) for layer in layers):
         raise InputError(
             "peft_model: expected an adapter beside the base weights, got a merged one; call .unmerge_adapter()"
@@ -82,22 +81,19 @@ def check_adapter(peft_model: AdaptedModel) -> None:
         )
 
 
-def check_biases(config: PeftConfig, *, argument: str) -> None:
-    """Raise InputError, which names the argument, for an adapter that trains the base's own biases."""
+def check_separable(config: PeftConfig, *, argument: str) -> None:
+    """Raise InputError, which names the argument, for an adapter that changes weights of the base itself."""
     if (bias := getattr(config, "bias", "none")) != "none":
         raise InputError(
             f"{argument}.bias: expected 'none', got {bias!r}: it trains the base model's biases, so switching the "
             "adapter off does not restore the base; train an adapter with bias='none'"
         )
-
-
-def _check_init(config: PeftConfig) -> None:
     init = getattr(config, "init_lora_weights", None)
     if isinstance(init, str) and init.lower().startswith(_REWRITES_BASE):
         raise InputError(
-            f"peft_config.init_lora_weights: {init!r} rewrites the base weights, so switching the adapter off "
-            "does not restore the base; convert the adapter to plain LoRA (peft's save_pretrained with "
-            "path_initial_model_for_weight_conversion) or train with the default initialisation"
+            f"{argument}.init_lora_weights: {init!r} rewrites the base weights, so switching the adapter off "
+            "does not restore the base; train with the default initialisation, or convert a trained adapter to "
+            "plain LoRA (peft's save_pretrained with path_initial_model_for_weight_conversion)"
         )
 
 

@@ -10,7 +10,9 @@ from svd_lightning.errors import InputError
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
 from svd_lightning.strength import Fixed, LineSearch, Mean
 from svd_lightning.trainer import SteeringTrainer
-from tests.chain import Losses, diary_data, diary_model, fit, plain_calibration
+from tests.chain import Losses, diary_data, diary_model, fit, plain_calibration, small_lora
+
+NO_SPLIT = "expected a calibration split of 2 examples or more, got none"
 
 
 def refused(folder, data, *callbacks, message, module=None, **options):
@@ -25,11 +27,12 @@ def refused(folder, data, *callbacks, message, module=None, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"calibration_path": None, "calibration": None}, "expected a calibration split, got none"),
-        ({"calibration_path": None, "calibration": 0}, "expected a calibration split, got none"),
+        ({"calibration_path": None, "calibration": None}, NO_SPLIT),
+        ({"calibration_path": None, "calibration": 0}, NO_SPLIT),
+        ({"calibration_path": None, "calibration": 1}, "a calibration split of 2 examples or more, got 1;"),
         ({"calibration_path": "train.jsonl"}, "expected splits without a common example, got 48"),
     ],
-    ids=["none", "zero", "overlap"],
+    ids=["none", "zero", "one", "overlap"],
 )
 def test_calibration_split(options, message, diaries, tmp_path):
     if options["calibration_path"]:
@@ -66,7 +69,7 @@ def test_calibrate_without_a_validation_is_refused_before_weights_are_loaded(
     )
     module = diary_model()
     with pytest.raises(InputError, match=message):
-        trainer.calibrate(module, datamodule=diary_data(diaries, **data))
+        trainer.calibrate(module, datamodule=diary_data(diaries, **data), ckpt_path="not read")
     assert module.model is None
 
 
@@ -127,6 +130,11 @@ def test_an_estimator_is_tried_before_training(alpha):
 def test_an_estimator_that_does_not_fit_the_rules(estimator, message, diaries, tmp_path):
     module = diary_model(steering=Steering([KLGradient(), NaturalGradient()]))
     refused(tmp_path, diary_data(diaries), plain_calibration(estimator=estimator), module=module, message=message)
+
+
+def test_an_adapter_that_cannot_be_decoded(diaries, tmp_path):
+    marked = diary_model(small_lora(alora_invocation_tokens=[5]))
+    refused(tmp_path, diary_data(diaries), module=marked, message="an activated LoRA is switched on by tokens")
 
 
 def test_other_modules_and_data():

@@ -82,13 +82,17 @@ class Sizes(Callback):
 
 
 class Fault(Callback):
-    """Ends this process at a step of fit or predict, by an exit or by an exception."""
+    """Ends this process at a step of fit (−1: the epoch's validation) or predict, by an exit or an exception."""
 
     def __init__(self, how: str, step: int, rank: int = 1) -> None:
         self.how, self.step, self.rank = how, step, rank
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         self._strike(trainer.global_rank, trainer.global_step)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        if not trainer.sanity_checking:
+            self._strike(trainer.global_rank, -1)
 
     def on_predict_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         self._strike(trainer.global_rank, batch_idx)

@@ -23,6 +23,19 @@ def test_a_fit_goes_on_after_a_process_was_killed(strategy, one, uneven, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", SPREAD)
+def test_calibrate_finishes_a_fit_that_failed_after_training(strategy, one, uneven, tmp_path):
+    done = launch(write_job(tmp_path, uneven, strategy, "fit", fault={"verb": "fit", "how": "raise", "step": -1}))
+    trained = tmp_path / "fit/run/version_0/checkpoints/trained.ckpt"
+    assert done.returncode != 0
+    assert f"the adapter as trained is in {trained}" in done.stderr
+    found = results(write_job(tmp_path, uneven, strategy, "calibrate", ckpt_path=str(trained)))
+    whole = torch.load(one[0] / "fit/run/version_0/checkpoints/epoch=0.ckpt", weights_only=True)["calibration"]
+    for rank in found:
+        assert rank["calibrate"]["calibration"]["strengths"] == pytest.approx(whole["strengths"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", SPREAD)
 @pytest.mark.parametrize("then", ["same", "single"])
 def test_a_prediction_is_completed_after_a_process_was_killed(strategy, then, one, uneven, tmp_path):
     options = {"ckpt_path": str(one[0] / "fit/run/version_0/checkpoints/last.ckpt"), "eval_batch_size": 1}

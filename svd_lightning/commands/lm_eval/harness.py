@@ -51,9 +51,8 @@ class SteeredHarnessModel(HFLM):
         steering = _steering(module, distribution)
         model = module.peft_model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         self._scorer = steer_model(model, finite_penalty(steering))
-        virtual_tokens = getattr(model.active_peft_config, "num_virtual_tokens", None) or 0
-        if max_length is None and module.context_length is not None:
-            max_length = module.context_length - virtual_tokens
+        if max_length is None:
+            max_length = module.context_length
         generator = steer_model(model, steering)
         generator.generation_config.max_new_tokens = None  # a base's own would override the task's max_gen_toks
         super().__init__(

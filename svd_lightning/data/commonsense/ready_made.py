@@ -18,6 +18,10 @@ class CommonsenseJSON(CommonsenseTask):
     The files keep training and test data apart: `path` for one, `test_path` for the other.
     """
 
+    def dataset_names(self) -> set[str]:
+        """Return no name: the files may hold anything."""
+        return set()
+
     def instruction(self, row: SourceRow) -> Instruction:
         """Return the row's own instruction."""
         text, answer = row.text("instruction"), row.text("answer")

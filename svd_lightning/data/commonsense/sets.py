@@ -32,6 +32,10 @@ class ARC(CommonsenseTask):
     subset: str | None = "ARC-Easy"
     """ARC-Easy or ARC-Challenge; null for a folder without configurations."""
 
+    def dataset_names(self) -> set[str]:
+        """Return the subset's name: each is a task of its own."""
+        return {self.subset or "ARC"}
+
     def instruction(self, row: SourceRow) -> Instruction:
         """Return the question and three to five answers."""
         return lettered_choices(row, "question")
