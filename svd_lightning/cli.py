@@ -34,6 +34,7 @@ from svd_lightning.errors import InputError, explained
 from svd_lightning.files import disk_trouble, replacing
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import checkpoint_beside
+from svd_lightning.signals import Stopped, answering
 from svd_lightning.trainer import SteeringTrainer
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -221,7 +222,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: `svd-lightning` and `python -m svd_lightning`."""
     _quiet_libraries()
     try:
-        _run(arguments)
+        with answering():
+            _run(arguments)
+    except Stopped as stop:
+        stop.tell("nothing is half written; the same command starts again")
+        raise
     except InputError as error:
         if os.environ.get(_TRACEBACK):
             raise

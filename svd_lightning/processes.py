@@ -3,6 +3,7 @@
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
@@ -47,3 +48,12 @@ def gather(tensor: Tensor, group: Any = None) -> list[Tensor]:
         group: ignored; torchmetrics gives it to a metric's `dist_sync_fn`.
     """
     return gather_all_tensors(tensor.cpu(), host_group())
+
+
+def highest(value: int) -> int:
+    """Return the highest value of all processes. Call it on every process."""
+    if not several_processes():
+        return value
+    found = torch.tensor(value)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=host_group())
+    return int(found)

@@ -1,6 +1,7 @@
 """Lightning's Trainer with one more verb, calibrate, and with run folders that two runs never share."""
 
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,21 +9,33 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
-from svd_lightning.callbacks import SteeringCalibration
+from svd_lightning.callbacks import SteeringCalibration, StopBetweenBatches
 from svd_lightning.callbacks.checks import as_steered
 from svd_lightning.errors import DiskError, InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import claim_folder
+from svd_lightning.signals import answering, deferring
 from svd_lightning.strategies import CheckpointFiles
+
+
+class _OtherSignals(_SignalConnector):
+    """Leaves SIGTERM to `StopBetweenBatches`: Lightning ends with exit code 0, and saves nothing."""
+
+    @staticmethod
+    def _register_signal(signum: int, handlers: Any) -> None:
+        if signum != signal.SIGTERM:
+            _SignalConnector._register_signal(signum, handlers)
 
 
 class SteeringTrainer(L.Trainer):
     """A Trainer that can calibrate an adapter without training it, and that scores no adapter without training.
 
     Its runs claim their folders by creating them, and remove them if they fail before they leave anything of use.
-    Its checkpoints are written beside their place and moved there.
+    Its checkpoints are written beside their place and moved there. SIGTERM and Ctrl-C end its runs with `Stopped`;
+    see `StopBetweenBatches`.
     """
 
     callbacks: list[L.Callback]
@@ -84,7 +97,11 @@ class SteeringTrainer(L.Trainer):
             )
         if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
             self.strategy.checkpoint_io = CheckpointFiles()
-        return super()._run(model, ckpt_path, weights_only)
+        if not any(isinstance(callback, StopBetweenBatches) for callback in self.callbacks):
+            self.callbacks.insert(0, StopBetweenBatches())  # stops before a calibration begins
+        self._signal_connector = _OtherSignals(self)
+        with answering(), deferring(self.num_devices * self.num_nodes > 1):
+            return super()._run(model, ckpt_path, weights_only)
 
     def _claim(self) -> None:
         """Claim a folder for every logger whose version is not given, or refuse on all processes."""

@@ -94,15 +94,15 @@ def run_module(*arguments: str, timeout: float = 250, processes: int = 1) -> str
     """
     with TemporaryDirectory() as folder:
         logs = [Path(folder) / str(rank) for rank in range(processes)]
-        places = _places(processes) if processes > 1 else [{}]
-        started = [fork_module(*arguments, log=log, **place) for log, place in zip(logs, places, strict=True)]
+        where = places(processes) if processes > 1 else [{}]
+        started = [fork_module(*arguments, log=log, **place) for log, place in zip(logs, where, strict=True)]
         status = exit_status(*started, timeout=timeout)
         text = "\n".join(log.read_text() for log in logs if log.exists())
     assert status == 0, text[-8000:]
     return text
 
 
-def _places(processes: int) -> list[dict[str, str]]:
+def places(processes: int) -> list[dict[str, str]]:
     """What torchrun tells each process in its environment."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

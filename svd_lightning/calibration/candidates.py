@@ -11,6 +11,7 @@ from svd_lightning.calibration.verdict import used_record
 from svd_lightning.metrics import Gain, paired_gain
 from svd_lightning.objective import CalibrationTokens, TokenObjective, TokenStream, objective
 from svd_lightning.records import CandidateRecord, Intervals, UsedRecord
+from svd_lightning.signals import check
 from svd_lightning.steering import Steering, SteeringRule, TaskAware, Temperature, rule_name, with_built_in
 from svd_lightning.strength import CLOSED_FORMS, Estimate, LineSearch, StrengthEstimator, estimator_name
 from svd_lightning.strength.estimator import ClosedForm
@@ -130,6 +131,7 @@ def fit_all(
     groups = [wanted] if isinstance(tokens, TokenStream) else [[recipe] for recipe in wanted]
     found: dict[RecipeKey, Candidate] = {}
     for group in groups:
+        check()
         problems = [objective(tokens, recipe.rules, penalty=penalty) for recipe in group]
         fits = fit_each([(recipe.estimator, one) for recipe, one in zip(group, problems, strict=True)])
         achieved = [

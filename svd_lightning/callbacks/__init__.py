@@ -3,5 +3,6 @@
 from svd_lightning.callbacks.calibration import SteeringCalibration
 from svd_lightning.callbacks.predictions import PredictionWriter
 from svd_lightning.callbacks.requeue import RequeueBetweenBatches
+from svd_lightning.callbacks.stopping import StopBetweenBatches
 
-__all__ = ["PredictionWriter", "RequeueBetweenBatches", "SteeringCalibration"]
+__all__ = ["PredictionWriter", "RequeueBetweenBatches", "SteeringCalibration", "StopBetweenBatches"]

@@ -36,6 +36,7 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationTokens
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
+from svd_lightning.signals import check
 from svd_lightning.steering import UNSTEERED
 from svd_lightning.strategies import run_step
 from svd_lightning.strength import LineSearch, StrengthEstimator
@@ -205,6 +206,7 @@ class SteeringCalibration(L.Callback):
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         with torch.no_grad(), precision():
             for batch in _progress(trainer, loader, doing="Calibrating"):
+                check()
                 on_device = trainer.strategy.batch_to_device(batch, module.device)
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()

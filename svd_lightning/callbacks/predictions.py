@@ -16,6 +16,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.files import write_text, writing
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import KnownRecord, PredictionRecord
+from svd_lightning.signals import Stopped
 from svd_lightning.steering import rule_name
 from svd_lightning.strategies import trained_sum
 
@@ -86,6 +87,14 @@ class PredictionWriter(BasePredictionWriter):
         write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
         for part in self._parts():
             part.unlink()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say after a signal how to go on from the rows that are decoded."""
+        if isinstance(exception, Stopped) and trainer.predict_loop.batch_progress.total.ready:
+            rows = {record["index"] for record in self._records()}
+            exception.tell(
+                f"{len(rows)} rows are kept; the same command with --predict.output {self.path} goes on from them"
+            )
 
     def _start_part(self, trainer: L.Trainer, settings: str) -> None:
         """Raise InputError for parts of other settings; start this process's part, or end its broken line."""

@@ -17,6 +17,7 @@ from svd_lightning.commands.sweep.stages import Stage, stages
 from svd_lightning.commands.sweep.sweep_file import Sweep, load_sweep
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
+from svd_lightning.signals import Stopped
 
 _ABOUT = """Run grids of warm starts and their evaluations, and tabulate the results beside published figures.
 Every other option, such as --model.backbone.name_or_path PATH or --data.limit 100, goes to `svd-lightning fit` of
@@ -89,8 +90,9 @@ def main(arguments: Sequence[str]) -> str | None:
     try:
         for config in given.configs:
             failures += run(config, overrides=overrides).failures
-    except KeyboardInterrupt:
-        return "interrupted: the same command goes on from here"
+    except Stopped as stop:
+        stop.tell("finished runs are kept; the same command goes on from here")
+        raise
     listed = "".join(f"\n  {failure}" for failure in failures)
     return f"error: {len(failures)} runs failed; the same command repeats them:{listed}" if failures else None
 

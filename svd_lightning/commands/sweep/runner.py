@@ -5,13 +5,14 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from svd_lightning.commands.sweep.stages import RECEIPT, Stage
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_json
+from svd_lightning.signals import ONE_STOP, Stopped
 
 PROGRAM = (sys.executable, "-m", "svd_lightning")
 LOG = "log.txt"
@@ -43,8 +44,9 @@ def run_all(
 ) -> list[Failure]:
     """Run chains of stages, those of one chain one after another; finished stages are left as they are.
 
-    A stage is skipped if a stage that it needs failed. After an interrupt, running processes are ended before
-    KeyboardInterrupt is raised. Does not work in notebooks, which run an event loop: use the command there.
+    A stage is skipped if a stage that it needs failed. SIGTERM and Ctrl-C are passed on to the running processes,
+    whose end is waited for; a second one kills them. Does not work in notebooks, which run an event loop: use the
+    command there.
 
     Args:
         chains: stages in order.
@@ -57,12 +59,10 @@ def run_all(
 
     Raises:
         InputError: if a finished folder holds a run with other settings, or a command has unknown options.
+        Stopped: after a signal.
     """
     unfinished = [[stage for stage in chain if not stage.done] for chain in chains]
-    try:
-        return asyncio.run(_run_chains(unfinished, jobs, on_end, program))
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
+    return asyncio.run(_run_chains(unfinished, jobs, on_end, program))
 
 
 async def _run_chains(
@@ -84,21 +84,28 @@ async def _run_chains(
                 on_end(stage, failure)
 
     tasks = [asyncio.create_task(run_chain(chain)) for chain in chains]
+    heard: list[tuple[signal.Signals, float]] = []
+
+    def hear(sign: signal.Signals) -> None:
+        heard.append((sign, time.monotonic()))
+        if len(heard) == 1 or heard[-1][1] - heard[0][1] > ONE_STOP:
+            _cancel(tasks)
+
     for sign in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(sign, _cancel, tasks)
+        asyncio.get_running_loop().add_signal_handler(sign, hear, sign)
     _, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
     _cancel(others)
     await asyncio.wait(tasks)
     errors = [error for task in tasks if not task.cancelled() and (error := task.exception())]
     if errors:
         raise errors[0]
-    if any(task.cancelled() for task in tasks):
-        raise asyncio.CancelledError
+    if heard:
+        raise Stopped(heard[0][0])
     return failures
 
 
 def _cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel each once: a second time would end a task that is waiting for its process."""
+    """End the process of each; a second time kills it."""
     for task in tasks:
         task.cancel()
 
@@ -134,9 +141,9 @@ async def _status(command: Sequence[str], output: int) -> int:
         return await process.wait()
     except asyncio.CancelledError:
         process.terminate()
-        with suppress(asyncio.TimeoutError):
+        try:
             await asyncio.wait_for(process.wait(), _PATIENCE)
-        if process.returncode is None:
+        except (asyncio.TimeoutError, asyncio.CancelledError):
             process.kill()
             await process.wait()
         raise
