@@ -3,45 +3,34 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig
 from torch import Tensor
 from transformers import SchedulerType
 
+from svd_lightning.adapted import AdaptedModule
 from svd_lightning.calibration import recall_all
 from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding.generation import check_room, complete, generation_config, rows_of
-from svd_lightning.errors import InputError
-from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, text_limits
-from svd_lightning.models.arithmetic import (
-    Arithmetic,
-    arithmetic_of,
-    check_arithmetic,
-    narrowing,
-    use_arithmetic,
-    widen_head,
-)
+from svd_lightning.models.arithmetic import check_arithmetic, use_arithmetic
 from svd_lightning.models.backbone import Backbone
-from svd_lightning.models.identity import fingerprint, weights_digest
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
 from svd_lightning.schedule import Schedule
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
 from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
-from svd_lightning.strategies import TokenMean, any_rank, check_strategy, is_sharded, leave_group_at_exit, shard
+from svd_lightning.strategies import TokenMean, any_rank, check_strategy, is_sharded, leave_group_at_exit
 from svd_lightning.strategies.random_state import random_states, restore_random_state
-from svd_lightning.strategies.steps import has_one_dtype
 
 _log = logging.getLogger(__name__)
 
 
-class SteeredLanguageModel(L.LightningModule):
+class SteeredLanguageModel(AdaptedModule):
     """A base model with a PEFT adapter, tuned briefly and then steered at decode time.
 
     The constructor reads the tokenizer and the configuration. The weights are loaded when a Trainer (or
@@ -75,27 +64,16 @@ class SteeredLanguageModel(L.LightningModule):
         gradient_checkpointing: bool = False,
         generation: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.adapter_folder = adapter if isinstance(adapter, str) else None
-        self.adapter_config = adapter_config(adapter)
-        if backbone.name_or_path is None and self.adapter_folder is not None:
-            backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
-        self.backbone = backbone
+        super().__init__(backbone, adapter, gradient_checkpointing=gradient_checkpointing)
         self.configured = self.steering = steering  # as given, and as in force once calibrated
         self.own_steering: dict[str, Steering] = {}  # of tasks with strengths of their own
         self.optimizer, self.schedule = optimizer, Schedule(lr_schedule, lr_schedule_args or {}, warmup_ratio)
-        self.gradient_checkpointing = gradient_checkpointing
         self.generation = generation_config(generation or {})
-        self.context_length, self.vocab_size = text_limits(backbone.load_config(), self.adapter_config)
-        self.tokenizer = backbone.load_tokenizer()
+        self.tokenizer = self.backbone.load_tokenizer()
         for rule in steering.rules:
             if isinstance(rule, VocabularyBound):
                 rule.check_vocabulary(self.tokenizer.get_vocab())
-        self.model: PeftModel | None = None
-        self.base_fingerprint: str | None = None
-        self.base_digest: str | None = None
         self.calibration: CalibrationRecord | None = None
-        self.trained: dict[str, torch.Size] = {}  # names and shapes of trained weights, before sharding
         self.likelihood = Likelihood()
         self.held_out: HeldOut | None = None
         self.test_results: TestResults | None = None
@@ -104,7 +82,12 @@ class SteeredLanguageModel(L.LightningModule):
         self.strict_loading = False  # checkpoints hold the adapter only; `check_weights` is the strict part
         self.save_hyperparameters(
             hyperparameters(
-                asdict(backbone), self.adapter_config, steering, warmup_ratio, gradient_checkpointing, generation
+                asdict(self.backbone),
+                self.adapter_config,
+                steering,
+                warmup_ratio,
+                gradient_checkpointing,
+                generation,
             )
         )
 
@@ -116,49 +99,6 @@ class SteeredLanguageModel(L.LightningModule):
         if stage == "predict" and (data := self._data()) is not None:
             check_room(self.generation, data.rows("predict"), self.context_length)
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)
-
-    def configure_model(self) -> None:
-        """Load the base and attach the adapter, once; shard both if the strategy does."""
-        self._load()
-        if self._device_mesh is not None:
-            shard(self.peft_model, self._device_mesh)
-
-    def _load(self) -> None:
-        if self.model is not None:
-            return
-        base = self.backbone.load_model()
-        self.base_fingerprint, self.base_digest = fingerprint(base), weights_digest(base)
-        if self.gradient_checkpointing:
-            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            base.enable_input_require_grads()
-        if (folder := self.adapter_folder) is None:
-            self.model = attach_new(base, self.adapter_config)
-        else:
-            self.model = attach_trained(base, folder, base_name=self.backbone.source, trainable=True)
-        self.trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
-        _log.info("%s trainable of %s parameters", *self.model.get_nb_trainable_parameters())
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SteeredLanguageModel":
-        """Move or cast the module; `narrowing` says what stays float32 when weights become bfloat16."""
-        if has_one_dtype(self._trainer):
-            return super()._apply(fn, recurse)
-        super()._apply(narrowing(self, fn), recurse)
-        if self.model is not None:
-            widen_head(self.model.get_base_model())
-        return self
-
-    @property
-    def peft_model(self) -> PeftModel:
-        """The PEFT model; raises InputError before it is loaded."""
-        if self.model is None:
-            raise InputError("model: not loaded yet; call configure_model() or run it with a Trainer")
-        return self.model
-
-    @property
-    def arithmetic(self) -> Arithmetic:
-        """The number formats in which the Trainer makes the model compute."""
-        with self.trainer.precision_plugin.val_step_context():
-            return arithmetic_of(self.peft_model.get_base_model())
 
     @property
     def recipe(self) -> Steering:

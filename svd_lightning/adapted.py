@@ -1,0 +1,92 @@
+"""A LightningModule around a base model with a PEFT adapter: how it is loaded, cast and sharded."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import lightning as L
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor
+from typing_extensions import Self
+
+from svd_lightning.errors import InputError
+from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, text_limits
+from svd_lightning.models.arithmetic import Arithmetic, arithmetic_of, narrowing, widen_head
+from svd_lightning.models.backbone import Backbone
+from svd_lightning.models.identity import fingerprint, weights_digest
+from svd_lightning.strategies import shard
+from svd_lightning.strategies.steps import has_one_dtype
+
+_log = logging.getLogger(__name__)
+
+
+class AdaptedModule(L.LightningModule):
+    """Holds a frozen base with an adapter, whose weights are loaded when a Trainer (or `configure_model`) asks.
+
+    Args:
+        backbone: the pre-trained base and its tokenizer.
+        adapter: a PEFT configuration for a new adapter, or the folder (or hub name) of a trained one.
+        gradient_checkpointing: recompute activations in the backward pass to save memory.
+
+    Raises:
+        InputError: for a base or an adapter that cannot be found.
+    """
+
+    def __init__(
+        self, backbone: Backbone, adapter: PeftConfig | str | None, *, gradient_checkpointing: bool = False
+    ) -> None:
+        super().__init__()
+        self.adapter_folder = adapter if isinstance(adapter, str) else None
+        self.adapter_config = adapter_config(adapter)
+        if backbone.name_or_path is None and self.adapter_folder is not None:
+            backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
+        self.backbone, self.gradient_checkpointing = backbone, gradient_checkpointing
+        self.context_length, self.vocab_size = text_limits(backbone.load_config(), self.adapter_config)
+        self.model: PeftModel | None = None
+        self.base_fingerprint: str | None = None
+        self.base_digest: str | None = None
+        self.trained: dict[str, torch.Size] = {}  # names and shapes of trained weights, before sharding
+
+    def configure_model(self) -> None:
+        """Load the base and attach the adapter, once; shard both if the strategy does."""
+        self._load()
+        if self._device_mesh is not None:
+            shard(self.peft_model, self._device_mesh)
+
+    def _load(self) -> None:
+        if self.model is not None:
+            return
+        base = self.backbone.load_model()
+        self.base_fingerprint, self.base_digest = fingerprint(base), weights_digest(base)
+        if self.gradient_checkpointing:
+            base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            base.enable_input_require_grads()
+        if (folder := self.adapter_folder) is None:
+            self.model = attach_new(base, self.adapter_config)
+        else:
+            self.model = attach_trained(base, folder, base_name=self.backbone.source, trainable=True)
+        self.trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
+        _log.info("%s trainable of %s parameters", *self.model.get_nb_trainable_parameters())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the module; `narrowing` says what stays float32 when weights become bfloat16."""
+        if has_one_dtype(self._trainer):
+            return super()._apply(fn, recurse)
+        super()._apply(narrowing(self, fn), recurse)
+        if self.model is not None:
+            widen_head(self.model.get_base_model())
+        return self
+
+    @property
+    def peft_model(self) -> PeftModel:
+        """The PEFT model; raises InputError before it is loaded."""
+        if self.model is None:
+            raise InputError("model: not loaded yet; call configure_model() or run it with a Trainer")
+        return self.model
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """The number formats in which the Trainer makes the model compute."""
+        with self.trainer.precision_plugin.val_step_context():
+            return arithmetic_of(self.peft_model.get_base_model())
