@@ -128,7 +128,7 @@ class SteeringCalibration(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Log where a trained adapter is that no checkpoint of an epoch holds."""
-        self._trained.name_after_failure(trainer)
+        self._trained.name_after_failure()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate before the validation that ends an epoch, so that it can report the steered NLL."""

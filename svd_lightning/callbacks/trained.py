@@ -19,12 +19,14 @@ class TrainedCheckpoint:
 
     def __init__(self) -> None:
         self._path: Path | None = None
+        self._config = Path()
 
     def save(self, trainer: L.Trainer) -> None:
         """Save all that trains on. Call it on every process."""
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
                 self._path = Path(callback.dirpath) / TRAINED
+                self._config = Path(trainer.log_dir or trainer.default_root_dir) / "config.yaml"  # a broadcast
                 trainer.save_checkpoint(self._path, weights_only=callback.save_weights_only)
                 return
 
@@ -34,13 +36,12 @@ class TrainedCheckpoint:
             trainer.strategy.remove_checkpoint(self._path)
             self._path = None
 
-    def name_after_failure(self, trainer: L.Trainer) -> None:
-        """Log, after an error, where the adapter is and what finishes the run."""
+    def name_after_failure(self) -> None:
+        """Log, after an error, where the adapter is and what finishes the run. One process may call it alone."""
         if self._path is None:
             return
-        config = Path(trainer.log_dir or trainer.default_root_dir) / "config.yaml"
-        command = f"svd-lightning calibrate --config {config} --ckpt_path {self._path}"
-        if not config.exists():
+        command = f"svd-lightning calibrate --config {self._config} --ckpt_path {self._path}"
+        if not self._config.exists():
             command = f"trainer.calibrate(model, datamodule=data, ckpt_path={str(self._path)!r})"
         _log.error(
             "the epoch's checkpoint was not written, but the adapter as trained is in %s; finish with `%s`",
