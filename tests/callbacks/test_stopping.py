@@ -11,7 +11,7 @@ import torch
 from lightning import Callback
 
 from svd_lightning.signals import Stopped
-from tests.chain import diary_data, diary_model, fit, read_jsonl
+from tests.chain import ROOT, diary_data, diary_model, fit, read_jsonl
 from tests.processes import exit_status, fork_module, places
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.others", "false", "--calibration.show_table", "false"]
@@ -227,15 +227,17 @@ def test_another_verb(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rank", "moment", "call", "step"),
+    ("strategy", "rank", "moment", "call", "step"),
     [
-        (1, "on_train_batch_end", 2, 4),
-        pytest.param(0, "on_validation_start", 1, 6, marks=pytest.mark.slow),
-        pytest.param(1, "on_validation_batch_start", 2, 6, marks=pytest.mark.slow),
+        ("ddp", 1, "on_train_batch_end", 2, 4),
+        pytest.param("ddp", 0, "on_validation_start", 1, 6, marks=pytest.mark.slow),
+        pytest.param("ddp", 1, "on_validation_batch_start", 2, 6, marks=pytest.mark.slow),
+        pytest.param("fsdp2", 1, "on_train_batch_end", 2, 4, marks=pytest.mark.slow),
+        pytest.param("fsdp2", 0, "on_validation_start", 1, 6, marks=pytest.mark.slow),
     ],
 )
-def test_one_signal_stops_both_processes_of_a_fit(rank, moment, call, step, config, tmp_path):
-    spread = (*EPOCHS, *SPREAD)
+def test_one_signal_stops_both_processes_of_a_fit(strategy, rank, moment, call, step, config, tmp_path):
+    spread = (*EPOCHS, *SPREAD, "--config", str(ROOT / f"configs/strategy/{strategy}.yaml"))
     run = Run(tmp_path / "fit", "fit", config, *spread, halt=(moment, call), processes=2)
     codes, text = run.halted().send(signal.SIGTERM, rank).ended()
     saved = run.file("checkpoints/stopped.ckpt")
