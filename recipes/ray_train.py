@@ -1,10 +1,11 @@
-"""`svd-lightning fit` on a Ray cluster, one process per GPU, by Ray Train's own Lightning integration.
+"""`svd-lightning` on a Ray cluster, one process per GPU, by Ray Train's own Lightning integration.
 
-    python recipes/ray_train.py 16 --config run.yaml [more options of `svd-lightning fit`]
+    python recipes/ray_train.py 16 fit --config run.yaml [more options of `svd-lightning fit`]
+    python recipes/ray_train.py 16 predict --config run.yaml --ckpt_path RUN/checkpoints/last.ckpt
 
 16 is the number of workers. Every worker has to have Ray and svd_lightning, and to see the working directory and
-the data on a file system that all share. DDP only: Ray's strategies for FSDP and DeepSpeed do not cut the model as
-ours do.
+the data on a file system that all share. A run whose worker has died ends; `fit` with --ckpt_path goes on from its
+last epoch. DDP only: Ray's strategies for FSDP and DeepSpeed do not cut the model as ours do.
 """
 
 import os
@@ -21,15 +22,15 @@ ON_RAY = [
 ]
 
 
-def fit(settings: dict) -> None:
+def work(settings: dict) -> None:
     """What each worker runs."""
     from svd_lightning.cli import main
 
     os.chdir(settings["folder"])
-    main(["fit", *settings["arguments"], *ON_RAY])
+    main([*settings["arguments"], *ON_RAY])
 
 
 if __name__ == "__main__":
     settings = {"folder": os.getcwd(), "arguments": sys.argv[2:]}
     scaling = ScalingConfig(num_workers=int(sys.argv[1]), use_gpu=torch.cuda.is_available())
-    TorchTrainer(fit, train_loop_config=settings, scaling_config=scaling).fit()
+    TorchTrainer(work, train_loop_config=settings, scaling_config=scaling).fit()

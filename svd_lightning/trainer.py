@@ -22,11 +22,11 @@ from svd_lightning.strategies import CheckpointFiles
 
 
 class _OtherSignals(_SignalConnector):
-    """Leaves SIGTERM to `StopBetweenBatches`: Lightning ends with exit code 0, and saves nothing."""
+    """Leaves SIGTERM and SIGINT to `StopBetweenBatches`: Lightning ends with exit code 0, and saves nothing."""
 
     @staticmethod
     def _register_signal(signum: int, handlers: Any) -> None:
-        if signum != signal.SIGTERM:
+        if signum not in (signal.SIGTERM, signal.SIGINT):
             _SignalConnector._register_signal(signum, handlers)
 
 

@@ -1,5 +1,6 @@
 """A callback that stops a run at a wanted moment until it is told to go on: tests send signals in between."""
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ MOMENTS = (
 
 
 class Halt(Callback):
-    """Puts `halted-RANK` into the folder at one call of a hook, and waits for `go` there.
+    """Writes its process's number to `halted-RANK` in the folder at one call of a hook, and waits for `go` there.
 
     Args:
         moment: name of the hook.
@@ -37,7 +38,7 @@ def _hook(name: str) -> Any:
     def halt(self: Halt, trainer: Any, *_: Any, **__: Any) -> None:
         self.calls += name == self.moment
         if name == self.moment and self.calls == self.call + 1:
-            (self.folder / f"halted-{trainer.global_rank}").touch()
+            (self.folder / f"halted-{trainer.global_rank}").write_text(str(os.getpid()))
             while not (self.folder / "go").exists():
                 time.sleep(0.01)
 

@@ -8,8 +8,10 @@ import time
 import psutil
 import pytest
 import torch
+from lightning import Callback
 
-from tests.chain import read_jsonl
+from svd_lightning.signals import Stopped
+from tests.chain import ROOT, diary_data, diary_model, fit, read_jsonl
 from tests.processes import exit_status, fork_module, places
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.others", "false", "--calibration.show_table", "false"]
@@ -92,7 +94,7 @@ def undisturbed(config, tmp_path_factory):
     ("moment", "call", "step"),
     [
         pytest.param("on_train_batch_start", 0, 1, marks=pytest.mark.slow),
-        ("on_train_batch_end", 2, 4),
+        pytest.param("on_train_batch_end", 2, 4, marks=pytest.mark.slow),
         pytest.param("on_train_batch_end", 5, 6, marks=pytest.mark.slow),
         ("on_validation_start", 1, 6),
         pytest.param("on_validation_batch_start", 2, 6, marks=pytest.mark.slow),
@@ -192,6 +194,28 @@ def assert_same(one, other):
     assert one["calibration"]["strengths"] == other["calibration"]["strengths"]
 
 
+class Sender(Callback):
+    """Sends this process Ctrl-C at its third batch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_without_the_command_line(diaries, tmp_path, capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Stopped) as caught:
+        fit(tmp_path, diary_model(), diary_data(diaries), Sender())
+    assert caught.value.code == 130
+    saved = tmp_path / "run/version_0/checkpoints/stopped.ckpt"
+    told = f"stopped by SIGINT: step 3 is saved; trainer.fit with ckpt_path='{saved}' goes on\n"
+    assert told in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+    trainer = fit(tmp_path, diary_model(), diary_data(diaries), ckpt_path=str(saved))
+    assert trainer.global_step == 6
+
+
+@pytest.mark.slow
 def test_another_verb(tmp_path):
     run = Run(tmp_path / "demo", "demo", None, "--output", str(tmp_path / "demo/run"))
     while not run.file("data/predict.jsonl").exists():
@@ -203,15 +227,17 @@ def test_another_verb(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rank", "moment", "call", "step"),
+    ("strategy", "rank", "moment", "call", "step"),
     [
-        (1, "on_train_batch_end", 2, 4),
-        pytest.param(0, "on_validation_start", 1, 6, marks=pytest.mark.slow),
-        pytest.param(1, "on_validation_batch_start", 2, 6, marks=pytest.mark.slow),
+        ("ddp", 1, "on_train_batch_end", 2, 4),
+        pytest.param("ddp", 0, "on_validation_start", 1, 6, marks=pytest.mark.slow),
+        pytest.param("ddp", 1, "on_validation_batch_start", 2, 6, marks=pytest.mark.slow),
+        pytest.param("fsdp2", 1, "on_train_batch_end", 2, 4, marks=pytest.mark.slow),
+        pytest.param("fsdp2", 0, "on_validation_start", 1, 6, marks=pytest.mark.slow),
     ],
 )
-def test_one_signal_stops_both_processes_of_a_fit(rank, moment, call, step, config, tmp_path):
-    spread = (*EPOCHS, *SPREAD)
+def test_one_signal_stops_both_processes_of_a_fit(strategy, rank, moment, call, step, config, tmp_path):
+    spread = (*EPOCHS, *SPREAD, "--config", str(ROOT / f"configs/strategy/{strategy}.yaml"))
     run = Run(tmp_path / "fit", "fit", config, *spread, halt=(moment, call), processes=2)
     codes, text = run.halted().send(signal.SIGTERM, rank).ended()
     saved = run.file("checkpoints/stopped.ckpt")
