@@ -2,11 +2,11 @@
 
     python benchmarks/decoding_check.py MODEL_FOLDER
 
-Warm-starts LoRA briefly on TruthfulQA's best answers in bfloat16, calibrates without the check and with it, and
-prints the check's table. Without the guard, so that there is something to check where steering gains nothing.
+Warm-starts LoRA briefly on TruthfulQA's best answers in bfloat16, then calibrates without the check, with it, and
+with a strength many times too large; prints times, tables and answers. The guard is off: so something is checked
+where steering gains nothing too.
 """
 
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from svd_lightning.console import console
 from svd_lightning.data import TruthfulQA
 from svd_lightning.models import Backbone
 from svd_lightning.report.tables import decoding_table
-from svd_lightning.steering import KLGradient, NaturalGradient, Steering, SteeringRule
+from svd_lightning.steering import NaturalGradient, Steering
 from svd_lightning.strength import Fixed, LineSearch
 from svd_lightning.trainer import SteeringTrainer
 
@@ -32,13 +32,12 @@ def check(
     model: str,
     *,
     steps: int = 40,
-    learning_rate: float = 2e-4,
+    calibration: int = 48,
     decoded: int = 24,
-    calibration: int = 96,
     max_new_tokens: int = 40,
     slip: float = 24.0,
 ) -> None:
-    """Print the check of strengths that a line search found, and of one that is `slip` times too large."""
+    """Print the check of the strength that a line search finds, and of one `slip` times as large."""
     disable_possible_user_warnings()
     L.seed_everything(0, verbose=False)
     data = TruthfulQA(
@@ -46,60 +45,55 @@ def check(
         calibration=calibration,
         validation=8,
         test=8,
+        batch_size=2,
         eval_batch_size=8,
-        batch_size=4,
     )
     module = SteeredLanguageModel(
         Backbone(model, dtype="bfloat16"),
         LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=learning_rate),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-4),
         generation={"max_new_tokens": max_new_tokens},
-        steering=Steering([KLGradient()], alpha=0.1, penalty=0.0),
+        steering=Steering([NaturalGradient()], penalty=0.0),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        _trainer(folder, LineSearch(), 0, max_steps=steps).fit(module, datamodule=data)
-        for rule in (KLGradient(), NaturalGradient()):
-            found = _calibrated(folder, module, data, rule, decoded)
-            _calibrated(folder, module, data, rule, decoded, strength=slip * found)
+    _trainer(max_steps=steps).fit(module, datamodule=data)
+    console().print(f"{steps} steps done")
+    without = _calibrated(module, data, LineSearch(), 0)
+    found = _calibrated(module, data, LineSearch(), decoded)
+    console().print(f"Calibration and a validation batch: {without:.0f} s; with the check {found:.0f} s.")
+    assert module.calibration is not None
+    _calibrated(module, data, Fixed([slip * module.calibration["strengths"][0]]), decoded)
 
 
 def _calibrated(
-    folder: str,
-    module: SteeredLanguageModel,
-    data: TruthfulQA,
-    rule: SteeringRule,
-    decoded: int,
-    *,
-    strength: float | None = None,
+    module: SteeredLanguageModel, data: TruthfulQA, estimator: LineSearch | Fixed, decoded: int
 ) -> float:
-    """Calibrate without the check and with it, print the times and the table, and return the strength."""
-    module.configured = Steering([rule], alpha=0.1, penalty=0.0)
-    estimator, seconds = LineSearch() if strength is None else Fixed([strength]), []
-    for count in (0, decoded):
-        trainer, start = _trainer(folder, estimator, count), time.perf_counter()
-        trainer.calibrate(module, datamodule=data)
-        seconds.append(time.perf_counter() - start)
+    """Calibrate, show the check if there is one, and return the seconds."""
+    callback = SteeringCalibration(
+        estimator=estimator, guard=False, alphas=(), others=False, decoded=decoded, show_table=False
+    )
+    start = time.perf_counter()
+    _trainer(callback).calibrate(module, datamodule=data)
+    seconds = time.perf_counter() - start
     record = module.calibration
     assert record is not None
-    console().print(f"{record['rules'][0]} at {record['strengths'][0]:.3g}: {record['message']}.")
-    console().print(f"Calibration and a validation batch {seconds[0]:.1f} s; with the check {seconds[1]:.1f} s.")
-    console().print(decoding_table(record["decoding"]))
-    for text in record["decoding"]["texts"]:
-        console().print(text)
-    return record["strengths"][0]
+    console().print(f"Strength {record['strengths'][0]:.3g}: {record['message']}.")
+    if decoded:
+        console().print(decoding_table(record["decoding"]), *record["decoding"]["texts"], sep="\n")
+    return seconds
 
 
-def _trainer(folder: str, estimator: LineSearch | Fixed, decoded: int, **limits: int) -> SteeringTrainer:
+def _trainer(*callbacks: L.Callback, max_steps: int = -1) -> SteeringTrainer:
     return SteeringTrainer(
-        **limits,
+        max_steps=max_steps,
+        max_epochs=1,
         accelerator="cpu",
-        default_root_dir=folder,
+        default_root_dir=".",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        limit_val_batches=1,
-        callbacks=[SteeringCalibration(estimator=estimator, guard=False, decoded=decoded, show_table=False)],
+        limit_val_batches=1 if callbacks else 0,
+        callbacks=list(callbacks),
     )
 
 
