@@ -3,8 +3,8 @@
     python benchmarks/decoding_check.py MODEL_FOLDER
 
 Warm-starts LoRA briefly on TruthfulQA's best answers (in float32: without AMX a backward pass in bfloat16 takes 35
-times as long), then calibrates beside a bfloat16 base with the strength that a line search finds, and with one many
-times as large. Prints times, tables and answers. The guard is off, so that both are checked.
+times as long), then calibrates beside a bfloat16 base, with the strength that a line search finds and with one
+many times as large. Prints times, tables and answers. The guard is off, so that both are checked.
 """
 
 import tempfile
