@@ -128,7 +128,7 @@ def share_text(entry: MetricRecord) -> str:
     return f"{entry['value']:.1%} {100 * entry['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
-def decoded_texts(name: str, entries: Mapping[str, MetricRecord]) -> tuple[str, str, str]:
+def decoded_texts(name: str, entries: Mapping[str, MetricRecord]) -> tuple[str, ...]:
     """Return a decoding measure of the tuned and of the steered model, and its gain with the interval.
 
     >>> steered = {"value": 0.5, "gain": -0.25, "low": -0.5, "high": 0.0}

@@ -14,7 +14,7 @@ from svd_lightning.metrics import exact_match, repeated_trigrams, rouge_l
 from svd_lightning.processes import gather_objects
 from svd_lightning.records import DecodingRecord
 from svd_lightning.scoring.summary import entry
-from svd_lightning.steering import UNSTEERED
+from svd_lightning.steering import UNSTEERED, SteeringFunction
 
 _SHOWN = 3
 _LOWER_IS_BETTER = ("repeated_trigrams", "length_error")
@@ -99,7 +99,10 @@ class FreeDecoding:
 
     def add(self, batch: Batch) -> None:
         """Decode a batch of prompts, padded on the left; a row of index −1 only keeps the processes in step."""
-        steerings = {"tuned": UNSTEERED["tuned"], "completion": self._steering.of_batch(batch)}
+        steerings: dict[str, SteeringFunction] = {
+            "tuned": UNSTEERED["tuned"],
+            "completion": self._steering.of_batch(batch),
+        }
         records = complete(
             self._peft_model,
             batch,

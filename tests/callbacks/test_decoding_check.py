@@ -1,6 +1,5 @@
 """Calibrations checked by decoding: slips that the likelihood does not see, and what is left alone."""
 
-import csv
 import logging
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from svd_lightning.calibration.cross_fit import example_folds
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.commands.demo.task import TASK
-from svd_lightning.data import JSONLChoices, JSONLData
+from svd_lightning.data import JSONLChoices, TruthfulQA
 from svd_lightning.data.collate import PredictionCollator
 from svd_lightning.decoding.generation import generate
 from svd_lightning.models import Backbone
@@ -124,31 +123,28 @@ REAL = Path(os.environ.get("SVD_LIGHTNING_REAL_MODELS", "/nowhere")) / "smollm2-
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="SVD_LIGHTNING_REAL_MODELS names no folder with smollm2-135m")
 def test_a_real_model_in_bfloat16(shared, tmp_path):
-    """A slip runs in circles and is not switched on; the strengths as found write as well as the tuned model."""
-    with (shared / "data/TruthfulQA.csv").open(newline="", encoding="utf-8") as file:
-        rows = [
-            {"prompt": f"Q: {row['Question']}\nA:", "completion": f" {row['Best Answer']}"}
-            for row in csv.DictReader(file)
-        ]
-    path = write_jsonl(tmp_path / "answers.jsonl", rows[::4])
-    found = {}
+    """A slip runs in circles; the same strength without it writes as well as the tuned model."""
+    L.seed_everything(0, verbose=False)
+    path = str(shared / "data/TruthfulQA.csv")
+    data = TruthfulQA(path, calibration=8, validation=2, test=8, batch_size=2, eval_batch_size=8)
+    warm = diary_model(
+        small_lora(r=8, lora_alpha=16), backbone=Backbone(str(REAL), dtype="float32"), learning_rate=2e-4
+    )
+    quiet_trainer(tmp_path, max_steps=20, limit_val_batches=0, enable_checkpointing=False).fit(
+        warm, datamodule=data
+    )
+    warm.peft_model.save_pretrained(tmp_path / "adapter")
+    worse = {}
     for rule in (NaturalGradient(), Slipped()):
-        L.seed_everything(0, verbose=False)
-        data = JSONLData(str(path), calibration=48, validation=None, test=None, batch_size=4, eval_batch_size=8)
-        module = diary_model(
-            small_lora(r=8, lora_alpha=16),
-            backbone=Backbone(str(REAL), dtype="bfloat16"),
-            steering=Steering([rule], penalty=0.0),
-            learning_rate=2e-4,
-            generation={"max_new_tokens": 40},
-        )
-        options = {"alphas": (), "others": False, "show_table": False, "decoded": 16, "guard": False}
-        calibration = SteeringCalibration(estimator=Fixed([1.0]), **options)
-        trainer = quiet_trainer(tmp_path, calibration, max_steps=20, enable_checkpointing=False)
-        trainer.fit(module, datamodule=data)
-        found[type(rule)] = module.calibration["decoding"]
-    assert found[NaturalGradient]["worse"] == []
-    assert "repeated_trigrams" in found[Slipped]["worse"]
+        base = Backbone(str(REAL), dtype="bfloat16")
+        options = {"steering": Steering([rule], penalty=0.0), "generation": {"max_new_tokens": 24}}
+        module = diary_model(str(tmp_path / "adapter"), backbone=base, **options)
+        quick = {"alphas": (), "others": False, "show_table": False, "guard": False}
+        trainer = quiet_trainer(tmp_path, SteeringCalibration(estimator=Fixed([1.0]), decoded=8, **quick))
+        trainer.calibrate(module, datamodule=data)
+        worse[type(rule)] = module.calibration["decoding"]["worse"]
+    assert worse[NaturalGradient] == []
+    assert "repeated_trigrams" in worse[Slipped]
 
 
 def test_prompts_without_room_for_an_answer_are_left_out_with_a_word(calibrated, caplog):
