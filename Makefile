@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+# the tests start many processes: they read compiled modules instead of compiling them again
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test check docs test-all clean
 

@@ -40,7 +40,10 @@ def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 
 
 def fork_module(*arguments: str, log: Path, **variables: str) -> BaseProcess:
-    """Start `python -m ARGUMENTS` with these environment variables more; what it prints goes to the log."""
+    """Start `python -m ARGUMENTS` with these environment variables more; what it prints goes to the log.
+
+    The path of a script in place of the module's name runs the script.
+    """
     return fork(_run_module, arguments, {**environment(), **variables}, log)
 
 
@@ -55,7 +58,10 @@ def _run_module(arguments: tuple[str, ...], variables: Mapping[str, str], log: P
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = list(arguments)
     try:
-        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        if os.sep in arguments[0]:
+            runpy.run_path(arguments[0], run_name="__main__")
+        else:
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # multiprocessing leaves them out
 

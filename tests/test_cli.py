@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.cli import main
 from tests.chain import read_jsonl, write_config
-from tests.processes import environment, interrupted_command
+from tests.processes import exit_status, fork_module, interrupted_command
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.show_table", "false"]
 
@@ -88,13 +87,14 @@ def test_a_misspelt_option_of_a_class_is_named_by_itself(capsys):
 
 
 def test_existing_run_folders_are_not_overwritten(one, tmp_path, capsys):
-    one("fit", "--trainer.logger.init_args.name", "same")
+    same = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.init_args.name", "same"]
+    one("fit", *same)
     before = {p: p.read_bytes() for p in sorted((tmp_path / "same").rglob("*")) if p.is_file()}
-    one("fit", "--trainer.logger.init_args.name", "same")
+    one("fit", *same)
     assert (tmp_path / "same/version_1/calibration.json").is_file()
     assert before == {p: p.read_bytes() for p in sorted((tmp_path / "same/version_0").rglob("*")) if p.is_file()}
     with pytest.raises(SystemExit, match=r"expected a new run folder, got .*version_0"):
-        one("fit", "--trainer.logger.init_args.name", "same", "--trainer.logger.init_args.version", "0")
+        one("fit", *same, "--trainer.logger.init_args.version", "0")
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
@@ -123,19 +123,14 @@ def test_help(verb, capsys):
 
 
 def test_the_console_script_in_a_process_of_its_own(config, tmp_path):
-    script = Path(sys.executable).with_name("svd-lightning")
-    done = subprocess.run(
-        [script, "fit", "--config", config, "--model.steering.alpha", "7"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert [line for line in done.stderr.splitlines() if "error" in line] == [
+    script, log = Path(sys.executable).with_name("svd-lightning"), tmp_path / "log"
+    given = ["fit", "--config", str(config), "--model.steering.alpha", "7"]
+    assert exit_status(fork_module(str(script), *given, log=log)) == 1
+    printed = log.read_text()
+    assert [line for line in printed.splitlines() if "error" in line] == [
         "error: steering.alpha: expected a number in (0, 1] or null for no mask, got 7.0; the paper uses 0.1"
     ]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in printed
 
 
 def test_ctrl_c_during_fit_leaves_whole_files(config, diaries, tmp_path):

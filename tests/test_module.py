@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
 from peft import get_peft_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
@@ -158,6 +159,7 @@ def test_schedule_goes_by_optimizer_steps(diaries, tmp_path):
         diary_data(diaries, batch_size=4),
         LearningRateMonitor(),
         accumulate_grad_batches=3,
+        logger=TensorBoardLogger(tmp_path),
     )
     events = EventAccumulator(trainer.log_dir).Reload()
     rates = [event.value for event in events.Scalars("lr-AdamW")][::3]

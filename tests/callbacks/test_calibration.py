@@ -6,7 +6,7 @@ import shutil
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from svd_lightning import SteeredLanguageModel
@@ -81,7 +81,9 @@ def test_validation_of_the_epoch_sees_the_strength_of_the_epoch(fitted):
 
 
 def test_one_point_per_epoch(diaries, tmp_path):
-    trainer = fit(tmp_path, diary_model(), diary_data(diaries), max_epochs=3)
+    trainer = fit(
+        tmp_path, diary_model(), diary_data(diaries), max_epochs=3, logger=TensorBoardLogger(tmp_path, name="run")
+    )
     assert [event.step for event in EventAccumulator(trainer.log_dir).Reload().Scalars("steer/strength")] == [
         6,
         12,
@@ -92,7 +94,7 @@ def test_one_point_per_epoch(diaries, tmp_path):
 
 def test_several_rules_have_a_scalar_each(diaries, tmp_path):
     module = diary_model(steering=Steering([KLGradient(), NaturalGradient()]))
-    trainer = fit(tmp_path, module, diary_data(diaries))
+    trainer = fit(tmp_path, module, diary_data(diaries), logger=TensorBoardLogger(tmp_path))
     events = EventAccumulator(trainer.log_dir).Reload()
     found = [events.Scalars(f"steer/strength/{name}")[0].value for name in ("KLGradient", "NaturalGradient")]
     assert found == pytest.approx(module.steering.strengths, rel=1e-5)

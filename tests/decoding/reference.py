@@ -37,16 +37,17 @@ class ReferenceModel(PreTrainedModel, GenerationMixin):
         return torch.device("cpu")
 
     def forward(self, input_ids, attention_mask=None, **kwargs):
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        rows = [self.row_logits(ids[keep]) for ids, keep in zip(input_ids, mask.bool(), strict=True)]
+        mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask).bool()
         logits = torch.zeros(*input_ids.shape, zoo.VOCAB)
-        for row, found in enumerate(rows):
-            logits[row, -len(found) :] = found
+        for length in mask.sum(-1).unique().tolist():  # the beams of a prompt are as long as each other
+            rows = mask.sum(-1) == length
+            logits[rows, -length:] = self.row_logits(input_ids[rows][mask[rows]].view(-1, length))
         return CausalLMOutput(logits=logits)
 
     def row_logits(self, ids):
-        """Steered logits of one unpadded row: [T] → [T, V]."""
-        ids, ones = ids[None], torch.ones_like(ids[None])
-        tuned = self.tuned(input_ids=ids, attention_mask=ones).logits[0, -ids.shape[1] :]
-        base = self.base(input_ids=ids, attention_mask=ones).logits[0]
-        return self.steering(tuned, base)
+        """Steered logits of unpadded rows of one length, or of one row: [..., T] → [..., T, V]."""
+        rows = ids.reshape(-1, ids.shape[-1])
+        ones = torch.ones_like(rows)
+        tuned = self.tuned(input_ids=rows, attention_mask=ones).logits[:, -ids.shape[-1] :]
+        base = self.base(input_ids=rows, attention_mask=ones).logits
+        return self.steering(tuned, base).view(*ids.shape, -1)

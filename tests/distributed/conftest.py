@@ -10,9 +10,9 @@ from tests.distributed.launch import results, write_job
 
 @pytest.fixture(scope="session")
 def uneven(tmp_path_factory) -> Path:
-    """Diaries: 80 to train on, which divide into the same batches everywhere; the other splits do not."""
+    """Diaries: 32 to train on, which divide into the same batches everywhere; the other splits do not."""
     return write_diaries(
-        tmp_path_factory.mktemp("uneven"), train=80, calibration=23, test=11, validation=7, predict=7
+        tmp_path_factory.mktemp("uneven"), train=32, calibration=23, test=11, validation=7, predict=7
     )
 
 

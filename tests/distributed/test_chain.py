@@ -32,7 +32,7 @@ def mean_losses(found, verb="fit"):
 
 def test_losses_are_those_of_one_process_with_the_same_global_batch(two, one):
     losses, alone = mean_losses(two[2]), mean_losses([one[1]])
-    assert len(losses) == 20
+    assert len(losses) == 8
     torch.testing.assert_close(losses, alone, rtol=1e-5, atol=1e-5)
     for rank in two[2]:
         assert rank["fit"]["logged"]["train/loss"] == pytest.approx(losses[-1].item(), abs=1e-6)
@@ -40,7 +40,7 @@ def test_losses_are_those_of_one_process_with_the_same_global_batch(two, one):
 
 def test_a_resumed_fit_goes_on_with_the_same_losses(two, one):
     for found in (two[2], [one[1]]):
-        torch.testing.assert_close(mean_losses(found, "resume"), mean_losses(found)[10:], rtol=0, atol=1e-7)
+        torch.testing.assert_close(mean_losses(found, "resume"), mean_losses(found)[4:], rtol=0, atol=1e-7)
 
 
 def test_the_model_is_split(two, one):
@@ -56,10 +56,10 @@ def test_calibration_is_that_of_one_process_on_every_rank(two, one):
     alone = one[1]["fit"]["calibration"]
     first, second = (rank["fit"]["calibration"] for rank in two[2])
     assert first == second
-    assert (alone["examples"], alone["global_step"]) == (first["examples"], first["global_step"]) == (23, 20)
+    assert (alone["examples"], alone["global_step"]) == (first["examples"], first["global_step"]) == (23, 8)
     assert first["strengths"] == pytest.approx(alone["strengths"], rel=1e-5)
     for name in ("tokens", "coverage", "nll_base", "nll_tuned", "nll_steered", "kl_to_reference", "mask_size"):
-        assert first[name] == pytest.approx(alone[name], rel=1e-5), name
+        assert first[name] == pytest.approx(alone[name], rel=1e-5, abs=1e-8), name
     ours, theirs = first["decoding"], alone["decoding"]
     assert (ours["examples"], ours["texts"], ours["worse"]) == (5, theirs["texts"], theirs["worse"])
     for name, entries in ours["metrics"].items():
@@ -117,7 +117,7 @@ CLIPPED = {"sgd": 0.5, "trainer": {"accumulate_grad_batches": 3, "gradient_clip_
 
 @pytest.fixture(scope="module")
 def clipped(uneven, tmp_path_factory):
-    """Folder and losses of one process with four clipped steps an epoch, the last of a single batch."""
+    """Folder and losses of one process with two clipped steps an epoch, the last of a single batch."""
     folder, free = tmp_path_factory.mktemp("clipped"), tmp_path_factory.mktemp("free")
     losses = mean_losses(results(write_job(folder, uneven, "single", "fit", **CLIPPED)))
     unclipped = {**CLIPPED, "trainer": {"accumulate_grad_batches": 3}}
@@ -130,7 +130,7 @@ def clipped(uneven, tmp_path_factory):
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", ZERO2, ZERO3])
 def test_accumulated_and_clipped_gradients_are_those_of_one_process(strategy, clipped, uneven, tmp_path):
     found = results(write_job(tmp_path, uneven, strategy, "fit", **CLIPPED))
-    assert found[0]["fit"]["calibration"]["global_step"] == 8
+    assert found[0]["fit"]["calibration"]["global_step"] == 4
     torch.testing.assert_close(mean_losses(found), clipped[1], rtol=1e-5, atol=1e-5)
     two, alone = (torch.load(folder / LAST, weights_only=True) for folder in (tmp_path, clipped[0]))
     assert apart(two, alone).max() < 1e-5
@@ -142,7 +142,7 @@ def test_a_fit_resumes_under_every_strategy_that_keeps_whole_parameters(two, one
     if two[0] not in ("ddp", "zero2", "zero3"):
         pytest.skip(f"{two[0]} keeps its optimizer's state in another form")
     found = results(write_job(tmp_path, uneven, strategy, "resume", ckpt_path=str(two[1] / LAST)))
-    torch.testing.assert_close(mean_losses(found, "resume"), mean_losses([one[1]])[10:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mean_losses(found, "resume"), mean_losses([one[1]])[4:], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_a_fit_resumes_under_every_strategy_that_keeps_whole_parameters(two, one
 def test_every_process_goes_on_with_its_own_random_numbers(strategy, uneven, tmp_path):
     found = results(write_job(tmp_path, uneven, strategy, "fit", "resume", adapter="dropout"))
     for rank in found:
-        assert rank["resume"]["losses"] == rank["fit"]["losses"][10:]
+        assert rank["resume"]["losses"] == rank["fit"]["losses"][4:]
 
 
 def plain_peft(weights) -> PeftModel:

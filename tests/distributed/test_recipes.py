@@ -38,7 +38,7 @@ def test_one_more_config_on_the_command_line(name, uneven, one, tmp_path):
     record = json.loads((tmp_path / "fit/version_0/calibration.json").read_text())
     content = torch.load(tmp_path / "fit/version_0/checkpoints/last.ckpt", weights_only=True)
     assert content["calibration"]["strengths"] == record["strengths"]
-    assert content["global_step"] == record["global_step"] == 10
+    assert content["global_step"] == record["global_step"] == 4
     output = ["--predict.output", str(tmp_path / "two.jsonl"), "--predict.compare", "true"]
     run_module("svd_lightning", "predict", *two, *output, "--ckpt_path", checkpoint)
     assert (tmp_path / "two.jsonl").read_text() == (one[0] / "predictions.jsonl").read_text()
