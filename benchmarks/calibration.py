@@ -163,7 +163,7 @@ def _show_contextual(title: str, recipe: Steering, here: TokenTable, there: Toke
             directions = rules if name == "constant" else expand(rules, FEATURES)
             estimator = LineSearch(ridge=ridge)
             [found] = fit_each([(estimator, MaskedObjective(here, directions, penalty=0.0))])
-            [held_out] = cross_fit(here, [found], penalty=0.0, folds=4)
+            [held_out] = cross_fit(here, [found], folds=4)
             test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(found.point)
             strengths = found.estimate.strengths
             fit, unseen = (outcome(tokens, directions, strengths, penalty=0.0) for tokens in (here, there))

@@ -52,11 +52,11 @@ def calibrate(
         raise InputError(
             f"data.calibration: expected at least 2 examples (gains get an interval), got {tokens.num_examples}"
         )
-    masked, rules, penalty = _under_mask(tokens, steering), steering.directions, steering.penalty
+    masked, rules = _under_mask(tokens, steering), steering.directions
     chosen = Recipe(rules, estimator)
-    tuned = tuned_log_probs(masked, rules, penalty=penalty)
+    tuned = tuned_log_probs(masked, rules)
     wanted = recipes(steering, estimator, others=others)
-    found = fit_all(masked, wanted, tuned, chosen=chosen, penalty=penalty, folds=folds)
+    found = fit_all(masked, wanted, tuned, chosen=chosen, penalty=steering.penalty, folds=folds)
     best, control = found[chosen.key], found[CONTROL.key]
     over_control = paired_gain(best.held_out, control.held_out, masked.example)
     verdict = decide(best.gain, over_control, control.gain, is_control=best is control)
@@ -66,7 +66,7 @@ def calibrate(
     return {
         "estimator": chosen.key[1],
         "warning": best.estimate.warning,
-        **figures(masked, steering.with_strengths(best.estimate.strengths), tuned, best.outcome),
+        **figures(masked, steering.with_strengths(best.estimate.strengths), best.outcome),
         "intervals": best.intervals,
         "gain_over_tuned": best.gain.plain(),
         "gain_over_control": over_control.plain(),

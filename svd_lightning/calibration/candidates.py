@@ -9,7 +9,7 @@ from svd_lightning.calibration.cross_fit import Fit, cross_fit, fit_each
 from svd_lightning.calibration.describe import Outcome, outcome
 from svd_lightning.calibration.verdict import used_record
 from svd_lightning.metrics import Gain, paired_gain
-from svd_lightning.objective import CalibrationTokens, TokenObjective, TokenStream, objective
+from svd_lightning.objective import CalibrationTokens, TokenObjective, TokenStream, judged_penalty, objective
 from svd_lightning.records import CandidateRecord, Intervals, UsedRecord
 from svd_lightning.steering import Steering, SteeringRule, TaskAware, Temperature, rule_name, with_built_in
 from svd_lightning.strength import CLOSED_FORMS, Estimate, LineSearch, StrengthEstimator, estimator_name
@@ -76,7 +76,7 @@ class Candidate:
     held_out: Tensor
     """Cross-fitted log-probability of every label, [N]."""
     gain: Gain
-    """Held-out gain over the tuned model (cross-fitted), in nats per token as decoded."""
+    """Held-out gain over the tuned model (cross-fitted), in nats per token, all label tokens."""
     intervals: Intervals | None
     """Of the strengths, 95 %; None where they have none, or need a bootstrap and the recipe is not chosen."""
 
@@ -119,14 +119,14 @@ def fit_all(
         tuned: the labels' log-probabilities under the tuned model, [N].
         chosen: the recipe whose strengths get an interval even from a closed form, where a bootstrap over the
             examples takes longer than all the rest.
-        penalty: λ of decoding.
+        penalty: λ of decoding; strengths are fitted and judged under the `judged_penalty`.
         folds: how many folds the cross-fit has.
     """
     # a stream answers all recipes in the same passes; for a table, one at a time takes the least memory
     groups = [wanted] if isinstance(tokens, TokenStream) else [[recipe] for recipe in wanted]
     found: dict[RecipeKey, Candidate] = {}
     for group in groups:
-        problems = [objective(tokens, recipe.rules, penalty=penalty) for recipe in group]
+        problems = [objective(tokens, recipe.rules, penalty=judged_penalty(penalty)) for recipe in group]
         fits = fit_each([(recipe.estimator, one) for recipe, one in zip(group, problems, strict=True)])
         achieved = [
             outcome(tokens, recipe.rules, fit.estimate.strengths, penalty=penalty)
@@ -138,7 +138,7 @@ def fit_all(
             else intervals(recipe.estimator, fit.objective, fit.estimate, tokens.example)
             for recipe, fit in zip(group, fits, strict=True)
         ]
-        held_out = cross_fit(tokens, fits, penalty=penalty, folds=folds)
+        held_out = cross_fit(tokens, fits, folds=folds)
         for recipe, fit, result, bound, unseen in zip(group, fits, achieved, bounds, held_out, strict=True):
             gain = paired_gain(unseen, tuned, tokens.example)
             found[recipe.key] = Candidate(recipe, fit.estimate, result, unseen, gain, bound)

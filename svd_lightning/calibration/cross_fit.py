@@ -1,6 +1,5 @@
 """Held-out log-probabilities of the labels, by cross-fitting."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,15 +35,13 @@ def fit_each(wanted: Sequence[tuple[StrengthEstimator, TokenObjective]]) -> list
     return fits
 
 
-def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float, folds: int) -> list[Tensor]:
+def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, folds: int) -> list[Tensor]:
     """Return each fit's held-out log-probability of every label: strengths from the other folds, float64 [N].
 
-    Folds are cut by example, so that no example helps to steer itself. With λ = −∞ a label outside the mask has
-    log-probability −∞, whatever the strength.
+    Folds are cut by example, so that no example helps to steer itself.
 
     Args:
         fits: what estimators found on all tokens; the searches of the folds begin there.
-        penalty: λ of decoding.
 
     Raises:
         InputError: for fewer examples than folds.
@@ -54,33 +51,23 @@ def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float,
     fitted = iter(
         fit_each([(fit.estimator, fit.objective.counting(each, start=fit.point)) for fit in fits for each in seen])
     )
-    possible = possible_labels(tokens, penalty)
     held_out = []
     for _ in fits:
-        log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
+        log_probs = torch.zeros(tokens.num_tokens, dtype=torch.float64)
         for each, fit in zip(seen, fitted, strict=False):
             mine = ~torch.isin(tokens.example, each)
-            log_probs[mine & possible] = fit.objective.label_log_probs(fit.point)[mine[possible]]
+            log_probs[mine] = fit.objective.label_log_probs(fit.point)[mine]
         held_out.append(log_probs)
     return held_out
 
 
-def tuned_log_probs(tokens: CalibrationTokens, rules: Sequence[SteeringRule], *, penalty: float) -> Tensor:
-    """Return each label's log-probability under the tuned model, float64 [N]; −∞ where λ = −∞ forbids it.
+def tuned_log_probs(tokens: CalibrationTokens, rules: Sequence[SteeringRule]) -> Tensor:
+    """Return each label's log-probability under the tuned model as it is, without a penalty, float64 [N].
 
     It is taken along the rules at strengths of 0, which a stream remembers for the figures that follow.
     """
-    possible = possible_labels(tokens, penalty)
-    log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
-    if possible.any():
-        zeros = torch.zeros(len(rules), dtype=torch.float64)
-        log_probs[possible] = objective(tokens, rules, penalty=penalty).label_log_probs(zeros)
-    return log_probs
-
-
-def possible_labels(tokens: CalibrationTokens, penalty: float) -> Tensor:
-    """Return the tokens whose label can be generated, bool [N]: those that the objective is about."""
-    return tokens.covered if penalty == -math.inf else torch.ones_like(tokens.covered)
+    zeros = torch.zeros(len(rules), dtype=torch.float64)
+    return objective(tokens, rules, penalty=0.0).label_log_probs(zeros)
 
 
 def example_folds(example: Tensor, folds: int) -> tuple[Tensor, Tensor]:

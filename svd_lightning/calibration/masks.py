@@ -30,13 +30,12 @@ def compare_masks(
         folds: how many folds the cross-fit behind the gain has.
     """
     together = (*rules, ConfidentSet())
-    # without a penalty: not the tuned model as decoded, which the calibration compares with
-    tuned = tuned_log_probs(table, rules, penalty=0.0)
+    tuned = tuned_log_probs(table, rules)
     choices: list[MaskRecord] = []
     for alpha in sorted(alphas):
         narrowed = table.narrow(alpha)
         [fit] = fit_each([(LineSearch(), MaskedObjective(narrowed, together, penalty=0.0))])
-        [held_out] = cross_fit(narrowed, [fit], penalty=0.0, folds=folds)
+        [held_out] = cross_fit(narrowed, [fit], folds=folds)
         *strengths, lift = fit.estimate.strengths
         choices.append(
             {

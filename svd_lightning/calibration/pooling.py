@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each, possible_labels
+from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each
 from svd_lightning.objective import CalibrationTokens, Objective, Priced, TokenObjective, prefetch
 from svd_lightning.records import Intervals
 from svd_lightning.strength import Estimate, LineSearch, estimate_all
@@ -127,7 +127,7 @@ class TaskFit:
 
 
 def fit_tasks(
-    tokens: CalibrationTokens, fits: Sequence[Fit], tasks: Mapping[str, Tensor], *, penalty: float, folds: int
+    tokens: CalibrationTokens, fits: Sequence[Fit], tasks: Mapping[str, Tensor], *, folds: int
 ) -> list[TaskFit]:
     """Fit the strengths of every task, the weight m of the pool being the one with the best held-out NLL.
 
@@ -136,7 +136,6 @@ def fit_tasks(
     Args:
         fits: what estimators found on all examples: the pools.
         tasks: int64 numbers of each task's examples.
-        penalty: λ of decoding.
         folds: how many folds the cross-fit has; examples are never split.
     """
     prefetch([fit.objective for fit in fits], [fit.point for fit in fits])
@@ -145,12 +144,11 @@ def fit_tasks(
         {task: pool.objective.restricted(mine) for task, mine in tasks.items() if len(pool.counted(mine))}
         for pool in pools
     ]
-    possible = possible_labels(tokens, penalty)
     numbers, fold = example_folds(tokens.example, folds)
     seen = [numbers[fold != number] for number in range(folds)]
-    by_fold = _held_out(pools, parts, tasks, seen, tokens.example[possible])  # [R, F, P, N']
+    by_fold = _held_out(pools, parts, tasks, seen, tokens.example)  # [R, F, P, N]
     return [
-        _task_fit(fit, pool, part, tasks, held_out, possible)
+        _task_fit(fit, pool, part, tasks, held_out)
         for fit, pool, part, held_out in zip(fits, pools, parts, by_fold, strict=True)
     ]
 
@@ -162,14 +160,14 @@ def _held_out(
     seen: Sequence[Tensor],
     example: Tensor,
 ) -> Tensor:
-    """Return the log-probability of each fold's labels for each m, [R, F, P, N']; 0 elsewhere.
+    """Return the log-probability of each fold's labels for each m, [R, F, P, N]; 0 elsewhere.
 
     Args:
         pools: R of them, on all examples.
         parts: for each pool the objective of each task that has examples which count.
         tasks: numbers of each task's examples.
         seen: the examples that each fold may see.
-        example: of each token, [N'].
+        example: of each token, [N].
     """
     wanted = [
         (pool.estimator, pool.objective.counting(each, start=pool.strengths)) for pool in pools for each in seen
@@ -200,13 +198,11 @@ def _task_fit(
     parts: Mapping[str, TokenObjective],
     tasks: Mapping[str, Tensor],
     held_out: Tensor,
-    possible: Tensor,
 ) -> TaskFit:
-    """Choose m by the held-out log-probabilities [F, P, N'], and fit the tasks with it."""
+    """Choose m by the held-out log-probabilities [F, P, N], and fit the tasks with it."""
     nll = -held_out.sum(dim=-1)
     chosen = [int((nll.sum(dim=0) - own).argmin()) for own in nll]
-    cross = torch.full((len(possible),), -math.inf, dtype=torch.float64)
-    cross[possible] = torch.stack([found[place] for found, place in zip(held_out, chosen, strict=True)]).sum(dim=0)
+    cross = torch.stack([found[place] for found, place in zip(held_out, chosen, strict=True)]).sum(dim=0)
     prior = PRIORS[int(nll.sum(dim=0).argmin())]
     members = [Member(pool, mine, among=parts.get(task)) for task, mine in tasks.items()]
     estimates = fit_members(members, prior=prior)

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from svd_lightning.calibration.candidates import Candidate
-from svd_lightning.calibration.cross_fit import possible_labels
 from svd_lightning.calibration.describe import by_task
 from svd_lightning.calibration.pooling import TaskFit, credibility, fit_tasks
 from svd_lightning.calibration.verdict import Verdict, decide, explain, used_record
 from svd_lightning.metrics import Gain, paired_gain
-from svd_lightning.objective import CalibrationTokens, TokenStream, objective, prefetch
+from svd_lightning.objective import CalibrationTokens, TokenStream, judged_penalty, objective, prefetch
 from svd_lightning.records import TaskRecord
 from svd_lightning.steering import Steering
 
@@ -53,11 +52,11 @@ def calibrate_tasks(
     wanted = [best] if best is control else [best, control]
     # a stream answers both in the same passes; for a table, one at a time takes the least memory
     together = [wanted] if isinstance(tokens, TokenStream) else [[one] for one in wanted]
-    penalty = steering.penalty
+    penalty = judged_penalty(steering.penalty)
     fits = []
     for candidates in together:
         pooled = [one.as_fit(objective(tokens, one.recipe.rules, penalty=penalty)) for one in candidates]
-        fits += fit_tasks(tokens, pooled, tasks, penalty=penalty, folds=folds)
+        fits += fit_tasks(tokens, pooled, tasks, folds=folds)
     evidence = _Evidence(tokens, steering, best, control, fits[0], fits[-1], tuned, verdict, guard)
     nll = _nll(tokens, steering, tasks, fits[0])
     return [evidence.record(task, examples, nll[task]) for task, examples in tasks.items()]
@@ -103,9 +102,7 @@ class _Evidence:
         over_tuned = gain(self.steer.held_out, self.tuned)
         over_control = gain(self.steer.held_out, self.sharpen.held_out)
         control = gain(self.sharpen.held_out, self.tuned)
-        possible = possible_labels(self.tokens, self.steering.penalty)
-        telling = self.tokens.example[mine & possible].unique().numel()
-        alone = telling >= _ENOUGH and (telling >= self.steer.prior or over_tuned.high < 0.0)
+        alone = len(examples) >= _ENOUGH and (len(examples) >= self.steer.prior or over_tuned.high < 0.0)
         verdict = self.verdict
         if alone:
             verdict = decide(over_tuned, over_control, control, is_control=self.best is self.control)
@@ -121,7 +118,7 @@ class _Evidence:
             "tokens": int(mine.sum()),
             "examples": len(examples),
             "prior_examples": self.steer.prior,
-            "weight": credibility(telling, self.steer.prior),
+            "weight": credibility(len(examples), self.steer.prior),
             "strengths": list(estimate.strengths),
             "intervals": intervals,
             "warning": estimate.warning,

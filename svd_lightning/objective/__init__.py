@@ -3,7 +3,14 @@
 from collections.abc import Sequence
 
 from svd_lightning.objective.collect import TokenCollector
-from svd_lightning.objective.interface import Evaluation, ExampleSlopes, Objective, Priced, TokenObjective
+from svd_lightning.objective.interface import (
+    Evaluation,
+    ExampleSlopes,
+    Objective,
+    Priced,
+    TokenObjective,
+    judged_penalty,
+)
 from svd_lightning.objective.masked import MaskedObjective
 from svd_lightning.objective.snapshot import ReferenceSnapshot
 from svd_lightning.objective.stream import StreamedObjective, TokenStream, prefetch
@@ -23,6 +30,7 @@ __all__ = [
     "TokenObjective",
     "TokenStream",
     "TokenTable",
+    "judged_penalty",
     "objective",
     "prefetch",
 ]

@@ -1,5 +1,6 @@
 """What an objective K is, and what can be asked of it."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -135,6 +136,16 @@ class Priced:
     def terms(self) -> StrengthTerms:
         """Return the per-token slope and curvatures of K, without the price."""
         return self.unpriced.terms()
+
+
+def judged_penalty(penalty: float) -> float:
+    """Return λ of the distribution under which labels are scored: that of decoding, but 0 for −∞.
+
+    −∞ makes every label outside the mask infinitely unlikely, whatever the strengths. With 0 the tuned logits stay
+    there: the mask silences the steering, all labels count, and a steering that takes from them what it gives to
+    the confident tokens pays for it.
+    """
+    return 0.0 if penalty == -math.inf else penalty
 
 
 def single(rules: tuple[SteeringRule, ...]) -> SteeringRule:

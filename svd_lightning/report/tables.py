@@ -111,7 +111,7 @@ def task_table(record: CalibrationRecord) -> ReportTable:
     notes = (
         prior_text(record["tasks"][0]["prior_examples"]),
         "Own weight: how far a task's strengths are its own, from 0 % (those of all examples) to 100 %. It grows "
-        "with the task's examples, and with how much the tasks differ. Gain: held out, as decoded, over the tuned "
+        "with the task's examples, and with how much the tasks differ. Gain: held out, over the tuned "
         "model. For a task with few examples the verdict over all examples decides.",
     )
     heads = ("task", "examples", "own weight", "strength μ", _GAIN, "used")
@@ -203,9 +203,9 @@ def _reading(record: Compared) -> list[str]:
         f"{record['tokens']} tokens of {record['examples']} examples; NLL in nats per token, lower is better; "
         "accuracy: label ranked first.",
         decoded,
-        "Gain: as decoded, over the tuned model, held out by cross-fitting on the calibration split; the interval "
-        "is a bootstrap over examples. If it includes zero, there may be no gain. Sharpening alone is the "
-        "control: only a gain beyond it speaks for steering.",
+        "Gain: over the tuned model as it is, on all label tokens, held out by cross-fitting on the calibration "
+        "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "
+        "zero, there may be no gain. Sharpening alone is the control: only a gain beyond it speaks for steering.",
     ]
 
 
