@@ -2,8 +2,8 @@
 
 python benchmarks/choices.py --model ../real/smollm2-135m --data ../shared/data/commonsense --folder /tmp/choices
 
-The warm start is made once, in `FOLDER/fit`, by whichever version runs first. Another version of the package
-(PYTHONPATH) with the same --folder and another --name calibrates and tests the same adapter.
+The version of the package (PYTHONPATH) that runs first makes the warm start in `FOLDER/fit`, calibrates and tests it.
+Another one, with the same --folder and another --name, calibrates and tests the same adapter.
 """
 
 import argparse
@@ -29,6 +29,7 @@ def options(arguments: argparse.Namespace, name: str) -> list[str]:
         "trainer.logger.save_dir": arguments.folder,
         "trainer.logger.name": name,
         "model.backbone.name_or_path": arguments.model,
+        "model.backbone.dtype": "float32" if arguments.precision == "32-true" else "auto",
         "model.adapter": "peft.LoraConfig",
         "model.adapter.r": 8,
         "model.adapter.lora_alpha": 16,
@@ -42,8 +43,8 @@ def options(arguments: argparse.Namespace, name: str) -> list[str]:
         "data.test_path": arguments.folder / "test.json",
         "data.calibration": arguments.calibration,
         "data.validation": 8,
-        "data.batch_size": 4,
-        "data.eval_batch_size": 8,
+        "data.batch_size": 2,
+        "data.eval_batch_size": 1,  # the test reads the prompt of a question once
     }
     return [f"--{key}={value}" for key, value in given.items()]
 
@@ -78,27 +79,25 @@ def main() -> None:
     parser.add_argument("--name", default="after", help="of this version's runs")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--lr", default="5e-5")
-    parser.add_argument("--precision", default="bf16-true")
+    parser.add_argument("--precision", default="32-true")
     parser.add_argument("--rules", default="[svd_lightning.steering.KLGradient]")
     parser.add_argument("--calibration", type=int, default=100)
-    parser.add_argument("--test", type=int, default=150)
+    parser.add_argument("--test", type=int, default=100)
     arguments = parser.parse_args()
-    warm = arguments.folder / "fit/version_0/checkpoints/last.ckpt"
-    if not warm.exists():
+    first, named = arguments.folder / "fit/version_0", arguments.folder / arguments.name
+    chosen, warm = options(arguments, arguments.name), first / "checkpoints/last.ckpt"
+    if warm.exists():
+        cli(["calibrate", *chosen, f"--ckpt_path={warm}"])
+        calibrated = newest(named)
+        weights = calibrated / "checkpoints/calibrated.ckpt"
+    else:
         arguments.folder.mkdir(parents=True, exist_ok=True)
         prepare(arguments.data, arguments.folder, train=500, test=arguments.test)
         cli(["fit", *options(arguments, "fit")])
-    chosen = options(arguments, arguments.name)
-    cli(["calibrate", *chosen, f"--ckpt_path={warm}"])
-    calibrated = newest(arguments.folder / arguments.name)
-    cli(["test", *chosen, f"--ckpt_path={calibrated}/checkpoints/calibrated.ckpt"])
-    record, metrics = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for folder, name in (
-            (calibrated, "calibration.json"),
-            (newest(arguments.folder / arguments.name), "test_metrics.json"),
-        )
-    )
+        calibrated, weights = first, warm
+    cli(["test", *chosen, f"--ckpt_path={weights}"])
+    found = (calibrated / "calibration.json", newest(named) / "test_metrics.json")
+    record, metrics = (json.loads(path.read_text(encoding="utf-8")) for path in found)
     show(record, metrics)
 
 

@@ -1,4 +1,4 @@
-"""Held-out log-probabilities of the labels, by cross-fitting."""
+"""Strengths for examples that did not help to find them, by cross-fitting."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from svd_lightning.calibration.split import Part
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationTokens, TokenObjective, objective, prefetch
+from svd_lightning.objective import TokenObjective, prefetch
 from svd_lightning.records import Intervals
-from svd_lightning.steering import SteeringRule
 from svd_lightning.strength import Estimate, StrengthEstimator, estimate_all
 
 
@@ -35,39 +35,25 @@ def fit_each(wanted: Sequence[tuple[StrengthEstimator, TokenObjective]]) -> list
     return fits
 
 
-def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, folds: int) -> list[Tensor]:
-    """Return each fit's held-out log-probability of every label: strengths from the other folds, float64 [N].
+def cross_fit(example: Tensor, fits: Sequence[Fit], *, folds: int) -> list[list[Part]]:
+    """Return for each fit the examples of each fold with strengths from the other folds.
 
-    Folds are cut by example, so that no example helps to steer itself.
+    Folds are cut by example, so that no example helps to steer itself; a question with its options is one.
 
     Args:
-        fits: what estimators found on all tokens; the searches of the folds begin there.
+        example: of each thing that is fitted, int64 [U].
+        fits: what estimators found on all examples; the searches of the folds begin there.
 
     Raises:
         InputError: for fewer examples than folds.
     """
-    numbers, fold = example_folds(tokens.example, folds)
+    numbers, fold = example_folds(example, folds)
     seen = [numbers[fold != number] for number in range(folds)]
-    fitted = iter(
-        fit_each([(fit.estimator, fit.objective.counting(each, start=fit.point)) for fit in fits for each in seen])
+    found = fit_each(
+        [(fit.estimator, fit.objective.counting(each, start=fit.point)) for fit in fits for each in seen]
     )
-    held_out = []
-    for _ in fits:
-        log_probs = torch.zeros(tokens.num_tokens, dtype=torch.float64)
-        for each, fit in zip(seen, fitted, strict=False):
-            mine = ~torch.isin(tokens.example, each)
-            log_probs[mine] = fit.objective.label_log_probs(fit.point)[mine]
-        held_out.append(log_probs)
-    return held_out
-
-
-def tuned_log_probs(tokens: CalibrationTokens, rules: Sequence[SteeringRule]) -> Tensor:
-    """Return each label's log-probability under the tuned model as it is, without a penalty, float64 [N].
-
-    It is taken along the rules at strengths of 0, which a stream remembers for the figures that follow.
-    """
-    zeros = torch.zeros(len(rules), dtype=torch.float64)
-    return objective(tokens, rules, penalty=0.0).label_log_probs(zeros)
+    parts = [Part(numbers[fold == n % folds], each.point) for n, each in enumerate(found)]
+    return [parts[n : n + folds] for n in range(0, len(parts), folds)]
 
 
 def example_folds(example: Tensor, folds: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each
-from svd_lightning.objective import CalibrationTokens, Objective, Priced, TokenObjective, prefetch
+from svd_lightning.calibration.split import Part
+from svd_lightning.objective import Objective, Priced, TokenObjective, prefetch
 from svd_lightning.records import Intervals
 from svd_lightning.strength import Estimate, LineSearch, estimate_all
 from svd_lightning.strength.intervals import sandwich
@@ -26,7 +27,9 @@ class Pool:
 
     def __init__(self, pooled: Fit) -> None:
         self.estimator, self.objective, self.strengths = pooled.estimator, pooled.objective, pooled.point
-        self.curvature = pooled.objective.evaluate(self.strengths).hessian
+        values, vectors = torch.linalg.eigh(pooled.objective.evaluate(self.strengths).hessian)
+        # a minimum on the border of a search that is not convex may curve down
+        self.curvature = (vectors * values.clamp_min(0.0)) @ vectors.T
         self._examples = pooled.objective.examples
 
     def counted(self, examples: Tensor) -> Tensor:
@@ -122,18 +125,17 @@ class TaskFit:
     """By task."""
     intervals: dict[str, Intervals | None]
     """Of the strengths, by task; a task's own have one only from a line search, which takes the pool as known."""
-    held_out: Tensor
-    """Cross-fitted log-probability of every label, float64 [N]; pooled strengths for tokens of no task."""
+    held_out: list[Part]
+    """Examples of each task and fold with strengths from other folds; pooled ones for examples of no task."""
 
 
-def fit_tasks(
-    tokens: CalibrationTokens, fits: Sequence[Fit], tasks: Mapping[str, Tensor], *, folds: int
-) -> list[TaskFit]:
+def fit_tasks(example: Tensor, fits: Sequence[Fit], tasks: Mapping[str, Tensor], *, folds: int) -> list[TaskFit]:
     """Fit the strengths of every task, the weight m of the pool being the one with the best held-out NLL.
 
     The m of each fold's held-out tokens is chosen by the other folds' held-out tokens, the m in use by all.
 
     Args:
+        example: of each thing that is fitted, int64 [U].
         fits: what estimators found on all examples: the pools.
         tasks: int64 numbers of each task's examples.
         folds: how many folds the cross-fit has; examples are never split.
@@ -144,12 +146,12 @@ def fit_tasks(
         {task: pool.objective.restricted(mine) for task, mine in tasks.items() if len(pool.counted(mine))}
         for pool in pools
     ]
-    numbers, fold = example_folds(tokens.example, folds)
+    numbers, fold = example_folds(example, folds)
     seen = [numbers[fold != number] for number in range(folds)]
-    by_fold = _held_out(pools, parts, tasks, seen, tokens.example)  # [R, F, P, N]
+    by_fold, strengths = _held_out(pools, parts, tasks, seen, example)  # [R, F, P, U]
     return [
-        _task_fit(fit, pool, part, tasks, held_out)
-        for fit, pool, part, held_out in zip(fits, pools, parts, by_fold, strict=True)
+        _task_fit(fit, pool, part, tasks, held_out, strengths[n * folds : (n + 1) * folds])
+        for n, (fit, pool, part, held_out) in enumerate(zip(fits, pools, parts, by_fold, strict=True))
     ]
 
 
@@ -159,37 +161,44 @@ def _held_out(
     tasks: Mapping[str, Tensor],
     seen: Sequence[Tensor],
     example: Tensor,
-) -> Tensor:
-    """Return the log-probability of each fold's labels for each m, [R, F, P, N]; 0 elsewhere.
+) -> tuple[Tensor, list[list[list[Part]]]]:
+    """Return the log-probability of each fold's labels for each m, [R, F, P, U], 0 elsewhere; and the strengths.
+
+    The strengths of a pool's fold are those of each m: of its examples of no task, then of each task.
 
     Args:
         pools: R of them, on all examples.
         parts: for each pool the objective of each task that has examples which count.
         tasks: numbers of each task's examples.
         seen: the examples that each fold may see.
-        example: of each token, [N].
+        example: of each thing that is fitted, [U].
     """
     wanted = [
         (pool.estimator, pool.objective.counting(each, start=pool.strengths)) for pool in pools for each in seen
     ]
     inner = [Pool(fit) for fit in fit_each(wanted)]
     found = torch.stack([one.objective.label_log_probs(one.strengths).expand(len(PRIORS), -1) for one in inner])
+    held = [example[~torch.isin(example, seen[row % len(seen)])].unique() for row in range(len(inner))]
+    of_tasks = torch.cat(list(tasks.values()))
+    rest = [Part(mine[~torch.isin(mine, of_tasks)], one.strengths) for mine, one in zip(held, inner, strict=True)]
+    used = [[[part] for _ in PRIORS] for part in rest]
     members, places = [], []
     for row, one in enumerate(inner):
         for task, part in parts[row // len(seen)].items():
             mine = tasks[task]
             members.append(Member(one, mine[torch.isin(mine, seen[row % len(seen)])], among=part))
-            places.append((row, torch.isin(example, mine), part))
+            places.append((row, torch.isin(example, mine), part, held[row][torch.isin(held[row], mine)]))
     strengths = [one.pool.strengths for one in members]
     for column, prior in enumerate(PRIORS):
         estimates = fit_members(members, prior=prior, starts=strengths)
         strengths = [torch.tensor(one.strengths, dtype=torch.float64) for one in estimates]
-        prefetch([part for *_, part in places], strengths)
-        for (row, mine, part), at in zip(places, strengths, strict=True):
+        prefetch([part for _, _, part, _ in places], strengths)
+        for (row, mine, part, examples), at in zip(places, strengths, strict=True):
             found[row, column, mine] = part.label_log_probs(at)
+            used[row][column].append(Part(examples, at))
     for row in range(len(inner)):
         found[row].masked_fill_(torch.isin(example, seen[row % len(seen)]), 0.0)
-    return found.view(len(pools), len(seen), *found.shape[1:])
+    return found.view(len(pools), len(seen), *found.shape[1:]), used
 
 
 def _task_fit(
@@ -198,11 +207,12 @@ def _task_fit(
     parts: Mapping[str, TokenObjective],
     tasks: Mapping[str, Tensor],
     held_out: Tensor,
+    strengths: Sequence[Sequence[list[Part]]],
 ) -> TaskFit:
-    """Choose m by the held-out log-probabilities [F, P, N], and fit the tasks with it."""
+    """Choose m by the held-out log-probabilities [F, P, U], and fit the tasks with it."""
     nll = -held_out.sum(dim=-1)
     chosen = [int((nll.sum(dim=0) - own).argmin()) for own in nll]
-    cross = torch.stack([found[place] for found, place in zip(held_out, chosen, strict=True)]).sum(dim=0)
+    cross = [part for fold, place in zip(strengths, chosen, strict=True) for part in fold[place]]
     prior = PRIORS[int(nll.sum(dim=0).argmin())]
     members = [Member(pool, mine, among=parts.get(task)) for task, mine in tasks.items()]
     estimates = fit_members(members, prior=prior)

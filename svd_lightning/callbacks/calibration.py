@@ -28,7 +28,7 @@ from svd_lightning.checkpoint import CALIBRATED
 from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.objective import CalibrationTokens
+from svd_lightning.objective import CalibrationTokens, QuestionTokens
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
 from svd_lightning.strategies import run_step
@@ -46,8 +46,10 @@ class SteeringCalibration(L.Callback):
 
     Args:
         estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
+        choice: for questions with options, fit the choice among them (their cross-entropy), not the likelihood of
+            the right answers' tokens; it needs options in every question. Either way MC1 is judged too.
         guard: use the strengths only where their held-out gain, over the tuned model and over sharpening, is
-            sure; else fall back to sharpening, or to the tuned model.
+            sure, and MC1 not surely lower; else fall back to sharpening, or to the tuned model.
         folds: number of parts of the split in the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         others: solve the other rules and estimators too, for the comparison in tables and report.
@@ -65,6 +67,7 @@ class SteeringCalibration(L.Callback):
         self,
         *,
         estimator: StrengthEstimator = LineSearch(),  # noqa: B008  has no state
+        choice: bool = True,
         guard: bool = True,
         folds: int = 4,
         alphas: Sequence[float] = PAPER_ALPHAS,
@@ -73,7 +76,7 @@ class SteeringCalibration(L.Callback):
         snapshot: str | None = None,
     ) -> None:
         check_options(folds, alphas)
-        self.estimator, self.guard, self.folds = estimator, guard, folds
+        self.estimator, self.choice, self.guard, self.folds = estimator, choice, guard, folds
         self.alphas, self.others, self.show_table = tuple(alphas), others, show_table
         self._snapshots = SnapshotFolder(snapshot)
         self._on_validate = False
@@ -92,6 +95,7 @@ class SteeringCalibration(L.Callback):
         """Raise InputError, before weights are loaded, if `calibrate` would run no validation."""
         if self._on_validate:
             check_validation(trainer)
+            as_completion_data(trainer).all_choices("calibration")  # errors in them show before weights are loaded
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Raise InputError for what would waste or falsify the run; open the snapshot."""
@@ -136,11 +140,13 @@ class SteeringCalibration(L.Callback):
         if self._on_validate:
             hint_at_more_data(data, module)
         with _evaluating(module):
-            tokens = self._collect(trainer, module, data)
+            tokens, questions = self._collect(trainer, module, data)
             record = calibrate(
                 tokens,
                 module.configured,
                 self.estimator,
+                questions=questions,
+                choice=self.choice,
                 guard=self.guard,
                 folds=self.folds,
                 alphas=self.alphas,
@@ -159,18 +165,25 @@ class SteeringCalibration(L.Callback):
 
     def _collect(
         self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule
-    ) -> CalibrationTokens:
-        """Return the calibration split's tokens of all processes."""
+    ) -> tuple[CalibrationTokens, QuestionTokens | None]:
+        """Return the calibration split's tokens of all processes, and those of its questions' options."""
         loader, precision = data.calibration_dataloader(), trainer.precision_plugin.val_step_context
         peft_model, snapshot = module.peft_model, self._snapshots.open(trainer, module)
-        collecting = collector(peft_model, module.configured, snapshot, alphas=self.alphas, around=precision)
+        collecting = collector(
+            peft_model,
+            module.configured,
+            snapshot,
+            alphas=self.alphas,
+            around=precision,
+            questions=data.all_choices("calibration"),
+        )
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         with torch.no_grad(), precision():
             for batch in _progress(trainer, loader):
                 on_device = trainer.strategy.batch_to_device(batch, module.device)
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()
-        return collecting.result(data.tasks("calibration"))
+        return collecting.result(data.tasks("calibration")), collecting.questions()
 
 
 @contextmanager

@@ -40,8 +40,8 @@ class CompletionDataModule(LightningDataModule, ABC):
     batch_size: int = 8
     """Examples per training batch and device."""
     eval_batch_size: int | None = None
-    """Examples (in test: questions with all their choices) per batch in validation, calibration, test and
-    prediction; null takes `batch_size`. With 1 the model reads a question's prompt once for all its choices."""
+    """Examples (in calibration and test: questions with all their choices) per batch in validation, calibration,
+    test and prediction; null takes `batch_size`. With 1 the model reads the prompt of a question's choices once."""
     max_length: int = 512
     """The most tokens of prompt and completion together; a longer completion is cut at its end."""
     calibration: int | float | None = 0.1
@@ -102,8 +102,8 @@ class CompletionDataModule(LightningDataModule, ABC):
             self._splits = self.load_splits()
             self._rows, self._questions = self._encoded(tokenizer), {}
             self._built_for = (tokenizer, context_length)
-        if stage == "test":
-            self._all_choices("test")  # errors in them show before weights are loaded
+        if (split := {"fit": "calibration", "test": "test"}.get(str(stage))) is not None:
+            self.all_choices(split)  # errors in them show before weights are loaded
 
     def train_dataloader(self) -> DataLoader[EncodedExample]:
         """Return a loader of this rank's share, shuffled again in each epoch; see `padded_to_ranks`."""
@@ -128,9 +128,7 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     def test_dataloader(self) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
         """Return a loader of this rank's share, in order: questions with all their choices, or else examples."""
-        if not self.questions("test"):
-            return self._share_loader(self._split("test"), self._scoring_collator())
-        return self._share_loader(self._all_choices("test"), QuestionCollator(rows=self._scoring_collator()))
+        return self._choice_loader("test")
 
     def predict_dataloader(self) -> DataLoader[EncodedExample]:
         """Return a loader of this rank's prompts in order, padded on the left.
@@ -143,9 +141,9 @@ class CompletionDataModule(LightningDataModule, ABC):
         collator = PredictionCollator(pad_token_id=self._pad_token_id(), multiple_of=self.pad_to_multiple_of)
         return self._loader(rows, collator, sampler=sampler if replicas > 1 else None)
 
-    def calibration_dataloader(self) -> DataLoader[EncodedExample]:
-        """Return a loader of this rank's share, in order; see `EvenShare`."""
-        return self._share_loader(self._split("calibration"), self._scoring_collator())
+    def calibration_dataloader(self) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
+        """Return a loader of this rank's share, in order: questions with all their choices, or else examples."""
+        return self._choice_loader("calibration")
 
     def split_ids(self, split: str) -> list[str]:
         """Return the ids of the examples of a split: train, calibration, validation, test or predict."""
@@ -171,8 +169,10 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     def digest(self, split: str) -> str:
         """Return the SHA-256 of the token ids of a split; it changes when what the model reads changes."""
-        digest = hashlib.sha256()
-        for row in self._encoded_rows(split):
+        digest, rows = hashlib.sha256(), self._encoded_rows(split)
+        if split == "calibration" and self.questions(split):
+            rows = [choice for question in self.all_choices(split) for choice in question.choices]
+        for row in rows:
             for ids in (row.prompt_ids, row.completion_ids):
                 digest.update(len(ids).to_bytes(8, "little"))
                 digest.update(ids.numpy().tobytes())
@@ -224,7 +224,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (1, 0) if kwargs is None else (kwargs["num_replicas"], kwargs["rank"])
 
-    def _all_choices(self, split: str) -> list[EncodedQuestion]:
+    def all_choices(self, split: str) -> list[EncodedQuestion]:
         """Return the questions of a split with all their choices; none where there are no questions."""
         rows = self._encoded_rows(split)
         if split not in self._questions:
@@ -238,6 +238,11 @@ class CompletionDataModule(LightningDataModule, ABC):
                 skip_overlong=self.skip_overlong,
             )
         return self._questions[split]
+
+    def _choice_loader(self, split: str) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
+        if not self.questions(split):
+            return self._share_loader(self._split(split), self._scoring_collator())
+        return self._share_loader(self.all_choices(split), QuestionCollator(rows=self._scoring_collator()))
 
     def _share_loader(self, rows: Sequence[RowT], collator: Collator[RowT]) -> DataLoader[RowT]:
         """Load this rank's share in order, with a sampler that Lightning does not divide over the ranks again."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from svd_lightning.objective.choice import ChoiceObjective, Choices, QuestionTokens
 from svd_lightning.objective.collect import TokenCollector
 from svd_lightning.objective.interface import (
     Evaluation,
-    ExampleSlopes,
+    ExampleSums,
     Objective,
     Priced,
     TokenObjective,
@@ -19,11 +20,14 @@ from svd_lightning.steering import SteeringRule
 
 __all__ = [
     "CalibrationTokens",
+    "ChoiceObjective",
+    "Choices",
     "Evaluation",
-    "ExampleSlopes",
+    "ExampleSums",
     "MaskedObjective",
     "Objective",
     "Priced",
+    "QuestionTokens",
     "ReferenceSnapshot",
     "StreamedObjective",
     "TokenCollector",

@@ -69,7 +69,7 @@ def test_what_is_switched_on_makes_all_tokens_likelier(rules, penalty):
 
 
 def test_a_finite_penalty_is_compared_with_the_tuned_model_as_it_is():
-    """Falling back to the tuned model takes the penalty away too: what the penalty costs counts against steering."""
+    """Falling back to the tuned model takes the penalty away too: its cost counts against steering."""
     data = under_confident_within_the_mask()
     steering = Steering([KLGradient()], [0.5], alpha=ALPHA, penalty=-3.0)
     record = calibrate(table(data), steering, Fixed([0.5]), others=False)
