@@ -30,6 +30,7 @@ from rich.table import Table
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.calibration import PAPER_ALPHAS, calibrate, outcome
 from svd_lightning.calibration.cross_fit import cross_fit, fit_each
+from svd_lightning.calibration.split import CalibrationSplit
 from svd_lightning.commands.demo import BASE_FOLDER, diaries
 from svd_lightning.data import CompletionDataModule, JSONLData, TruthfulQA
 from svd_lightning.metrics import paired_gain
@@ -163,7 +164,9 @@ def _show_contextual(title: str, recipe: Steering, here: TokenTable, there: Toke
             directions = rules if name == "constant" else expand(rules, FEATURES)
             estimator = LineSearch(ridge=ridge)
             [found] = fit_each([(estimator, MaskedObjective(here, directions, penalty=0.0))])
-            held_out = cross_fit(here, [found], penalty=0.0, folds=4)[0].log_probs
+            split = CalibrationSplit(here)
+            [scores] = split.scores([directions], cross_fit(split.example, [found], folds=4))
+            held_out = scores.fitted
             test = MaskedObjective(there, directions, penalty=0.0).label_log_probs(found.point)
             strengths = found.estimate.strengths
             fit, unseen = (outcome(tokens, directions, strengths, penalty=0.0) for tokens in (here, there))

@@ -44,6 +44,9 @@ class CandidateRecord(TypedDict):
     nll_decoded: float
     accuracy: float
     gain: GainRecord
+    """Of what is fitted: nats per token, or nats per question for the choice among options."""
+    gain_likelihood: NotRequired[GainRecord]
+    gain_mc1: NotRequired[GainRecord | None]
     warning: str | None
     intervals: NotRequired[Intervals | None]
 
@@ -90,12 +93,36 @@ class FiguresRecord(TypedDict):
     accuracy_steered: float
 
 
-class VerdictRecord(TypedDict):
+class GainsRecord(TypedDict):
+    """Held-out gains over the tuned model; older records have the first alone."""
+
+    gain_over_tuned: GainRecord
+    """Of what is fitted: nats per token, or nats per question for the choice among options."""
+    gain_likelihood: NotRequired[GainRecord]
+    """Of all label tokens, in nats per token."""
+    gain_mc1: NotRequired[GainRecord | None]
+    """Of MC1, a share; null without options."""
+
+
+class QuestionsRecord(TypedDict):
+    """How questions with options are answered, held out: shares by MC1."""
+
+    count: int
+    by_choice: bool
+    """Whether the choice among the options was fitted, and not the likelihood of the answers."""
+    chance: float
+    """Mean of 1 / number of options."""
+    mc1_tuned: float
+    mc1_steered: float
+    """Of the strengths found, whatever the verdict."""
+    mc1_control: float
+
+
+class VerdictRecord(GainsRecord):
     """The gains of the strengths found, the verdict on them, and what decoding uses."""
 
     intervals: Intervals | None
     warning: str | None
-    gain_over_tuned: GainRecord
     gain_over_control: GainRecord
     verdict: str
     message: str
@@ -121,6 +148,10 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
 
     estimator: str
     guard: bool
+    questions: NotRequired[QuestionsRecord | None]
+    """Null without options."""
+    advice: NotRequired[list[str]]
+    """That the split is too small, or that another recipe surely helps, and how to use it."""
     tasks: list[TaskRecord]
     candidates: list[CandidateRecord]
     sweep: list[MaskRecord]

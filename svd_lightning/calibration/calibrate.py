@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
-from svd_lightning.calibration.candidates import CONTROL, Recipe, fit_all, recipes
-from svd_lightning.calibration.cross_fit import tuned_log_probs
+import torch
+
+from svd_lightning.calibration.advice import better_recipe, too_small
+from svd_lightning.calibration.candidates import CONTROL, Recipe, evidence, fit_all, recipes
 from svd_lightning.calibration.describe import figures
 from svd_lightning.calibration.masks import compare_masks, recommend
+from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.tasks import calibrate_tasks
 from svd_lightning.calibration.verdict import decide, explain, used_record
 from svd_lightning.errors import InputError
-from svd_lightning.metrics import paired_gain
-from svd_lightning.objective import CalibrationTokens, TokenTable
-from svd_lightning.records import CalibrationRecord
+from svd_lightning.objective import CalibrationTokens, QuestionTokens, TokenTable
+from svd_lightning.records import CalibrationRecord, QuestionsRecord
 from svd_lightning.steering import Steering
 from svd_lightning.strength import StrengthEstimator
 
@@ -21,6 +23,8 @@ def calibrate(
     steering: Steering,
     estimator: StrengthEstimator,
     *,
+    questions: QuestionTokens | None = None,
+    choice: bool = True,
     guard: bool = True,
     folds: int = 4,
     alphas: Sequence[float] = (),
@@ -30,9 +34,13 @@ def calibrate(
 
     Args:
         tokens: the calibration tokens. With a mask a table, built at the smallest α in question with the
-            steering's rules and the built-in ones; without one a stream.
+            steering's rules and the built-in ones; without one a stream. Of questions with options, those of the
+            best answers.
         steering: rules, features, mask and penalty; its strengths are ignored.
         estimator: chooses the strengths.
+        questions: the tokens in which the options differ, where there are questions with options: for the choice,
+            and for MC1, which no steering in use may surely lower.
+        choice: fit the choice among the options, if every example has some, rather than the tokens' likelihood.
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
         folds: how many folds the cross-fit behind every gain has; examples are never split.
         alphas: masks to compare; nothing is compared without any, or where the steering has no mask.
@@ -47,31 +55,41 @@ def calibrate(
         InputError: for fewer than two calibration examples, several rules with an estimator for one, or a
             stream for a steering with a mask.
     """
+    by_choice = (
+        choice and questions is not None and bool(torch.isin(tokens.example, questions.choices.number).all())
+    )
+    whole = CalibrationSplit(tokens, questions, by_choice)
+    split, rules = whole.under(steering), steering.directions
     folds = min(folds, tokens.num_examples)
     if folds < 2:
         raise InputError(
             f"data.calibration: expected at least 2 examples (gains get an interval), got {tokens.num_examples}"
         )
-    masked, rules, penalty = _under_mask(tokens, steering), steering.directions, steering.penalty
     chosen = Recipe(rules, estimator)
-    tuned = tuned_log_probs(masked, rules, penalty=penalty)
+    tuned = split.tuned(rules)
     wanted = recipes(steering, estimator, others=others)
-    found = fit_all(masked, wanted, tuned, chosen=chosen, penalty=penalty, folds=folds)
+    found = fit_all(split, wanted, tuned, chosen=chosen, penalty=steering.penalty, folds=folds)
     best, control = found[chosen.key], found[CONTROL.key]
-    over_control = paired_gain(best.held_out, control.held_out, masked.example)
-    verdict = decide(best.gain, over_control, control.gain, is_control=best is control)
+    over_control = evidence(split, best.held_out, control.held_out).gain
+    gains = best.over_tuned, over_control, control.over_tuned
+    verdict = decide(*gains, is_control=best is control)
     used = {"steer": best.used(), "control": control.used(), "tuned": used_record(rules)}
-    tasks = calibrate_tasks(masked, steering, best, control, tuned, verdict=verdict, guard=guard, folds=folds)
-    masks = compare_masks(tokens, rules, alphas, folds=folds) if isinstance(tokens, TokenTable) else []
+    tasks = calibrate_tasks(split, steering, best, control, tuned, verdict=verdict, guard=guard, folds=folds)
+    masks = compare_masks(whole, rules, alphas, folds=folds) if isinstance(tokens, TokenTable) else []
+    advice = better_recipe(split, found, tuned, steering, chosen=chosen.key, verdict=verdict)
     return {
         "estimator": chosen.key[1],
         "warning": best.estimate.warning,
-        **figures(masked, steering.with_strengths(best.estimate.strengths), tuned, best.outcome),
+        **figures(split.tokens, steering.with_strengths(best.estimate.strengths), best.outcome),
         "intervals": best.intervals,
-        "gain_over_tuned": best.gain.plain(),
+        **best.over_tuned.plain(),
         "gain_over_control": over_control.plain(),
+        "questions": _about(split, tuned, best.held_out, control.held_out),
         "verdict": verdict,
-        "message": explain(verdict, guard=guard),
+        "message": explain(
+            verdict, *gains, temperature=control.estimate.strengths[0], guard=guard, examples=tokens.num_examples
+        ),
+        "advice": [*too_small(tokens.num_examples), *advice],
         "guard": guard,
         "used": used[verdict if guard else "steer"],
         "tasks": tasks,
@@ -81,13 +99,15 @@ def calibrate(
     }
 
 
-def _under_mask(tokens: CalibrationTokens, steering: Steering) -> CalibrationTokens:
-    """Return the tokens under the steering's mask."""
-    if isinstance(tokens, TokenTable) is not (steering.alpha is not None):
-        raise InputError(
-            "data: expected a TokenTable where the steering has a mask and a TokenStream where it has none, got a "
-            f"{type(tokens).__name__} with steering.alpha {steering.alpha}"
-        )
-    if isinstance(tokens, TokenTable) and steering.alpha is not None:
-        return tokens.narrow(steering.alpha)
-    return tokens
+def _about(split: CalibrationSplit, tuned: Scores, steered: Scores, control: Scores) -> QuestionsRecord | None:
+    """Return how the questions are answered, held out; None where there are none."""
+    if split.questions is None or tuned.mc1 is None or steered.mc1 is None or control.mc1 is None:
+        return None
+    return {
+        "count": len(split.questions.choices.number),
+        "by_choice": split.by_choice,
+        "chance": split.questions.choices.chance,
+        "mc1_tuned": tuned.mc1.mean().item(),
+        "mc1_steered": steered.mc1.mean().item(),
+        "mc1_control": control.mc1.mean().item(),
+    }

@@ -1,16 +1,15 @@
-"""Held-out log-probabilities of the labels, by cross-fitting."""
+"""Strengths for examples that did not help to find them, by cross-fitting."""
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from svd_lightning.calibration.split import Part
 from svd_lightning.errors import InputError
-from svd_lightning.objective import CalibrationTokens, TokenObjective, objective, prefetch
+from svd_lightning.objective import TokenObjective, prefetch
 from svd_lightning.records import Intervals
-from svd_lightning.steering import SteeringRule
 from svd_lightning.strength import Estimate, StrengthEstimator, estimate_all
 
 
@@ -36,62 +35,25 @@ def fit_each(wanted: Sequence[tuple[StrengthEstimator, TokenObjective]]) -> list
     return fits
 
 
-class HeldOutFit(NamedTuple):
-    """What an estimator found without each fold."""
+def cross_fit(example: Tensor, fits: Sequence[Fit], *, folds: int) -> list[list[Part]]:
+    """Return for each fit the examples of each fold with strengths from the other folds.
 
-    log_probs: Tensor
-    """Log-probability of every label with the strengths found without its fold, float64 [N]."""
-    strengths: list[list[float]]
-    """By fold, found without it: [F][k]."""
-
-
-def cross_fit(tokens: CalibrationTokens, fits: Sequence[Fit], *, penalty: float, folds: int) -> list[HeldOutFit]:
-    """Return what each fit's estimator finds without each fold, and how likely that makes the fold's labels.
-
-    Folds are cut by example, so that no example helps to steer itself. With λ = −∞ a label outside the mask has
-    log-probability −∞, whatever the strength.
+    Folds are cut by example, so that no example helps to steer itself; a question with its options is one.
 
     Args:
-        fits: what estimators found on all tokens; the searches of the folds begin there.
-        penalty: λ of decoding.
+        example: of each thing that is fitted, int64 [U].
+        fits: what estimators found on all examples; the searches of the folds begin there.
 
     Raises:
         InputError: for fewer examples than folds.
     """
-    numbers, fold = example_folds(tokens.example, folds)
+    numbers, fold = example_folds(example, folds)
     seen = [numbers[fold != number] for number in range(folds)]
-    fitted = iter(
-        fit_each([(fit.estimator, fit.objective.counting(each, start=fit.point)) for fit in fits for each in seen])
+    found = fit_each(
+        [(fit.estimator, fit.objective.counting(each, start=fit.point)) for fit in fits for each in seen]
     )
-    possible = possible_labels(tokens, penalty)
-    held_out = []
-    for _ in fits:
-        strengths = []
-        log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
-        for each, fit in zip(seen, fitted, strict=False):
-            mine = ~torch.isin(tokens.example, each)
-            log_probs[mine & possible] = fit.objective.label_log_probs(fit.point)[mine[possible]]
-            strengths.append(list(fit.estimate.strengths))
-        held_out.append(HeldOutFit(log_probs, strengths))
-    return held_out
-
-
-def tuned_log_probs(tokens: CalibrationTokens, rules: Sequence[SteeringRule], *, penalty: float) -> Tensor:
-    """Return each label's log-probability under the tuned model, float64 [N]; −∞ where λ = −∞ forbids it.
-
-    It is taken along the rules at strengths of 0, which a stream remembers for the figures that follow.
-    """
-    possible = possible_labels(tokens, penalty)
-    log_probs = torch.full((tokens.num_tokens,), -math.inf, dtype=torch.float64)
-    if possible.any():
-        zeros = torch.zeros(len(rules), dtype=torch.float64)
-        log_probs[possible] = objective(tokens, rules, penalty=penalty).label_log_probs(zeros)
-    return log_probs
-
-
-def possible_labels(tokens: CalibrationTokens, penalty: float) -> Tensor:
-    """Return the tokens whose label can be generated, bool [N]: those that the objective is about."""
-    return tokens.covered if penalty == -math.inf else torch.ones_like(tokens.covered)
+    parts = [Part(numbers[fold == n % folds], each.point) for n, each in enumerate(found)]
+    return [parts[n : n + folds] for n in range(0, len(parts), folds)]
 
 
 def example_folds(example: Tensor, folds: int) -> tuple[Tensor, Tensor]:

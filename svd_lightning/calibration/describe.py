@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import tuned_log_probs
 from svd_lightning.objective import CalibrationTokens, TokenTable, objective
 from svd_lightning.records import FiguresRecord, TestFiguresRecord
 from svd_lightning.steering import Steering, SteeringRule, TaskSteering, feature_name, rule_name
@@ -39,18 +38,17 @@ def outcome(
     return Outcome(nll, decoded, tokens.ranked_first(rules, mu).double().mean().item())
 
 
-def figures(tokens: CalibrationTokens, steering: Steering, tuned: Tensor, steered: Outcome) -> FiguresRecord:
+def figures(tokens: CalibrationTokens, steering: Steering, steered: Outcome) -> FiguresRecord:
     """Return the figures of a calibrated steering.
 
     Args:
         tokens: the labelled tokens.
         steering: rules, strengths, mask and penalty.
-        tuned: the labels' log-probabilities under the tuned model as decoded (`tuned_log_probs`), [N].
         steered: what the strengths achieve.
     """
     assert steering.strengths is not None
     rules = steering.directions
-    zeros = torch.zeros(len(rules), dtype=torch.float64)
+    tuned = outcome(tokens, rules, [0.0] * len(rules), penalty=steering.penalty)
     return {
         "rules": [rule_name(rule) for rule in rules],
         "features": [feature_name(feature) for feature in steering.features],
@@ -65,18 +63,17 @@ def figures(tokens: CalibrationTokens, steering: Steering, tuned: Tensor, steere
         "nll_base": -tokens.label_log_q.double().mean().item(),
         "nll_tuned": -tokens.label_log_p.double().mean().item(),
         "nll_steered": steered.nll,
-        "nll_decoded_tuned": -tuned[tuned.isfinite()].mean().item(),
+        "nll_decoded_tuned": tuned.nll_decoded,
         "nll_decoded_steered": steered.nll_decoded,
-        "accuracy_tuned": tokens.ranked_first(rules, zeros).double().mean().item(),
+        "accuracy_tuned": tuned.accuracy,
         "accuracy_steered": steered.accuracy,
     }
 
 
 def describe(tokens: CalibrationTokens, steering: Steering) -> FiguresRecord:
     """Return the figures of a calibrated steering on other tokens."""
-    rules, penalty = steering.directions, steering.penalty
-    tuned = tuned_log_probs(tokens, rules, penalty=penalty)
-    return figures(tokens, steering, tuned, outcome(tokens, rules, steering.strengths or (), penalty=penalty))
+    steered = outcome(tokens, steering.directions, steering.strengths or (), penalty=steering.penalty)
+    return figures(tokens, steering, steered)
 
 
 def describe_tasks(table: TokenTable, steering: TaskSteering, tasks: Mapping[int, str]) -> TestFiguresRecord:

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from svd_lightning.calibration.cross_fit import cross_fit, fit_each, tuned_log_probs
+from svd_lightning.calibration.cross_fit import cross_fit, fit_each
+from svd_lightning.calibration.split import CalibrationSplit
 from svd_lightning.metrics import paired_gain
-from svd_lightning.objective import MaskedObjective, TokenTable
+from svd_lightning.objective import TokenTable
 from svd_lightning.records import MaskRecord, RecommendedRecord
 from svd_lightning.steering import ConfidentSet, SteeringRule
 from svd_lightning.strength import LineSearch
@@ -19,33 +20,34 @@ _FULL_COVERAGE = 0.99
 
 
 def compare_masks(
-    table: TokenTable, rules: Sequence[SteeringRule], alphas: Sequence[float], *, folds: int
+    split: CalibrationSplit, rules: Sequence[SteeringRule], alphas: Sequence[float], *, folds: int
 ) -> list[MaskRecord]:
     """Fit strengths and λ together at each α; nothing is forbidden, so all α are scored on the same tokens.
 
     Args:
-        table: built at the smallest of the α, with the rules and `ConfidentSet`.
+        split: without a penalty; its tables are built at the smallest of the α, with the rules and `ConfidentSet`.
         rules: the directions.
         alphas: the masks to try.
         folds: how many folds the cross-fit behind the gain has.
     """
     together = (*rules, ConfidentSet())
-    # without a penalty: not the tuned model as decoded, which the calibration compares with
-    tuned = tuned_log_probs(table, rules, penalty=0.0)
+    tuned = split.tuned(rules)
     choices: list[MaskRecord] = []
     for alpha in sorted(alphas):
-        narrowed = table.narrow(alpha)
-        [fit] = fit_each([(LineSearch(), MaskedObjective(narrowed, together, penalty=0.0))])
-        [unseen] = cross_fit(narrowed, [fit], penalty=0.0, folds=folds)
+        narrowed = split.narrow(alpha)
+        [fit] = fit_each([(LineSearch(), narrowed.objective(together))])
+        [held_out] = narrowed.scores([together], cross_fit(split.example, [fit], folds=folds))
         *strengths, lift = fit.estimate.strengths
+        table = narrowed.tokens
+        assert isinstance(table, TokenTable)
         choices.append(
             {
                 "alpha": alpha,
-                "coverage": narrowed.coverage,
-                "mask_size": narrowed.mask_size,
+                "coverage": table.coverage,
+                "mask_size": table.mask_size,
                 "penalty": -lift,
                 "strengths": strengths,
-                "gain": paired_gain(unseen.log_probs, tuned, table.example).plain(),
+                "gain": paired_gain(held_out.fitted, tuned.fitted, split.example).plain(),
             }
         )
     return choices

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each, possible_labels
-from svd_lightning.objective import CalibrationTokens, Objective, Priced, TokenObjective, prefetch
+from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each
+from svd_lightning.calibration.split import Part
+from svd_lightning.objective import Objective, Priced, TokenObjective, prefetch
 from svd_lightning.records import Intervals
 from svd_lightning.strength import Estimate, LineSearch, estimate_all
 from svd_lightning.strength.intervals import sandwich
@@ -26,7 +27,9 @@ class Pool:
 
     def __init__(self, pooled: Fit) -> None:
         self.estimator, self.objective, self.strengths = pooled.estimator, pooled.objective, pooled.point
-        self.curvature = pooled.objective.evaluate(self.strengths).hessian
+        values, vectors = torch.linalg.eigh(pooled.objective.evaluate(self.strengths).hessian)
+        # a minimum on the border of a search that is not convex may curve down
+        self.curvature = (vectors * values.clamp_min(0.0)) @ vectors.T
         self._examples = pooled.objective.examples
 
     def counted(self, examples: Tensor) -> Tensor:
@@ -122,23 +125,21 @@ class TaskFit:
     """By task."""
     intervals: dict[str, Intervals | None]
     """Of the strengths, by task; a task's own have one only from a line search, which takes the pool as known."""
-    held_out: Tensor
-    """Cross-fitted log-probability of every label, float64 [N]; pooled strengths for tokens of no task."""
+    held_out: list[Part]
+    """Examples of each task and fold with strengths from other folds; pooled ones for examples of no task."""
     fold_strengths: dict[str, list[list[float]]]
     """By task and fold, found without the fold, [F][k]."""
 
 
-def fit_tasks(
-    tokens: CalibrationTokens, fits: Sequence[Fit], tasks: Mapping[str, Tensor], *, penalty: float, folds: int
-) -> list[TaskFit]:
+def fit_tasks(example: Tensor, fits: Sequence[Fit], tasks: Mapping[str, Tensor], *, folds: int) -> list[TaskFit]:
     """Fit the strengths of every task, the weight m of the pool being the one with the best held-out NLL.
 
     The m of each fold's held-out tokens is chosen by the other folds' held-out tokens, the m in use by all.
 
     Args:
+        example: of each thing that is fitted, int64 [U].
         fits: what estimators found on all examples: the pools.
         tasks: int64 numbers of each task's examples.
-        penalty: λ of decoding.
         folds: how many folds the cross-fit has; examples are never split.
     """
     prefetch([fit.objective for fit in fits], [fit.point for fit in fits])
@@ -147,13 +148,12 @@ def fit_tasks(
         {task: pool.objective.restricted(mine) for task, mine in tasks.items() if len(pool.counted(mine))}
         for pool in pools
     ]
-    possible = possible_labels(tokens, penalty)
-    numbers, fold = example_folds(tokens.example, folds)
+    numbers, fold = example_folds(example, folds)
     seen = [numbers[fold != number] for number in range(folds)]
-    by_fold, strengths = _held_out(pools, parts, tasks, seen, tokens.example[possible])  # [R, F, P, N']
+    by_fold, strengths = _held_out(pools, parts, tasks, seen, example)  # [R, F, P, U]
     return [
-        _task_fit(fit, pool, part, tasks, held_out, strengths[row * folds : (row + 1) * folds], possible)
-        for row, (fit, pool, part, held_out) in enumerate(zip(fits, pools, parts, by_fold, strict=True))
+        _task_fit(fit, pool, part, tasks, held_out, strengths[n * folds : (n + 1) * folds])
+        for n, (fit, pool, part, held_out) in enumerate(zip(fits, pools, parts, by_fold, strict=True))
     ]
 
 
@@ -163,41 +163,44 @@ def _held_out(
     tasks: Mapping[str, Tensor],
     seen: Sequence[Tensor],
     example: Tensor,
-) -> tuple[Tensor, list[dict[str, list[list[float]]]]]:
-    """Return the log-probability of each fold's labels for each m, [R, F, P, N'] (0 elsewhere), and the strengths.
+) -> tuple[Tensor, list[list[list[Part]]]]:
+    """Return the log-probability of each fold's labels for each m, [R, F, P, U], 0 elsewhere; and the strengths.
 
-    The strengths are those of each task for each m, [P][k], in R · F dictionaries: the folds of each pool in turn.
+    The strengths of a pool's fold are those of each m: of its examples of no task, then of each task.
 
     Args:
         pools: R of them, on all examples.
         parts: for each pool the objective of each task that has examples which count.
         tasks: numbers of each task's examples.
         seen: the examples that each fold may see.
-        example: of each token, [N'].
+        example: of each thing that is fitted, [U].
     """
     wanted = [
         (pool.estimator, pool.objective.counting(each, start=pool.strengths)) for pool in pools for each in seen
     ]
     inner = [Pool(fit) for fit in fit_each(wanted)]
     found = torch.stack([one.objective.label_log_probs(one.strengths).expand(len(PRIORS), -1) for one in inner])
-    by_task = [{task: [one.strengths.tolist()] * len(PRIORS) for task in tasks} for one in inner]
+    held = [example[~torch.isin(example, seen[row % len(seen)])].unique() for row in range(len(inner))]
+    of_tasks = torch.cat(list(tasks.values()))
+    rest = [Part(mine[~torch.isin(mine, of_tasks)], one.strengths) for mine, one in zip(held, inner, strict=True)]
+    used = [[[part] for _ in PRIORS] for part in rest]
     members, places = [], []
     for row, one in enumerate(inner):
         for task, part in parts[row // len(seen)].items():
             mine = tasks[task]
             members.append(Member(one, mine[torch.isin(mine, seen[row % len(seen)])], among=part))
-            places.append((row, task, torch.isin(example, mine), part))
+            places.append((row, torch.isin(example, mine), part, held[row][torch.isin(held[row], mine)]))
     strengths = [one.pool.strengths for one in members]
     for column, prior in enumerate(PRIORS):
         estimates = fit_members(members, prior=prior, starts=strengths)
         strengths = [torch.tensor(one.strengths, dtype=torch.float64) for one in estimates]
-        prefetch([part for *_, part in places], strengths)
-        for (row, task, mine, part), at in zip(places, strengths, strict=True):
+        prefetch([part for _, _, part, _ in places], strengths)
+        for (row, mine, part, examples), at in zip(places, strengths, strict=True):
             found[row, column, mine] = part.label_log_probs(at)
-            by_task[row][task][column] = at.tolist()
+            used[row][column].append(Part(examples, at))
     for row in range(len(inner)):
         found[row].masked_fill_(torch.isin(example, seen[row % len(seen)]), 0.0)
-    return found.view(len(pools), len(seen), *found.shape[1:]), by_task
+    return found.view(len(pools), len(seen), *found.shape[1:]), used
 
 
 def _task_fit(
@@ -206,17 +209,18 @@ def _task_fit(
     parts: Mapping[str, TokenObjective],
     tasks: Mapping[str, Tensor],
     held_out: Tensor,
-    by_task: Sequence[Mapping[str, list[list[float]]]],
-    possible: Tensor,
+    strengths: Sequence[Sequence[list[Part]]],
 ) -> TaskFit:
-    """Choose m by the held-out log-probabilities [F, P, N'], and fit the tasks with it.
-
-    The strengths of each fold (`by_task`) are those of the m chosen for it.
-    """
+    """Choose m by the held-out log-probabilities [F, P, U], and fit the tasks with it."""
     nll = -held_out.sum(dim=-1)
     chosen = [int((nll.sum(dim=0) - own).argmin()) for own in nll]
-    cross = torch.full((len(possible),), -math.inf, dtype=torch.float64)
-    cross[possible] = torch.stack([found[place] for found, place in zip(held_out, chosen, strict=True)]).sum(dim=0)
+    cross = [part for fold, place in zip(strengths, chosen, strict=True) for part in fold[place]]
+    by_fold: dict[str, list[list[float]]] = {task: [] for task in tasks}
+    for fold, place in zip(strengths, chosen, strict=True):
+        rest, *own = fold[place]
+        found_by = dict(zip(parts, own, strict=True))
+        for task, each in by_fold.items():
+            each.append(found_by.get(task, rest).strengths.tolist())
     prior = PRIORS[int(nll.sum(dim=0).argmin())]
     members = [Member(pool, mine, among=parts.get(task)) for task, mine in tasks.items()]
     estimates = fit_members(members, prior=prior)
@@ -224,6 +228,5 @@ def _task_fit(
         fit.intervals if found.strengths == fit.estimate.strengths else member.intervals(found)
         for member, found in zip(members, estimates, strict=True)
     ]
-    by_fold = {task: [one[task][place] for one, place in zip(by_task, chosen, strict=True)] for task in tasks}
-    found, intervals = dict(zip(tasks, estimates, strict=True)), dict(zip(tasks, bounds, strict=True))
-    return TaskFit(prior, found, intervals, cross, by_fold)
+    of_tasks, intervals = dict(zip(tasks, estimates, strict=True)), dict(zip(tasks, bounds, strict=True))
+    return TaskFit(prior, of_tasks, intervals, cross, by_fold)

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.candidates import Candidate
-from svd_lightning.calibration.cross_fit import possible_labels
+from svd_lightning.calibration.candidates import Candidate, evidence
 from svd_lightning.calibration.describe import by_task
 from svd_lightning.calibration.pooling import TaskFit, credibility, fit_tasks
+from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.verdict import Verdict, decide, explain, used_record
-from svd_lightning.metrics import Gain, paired_gain
-from svd_lightning.objective import CalibrationTokens, TokenStream, objective, prefetch
+from svd_lightning.objective import TokenStream, objective, prefetch
 from svd_lightning.records import TaskRecord
 from svd_lightning.steering import Steering
 
@@ -21,11 +20,11 @@ _ENOUGH = 10
 
 
 def calibrate_tasks(
-    tokens: CalibrationTokens,
+    split: CalibrationSplit,
     steering: Steering,
     best: Candidate,
     control: Candidate,
-    tuned: Tensor,
+    tuned: Scores,
     *,
     verdict: Verdict,
     guard: bool,
@@ -39,13 +38,14 @@ def calibrate_tasks(
     Args:
         steering: rules, features, mask and penalty.
         best, control: the chosen recipe and sharpening alone, on all examples; the same where this is chosen.
-        tuned: the labels' log-probabilities under the tuned model, [N].
+        tuned: of the tuned model as it is.
         verdict: on all examples.
         guard, folds: as `calibrate` takes them.
 
     Returns:
         One record per task; none where there are no tasks to tell apart.
     """
+    tokens = split.tokens
     groups = by_task(tokens.example, tokens.tasks)
     tasks = {task: examples for task, examples in groups.items() if task is not None}
     if not tasks or len(groups) < 2:
@@ -53,21 +53,25 @@ def calibrate_tasks(
     wanted = [best] if best is control else [best, control]
     # a stream answers both in the same passes; for a table, one at a time takes the least memory
     together = [wanted] if isinstance(tokens, TokenStream) else [[one] for one in wanted]
-    penalty = steering.penalty
-    fits = []
+    fits: list[TaskFit] = []
     for candidates in together:
-        pooled = [one.as_fit(objective(tokens, one.recipe.rules, penalty=penalty)) for one in candidates]
-        fits += fit_tasks(tokens, pooled, tasks, penalty=penalty, folds=folds)
-    evidence = _Evidence(tokens, steering, best, control, fits[0], fits[-1], tuned, verdict, guard)
-    nll = _nll(tokens, steering, tasks, fits[0])
-    return [evidence.record(task, examples, nll[task]) for task, examples in tasks.items()]
+        pooled = [one.as_fit(split.objective(one.recipe.rules)) for one in candidates]
+        fits += fit_tasks(split.example, pooled, tasks, folds=folds)
+    steered, sharpened = split.scores(
+        [best.recipe.rules, control.recipe.rules], [fits[0].held_out, fits[-1].held_out]
+    )
+    findings = _Findings(
+        split, steering, best, control, fits[0], fits[-1], steered, sharpened, tuned, verdict, guard
+    )
+    nll = _nll(split, steering, tasks, fits[0])
+    return [findings.record(task, examples, nll[task]) for task, examples in tasks.items()]
 
 
 def _nll(
-    tokens: CalibrationTokens, steering: Steering, tasks: Mapping[str, Tensor], fit: TaskFit
+    split: CalibrationSplit, steering: Steering, tasks: Mapping[str, Tensor], fit: TaskFit
 ) -> dict[str, float]:
     """Return the mean NLL of each task's labels at its strengths; the mask only silences the steering."""
-    problem = objective(tokens, steering.directions, penalty=0.0)
+    problem = objective(split.tokens, steering.directions, penalty=0.0)
     parts = [problem.restricted(mine) for mine in tasks.values()]
     points = [torch.tensor(fit.estimates[task].strengths, dtype=torch.float64) for task in tasks]
     prefetch(parts, points)
@@ -78,45 +82,42 @@ def _nll(
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class _Findings:
     """What the records of all tasks are made from."""
 
-    tokens: CalibrationTokens
+    split: CalibrationSplit
     steering: Steering
     best: Candidate
     control: Candidate
     steer: TaskFit
     sharpen: TaskFit
-    tuned: Tensor
-    """Log-probability of every label under the tuned model, [N]."""
+    steered: Scores
+    sharpened: Scores
+    """Held out, with each task's strengths."""
+    tuned: Scores
     verdict: Verdict
     """On all examples."""
     guard: bool
 
     def record(self, task: str, examples: Tensor, nll_steered: float) -> TaskRecord:
         """Return the record of one task."""
-        mine = torch.isin(self.tokens.example, examples)
-
-        def gain(better: Tensor, worse: Tensor) -> Gain:
-            return paired_gain(better[mine], worse[mine], self.tokens.example[mine])
-
-        over_tuned = gain(self.steer.held_out, self.tuned)
-        over_control = gain(self.steer.held_out, self.sharpen.held_out)
-        control = gain(self.sharpen.held_out, self.tuned)
-        possible = possible_labels(self.tokens, self.steering.penalty)
-        telling = self.tokens.example[mine & possible].unique().numel()
-        alone = telling >= _ENOUGH and (telling >= self.steer.prior or over_tuned.high < 0.0)
+        tokens = self.split.tokens
+        mine = torch.isin(tokens.example, examples)
+        over_tuned = evidence(self.split, self.steered, self.tuned, among=examples)
+        over_control = evidence(self.split, self.steered, self.sharpened, among=examples).gain
+        control = evidence(self.split, self.sharpened, self.tuned, among=examples)
+        harm = over_tuned.gain.high < 0.0 or over_tuned.harms
+        alone = len(examples) >= _ENOUGH and (len(examples) >= self.steer.prior or harm)
         verdict = self.verdict
         if alone:
             verdict = decide(over_tuned, over_control, control, is_control=self.best is self.control)
         estimate, intervals = self.steer.estimates[task], self.steer.intervals[task]
-        by_fold = self.steer.fold_strengths[task]
-        sharpened = self.sharpen.estimates[task].strengths, self.sharpen.intervals[task]
+        temperature, bounds = self.sharpen.estimates[task].strengths, self.sharpen.intervals[task]
+        found = (estimate.strengths, intervals, over_tuned.gain, self.steer.fold_strengths[task])
+        sharpened = (temperature, bounds, control.gain, self.sharpen.fold_strengths[task])
         used = {
-            "steer": used_record(self.best.recipe.rules, estimate.strengths, intervals, over_tuned, by_fold),
-            "control": used_record(
-                self.control.recipe.rules, *sharpened, control, self.sharpen.fold_strengths[task]
-            ),
+            "steer": used_record(self.best.recipe.rules, *found),
+            "control": used_record(self.control.recipe.rules, *sharpened),
             "tuned": used_record(self.steering.directions),
         }
         return {
@@ -124,16 +125,24 @@ class _Evidence:
             "tokens": int(mine.sum()),
             "examples": len(examples),
             "prior_examples": self.steer.prior,
-            "weight": credibility(telling, self.steer.prior),
+            "weight": credibility(len(examples), self.steer.prior),
             "strengths": list(estimate.strengths),
             "intervals": intervals,
             "warning": estimate.warning,
-            "nll_tuned": -self.tokens.label_log_p[mine].double().mean().item(),
-            "gain_over_tuned": over_tuned.plain(),
+            "nll_tuned": -tokens.label_log_p[mine].double().mean().item(),
+            **over_tuned.plain(),
             "gain_over_control": over_control.plain(),
             "verdict": verdict,
             "judged_by": "task" if alone else "pool",
-            "message": explain(verdict, guard=self.guard),
+            "message": explain(
+                verdict,
+                over_tuned,
+                over_control,
+                control,
+                temperature=temperature[0],
+                guard=self.guard,
+                examples=len(examples),
+            ),
             "used": used[verdict if self.guard else "steer"],
             "nll_steered": nll_steered,
         }

@@ -1,40 +1,106 @@
-"""The verdict: which of steering, control and tuned model the gains support, and why."""
+"""The verdict: which of steering, control and tuned model the gains support, and why, in words."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from svd_lightning.metrics import Gain
-from svd_lightning.records import CalibrationRecord, DecodingRecord, Intervals, UsedRecord
+from svd_lightning.records import CalibrationRecord, DecodingRecord, GainsRecord, Intervals, UsedRecord
 from svd_lightning.steering import SteeringRule, rule_name
 
 Verdict = Literal["steer", "control", "tuned"]
-"""What to use: the steering, sharpening alone, or the tuned model as it is."""
+"""What to use: the steering, the control, or the tuned model as it is."""
 
 
-def decide(over_tuned: Gain, over_control: Gain, control: Gain, *, is_control: bool) -> Verdict:
+@dataclass(frozen=True)
+class Evidence:
+    """Paired held-out gains over the tuned model, with 95 % intervals."""
+
+    gain: Gain
+    """Of what is fitted: nats per token, or nats per question where the choice among options is fitted."""
+    likelihood: Gain
+    """Of all label tokens, in nats per token."""
+    mc1: Gain | None
+    """Of the share of questions answered rightly; None where there are no options."""
+
+    def plain(self) -> GainsRecord:
+        """Return it as JSON has it."""
+        return {
+            "gain_over_tuned": self.gain.plain(),
+            "gain_likelihood": self.likelihood.plain(),
+            "gain_mc1": self.mc1 and self.mc1.plain(),
+        }
+
+    @property
+    def harms(self) -> bool:
+        """Whether it surely lowers the task's own metric."""
+        return self.mc1 is not None and self.mc1.high < 0.0
+
+    @property
+    def helps(self) -> bool:
+        """Whether the gain is sure, and the task's own metric is not surely lower."""
+        return self.gain.sure and not self.harms
+
+
+def decide(steering: Evidence, over_control: Gain, control: Evidence, *, is_control: bool) -> Verdict:
     """Return the furthest of `tuned`, `control` and `steer` whose held-out gain is sure.
 
+    What surely lowers the task's own metric is left out, whatever the gain. A later check, such as one of free
+    decoding, may only lower the verdict.
+
     Args:
-        over_tuned, over_control: gains of the steering.
-        control: gain of the control over the tuned model.
+        steering, control: gains over the tuned model.
+        over_control: gain of the steering over the control.
         is_control: whether the steering is the control itself.
     """
-    if over_tuned.sure and (over_control.sure or is_control):
+    if steering.helps and (over_control.sure or is_control):
         return "steer"
-    return "control" if control.sure else "tuned"
+    return "control" if control.helps else "tuned"
 
 
-def explain(verdict: Verdict, *, guard: bool) -> str:
-    """Return the verdict in words."""
-    finding = {
-        "steer": "steering helps: the held-out gain over the tuned model and over sharpening is above zero",
-        "control": "steering does not help here beyond sharpening: its gain over the control may be zero",
-        "tuned": "steering does not help here: its held-out gain over the tuned model may be zero",
-    }[verdict]
-    if verdict != "steer" and not guard:
+def explain(
+    verdict: Verdict,
+    steering: Evidence,
+    over_control: Gain,
+    control: Evidence,
+    *,
+    temperature: float,
+    guard: bool,
+    examples: int,
+) -> str:
+    """Return the verdict in words, and on how many examples it rests.
+
+    Args:
+        verdict, steering, over_control, control: as `decide` has them.
+        temperature: strength of the control.
+        guard: whether decoding follows the verdict.
+        examples: how many the intervals rest on.
+    """
+    word, rests = temperature_word(temperature), f" ({examples} calibration examples)"
+    if verdict == "steer":
+        return f"steering helps: the held-out gain over the tuned model and over {word} is above zero{rests}"
+    if steering.harms:
+        finding = "steering is not used: it surely answers fewer questions rightly (MC1), whatever else it gains"
+    elif not steering.gain.sure:
+        finding = "steering does not help here: its held-out gain over the tuned model may be zero"
+    else:
+        finding = f"steering does not help here beyond {word}: its gain over the control may be zero"
+    finding += rests
+    if not guard:
         return f"{finding}; guard is off, so the strengths found are used all the same"
-    fallbacks = {"control": "; the control is used", "tuned": "; the tuned model is used as it is"}
-    return finding + fallbacks.get(verdict, "")
+    if verdict == "control":
+        return f"{finding}; the control ({word}) is used"
+    lost = f"; {word} surely lowers MC1 too" if control.harms else ""
+    return f"{finding}{lost}; the tuned model is used as it is"
+
+
+def temperature_word(strength: float) -> str:
+    """Return what a temperature of this strength does.
+
+    >>> temperature_word(0.2), temperature_word(-0.2)
+    ('sharpening', 'flattening')
+    """
+    return "flattening" if strength < 0.0 else "sharpening"
 
 
 def used_record(

@@ -33,7 +33,7 @@ from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding import steer_model
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.objective import CalibrationTokens
+from svd_lightning.objective import CalibrationTokens, QuestionTokens
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
 from svd_lightning.signals import check
@@ -54,8 +54,10 @@ class SteeringCalibration(L.Callback):
 
     Args:
         estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
+        choice: for questions with options, fit the choice among them (their cross-entropy), not the likelihood of
+            the right answers' tokens; it needs options in every question. Either way MC1 is judged too.
         guard: use the strengths only where their held-out gain, over the tuned model and over sharpening, is
-            sure; else fall back to sharpening, or to the tuned model.
+            sure, and MC1 not surely lower; else fall back to sharpening, or to the tuned model.
         folds: number of parts of the split in the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         others: solve the other rules and estimators too, for the comparison in tables and report.
@@ -76,6 +78,7 @@ class SteeringCalibration(L.Callback):
         self,
         *,
         estimator: StrengthEstimator = LineSearch(),  # noqa: B008  has no state
+        choice: bool = True,
         guard: bool = True,
         folds: int = 4,
         alphas: Sequence[float] = PAPER_ALPHAS,
@@ -85,7 +88,7 @@ class SteeringCalibration(L.Callback):
         snapshot: str | None = None,
     ) -> None:
         check_options(folds, alphas, decoded)
-        self.estimator, self.guard, self.folds = estimator, guard, folds
+        self.estimator, self.choice, self.guard, self.folds = estimator, choice, guard, folds
         self.alphas, self.others, self.decoded, self.show_table = tuple(alphas), others, decoded, show_table
         self._snapshots, self._trained = SnapshotFolder(snapshot), TrainedCheckpoint()
         self._on_validate = False
@@ -104,6 +107,7 @@ class SteeringCalibration(L.Callback):
         """Raise InputError, before weights are loaded, for what would waste or falsify the run."""
         if self._on_validate:
             check_validation(trainer)
+            as_completion_data(trainer).all_choices("calibration")  # errors in them show before weights are loaded
         elif stage == "fit":
             check_checkpointing(trainer)
         if self._on_validate or stage == "fit":
@@ -165,11 +169,13 @@ class SteeringCalibration(L.Callback):
         else:
             self._trained.save(trainer)
         with _evaluating(module):
-            tokens = self._collect(trainer, module, data)
+            tokens, questions = self._collect(trainer, module, data)
             record = calibrate(
                 tokens,
                 module.configured,
                 self.estimator,
+                questions=questions,
+                choice=self.choice,
                 guard=self.guard,
                 folds=self.folds,
                 alphas=self.alphas,
@@ -198,11 +204,18 @@ class SteeringCalibration(L.Callback):
 
     def _collect(
         self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule
-    ) -> CalibrationTokens:
-        """Return the calibration split's tokens of all processes."""
+    ) -> tuple[CalibrationTokens, QuestionTokens | None]:
+        """Return the calibration split's tokens of all processes, and those of its questions' options."""
         loader, precision = data.calibration_dataloader(), trainer.precision_plugin.val_step_context
         peft_model, snapshot = module.peft_model, self._snapshots.open(trainer, module)
-        collecting = collector(peft_model, module.configured, snapshot, alphas=self.alphas, around=precision)
+        collecting = collector(
+            peft_model,
+            module.configured,
+            snapshot,
+            alphas=self.alphas,
+            around=precision,
+            questions=data.all_choices("calibration"),
+        )
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         with torch.no_grad(), precision():
             for batch in _progress(trainer, loader, doing="Calibrating"):
@@ -210,7 +223,7 @@ class SteeringCalibration(L.Callback):
                 on_device = trainer.strategy.batch_to_device(batch, module.device)
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()
-        return collecting.result(data.tasks("calibration"))
+        return collecting.result(data.tasks("calibration")), collecting.questions()
 
 
 @contextmanager

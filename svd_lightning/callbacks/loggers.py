@@ -22,7 +22,7 @@ def log_calibration(
 ) -> None:
     """Log a calibration's warnings; give its numbers to every logger, its figures to TensorBoard."""
     good = record["verdict"] == "steer" and not record.get("decoding", {}).get("worse")
-    for text in (record["warning"], None if good else record["message"]):
+    for text in (record["warning"], None if good else record["message"], *record.get("advice", [])):
         if text:
             _log.warning("calibration: %s", text)
     for logger in trainer.loggers:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.callbacks.checks import as_completion_data, run_folder
 from svd_lightning.data import CompletionDataModule
+from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import ReferenceSnapshot
@@ -114,7 +115,8 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def _tokens(data: CompletionDataModule) -> str:
     """Return number and digest of this process's completion tokens: (example, first position, end) each."""
     share: Any = data.calibration_dataloader().dataset
-    rows = [share[place] for place in range(len(share))]
+    items = [share[place] for place in range(len(share))]
+    rows = [row for one in items for row in (one.choices if isinstance(one, EncodedQuestion) else [one])]
     spans = [
         (row.index, max(1, len(row.prompt_ids)), len(row.prompt_ids) + len(row.completion_ids)) for row in rows
     ]

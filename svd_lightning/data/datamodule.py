@@ -41,8 +41,8 @@ class CompletionDataModule(LightningDataModule, ABC):
     batch_size: int = 8
     """Examples per training batch and device."""
     eval_batch_size: int | None = None
-    """Examples (in test: questions with all their choices) per batch in validation, calibration, test and
-    prediction; null takes `batch_size`. With 1 the model reads a question's prompt once for all its choices."""
+    """Examples (in calibration and test: questions with all their choices) per batch in validation, calibration,
+    test and prediction; null takes `batch_size`. With 1 the model reads the prompt of all choices once."""
     max_length: int = 512
     """The most tokens of prompt and completion together; a longer completion is cut at its end."""
     calibration: int | float | None = 0.1
@@ -116,8 +116,8 @@ class CompletionDataModule(LightningDataModule, ABC):
             self._rows, self._questions = self._encoded(tokenizer), {}
             self._check_vocabulary(row for rows in self._rows.values() for row in rows)
             self._built_for = (tokenizer, context_length)
-        if stage == "test":
-            self._all_choices("test")  # errors in them show before weights are loaded
+        if (split := {"fit": "calibration", "test": "test"}.get(str(stage))) is not None:
+            self.all_choices(split)  # errors in them show before weights are loaded
 
     def train_dataloader(self) -> DataLoader[EncodedExample]:
         """Return a loader of this rank's share, shuffled again in each epoch; see `padded_to_ranks`."""
@@ -142,9 +142,7 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     def test_dataloader(self) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
         """Return a loader of this rank's share, in order: questions with all their choices, or else examples."""
-        if not self.questions("test"):
-            return self._share_loader(self._split("test"), self._scoring_collator())
-        return self._share_loader(self._all_choices("test"), QuestionCollator(rows=self._scoring_collator()))
+        return self._choice_loader("test")
 
     def predict_dataloader(self) -> DataLoader[EncodedExample]:
         """Return a loader of this rank's prompts in order, padded on the left.
@@ -160,10 +158,14 @@ class CompletionDataModule(LightningDataModule, ABC):
         """Return a loader of this rank's share of these rows' prompts, padded on the left; see `EvenShare`."""
         return self._share_loader(rows, self._prompt_collator())
 
-    def calibration_dataloader(self) -> DataLoader[EncodedExample]:
-        """Return a loader of this rank's share, in order, without openings (`skip_opening`); see `EvenShare`."""
-        rows = self._split("calibration")
-        rows = rows if self.skip_opening is None else without_opening(rows, self.skip_opening)
+    def calibration_dataloader(self) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
+        """Return a loader of this rank's share, in order: questions with all their choices, or else examples.
+
+        Examples come without their opening (`skip_opening`).
+        """
+        if self.skip_opening is None or self.questions("calibration"):
+            return self._choice_loader("calibration")
+        rows = without_opening(self._split("calibration"), self.skip_opening)
         return self._share_loader(rows, self._scoring_collator())
 
     def split_ids(self, split: str) -> list[str]:
@@ -190,8 +192,10 @@ class CompletionDataModule(LightningDataModule, ABC):
 
     def digest(self, split: str) -> str:
         """Return the SHA-256 of the token ids of a split; it changes when what the model reads changes."""
-        digest = hashlib.sha256()
-        for row in self._encoded_rows(split):
+        digest, rows = hashlib.sha256(), self._encoded_rows(split)
+        if split == "calibration" and self.questions(split):
+            rows = [choice for question in self.all_choices(split) for choice in question.choices]
+        for row in rows:
             for ids in (row.prompt_ids, row.completion_ids):
                 digest.update(len(ids).to_bytes(8, "little"))
                 digest.update(ids.numpy().tobytes())
@@ -243,7 +247,7 @@ class CompletionDataModule(LightningDataModule, ABC):
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (1, 0) if kwargs is None else (kwargs["num_replicas"], kwargs["rank"])
 
-    def _all_choices(self, split: str) -> list[EncodedQuestion]:
+    def all_choices(self, split: str) -> list[EncodedQuestion]:
         """Return the questions of a split with all their choices; none where there are no questions."""
         rows = self._encoded_rows(split)
         if split not in self._questions:
@@ -263,6 +267,11 @@ class CompletionDataModule(LightningDataModule, ABC):
         module = self.trainer.lightning_module if self.trainer is not None else None
         if (size := getattr(module, "vocab_size", None)) is not None:
             check_vocabulary(rows, self._model_side()[0], size)
+
+    def _choice_loader(self, split: str) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
+        if not self.questions(split):
+            return self._share_loader(self._split(split), self._scoring_collator())
+        return self._share_loader(self.all_choices(split), QuestionCollator(rows=self._scoring_collator()))
 
     def _share_loader(self, rows: Sequence[RowT], collator: Collator[RowT]) -> DataLoader[RowT]:
         """Load this rank's share in order, with a sampler that Lightning does not divide over the ranks again."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, takewhile
 from sys import maxsize
 
 import torch
@@ -30,6 +30,13 @@ class EncodedQuestion:
 
     def __len__(self) -> int:
         return max(map(len, self.choices))
+
+    @property
+    def differ(self) -> int:
+        """Column of the first token in which the choices differ."""
+        completions = zip(*(choice.completion_ids.tolist() for choice in self.choices), strict=False)
+        alike = takewhile(lambda tokens: len(set(tokens)) == 1, completions)
+        return len(self.choices[0].prompt_ids) + sum(1 for _ in alike)
 
     def emptied(self) -> "EncodedQuestion":
         """Return a question of the same prompt in which nothing is scored."""
@@ -90,7 +97,7 @@ def encode_questions(
 
 
 class QuestionBatch(ScoringBatch):
-    """A batch for a test, with one row [T] for each choice of each question; `index` is the question's."""
+    """A batch for calibration or test: one row [T] for each choice of each question; `index` is the question's."""
 
     option: Tensor
     """Number of the row among its question's choices, int64 [R]."""
@@ -100,6 +107,8 @@ class QuestionBatch(ScoringBatch):
     """Whether it is the best one, bool [R]."""
     asked: Tensor
     """Whether the row's question has several choices, bool [R]."""
+    differ: Tensor
+    """Column of the first token in which the question's choices differ, int64 [R]."""
     end: Tensor
     """Column of the EOS, which is not part of a choice's score, int64 [R]."""
     alone: bool
@@ -122,6 +131,7 @@ class QuestionCollator:
             "correct": torch.tensor([number in question.correct for question, number in options]),
             "best": torch.tensor([number == question.best for question, number in options]),
             "asked": torch.tensor([len(question.choices) > 1 for question, _ in options]),
+            "differ": torch.tensor([differ for q in questions for differ in [q.differ] * len(q.choices)]),
             "end": torch.tensor([len(choice) - 1 for choice in choices]),
             "alone": len(questions) == 1,
         }

@@ -2,8 +2,16 @@
 
 from collections.abc import Sequence
 
+from svd_lightning.objective.choice import ChoiceObjective, Choices, QuestionTokens
 from svd_lightning.objective.collect import TokenCollector
-from svd_lightning.objective.interface import Evaluation, ExampleSlopes, Objective, Priced, TokenObjective
+from svd_lightning.objective.interface import (
+    Evaluation,
+    ExampleSums,
+    Objective,
+    Priced,
+    TokenObjective,
+    judged_penalty,
+)
 from svd_lightning.objective.masked import MaskedObjective
 from svd_lightning.objective.snapshot import ReferenceSnapshot
 from svd_lightning.objective.stream import StreamedObjective, TokenStream, prefetch
@@ -12,17 +20,21 @@ from svd_lightning.steering import SteeringRule
 
 __all__ = [
     "CalibrationTokens",
+    "ChoiceObjective",
+    "Choices",
     "Evaluation",
-    "ExampleSlopes",
+    "ExampleSums",
     "MaskedObjective",
     "Objective",
     "Priced",
+    "QuestionTokens",
     "ReferenceSnapshot",
     "StreamedObjective",
     "TokenCollector",
     "TokenObjective",
     "TokenStream",
     "TokenTable",
+    "judged_penalty",
     "objective",
     "prefetch",
 ]

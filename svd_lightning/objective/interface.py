@@ -1,5 +1,6 @@
 """What an objective K is, and what can be asked of it."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -22,13 +23,17 @@ class Evaluation(NamedTuple):
     """d²K/dμ_k dμ_l, [k, k]."""
 
 
-class ExampleSlopes(NamedTuple):
-    """What each example adds to the gradient of K, in ascending order of the examples' numbers."""
+class ExampleSums(NamedTuple):
+    """What each example adds to K and its derivatives, in ascending order of the examples' numbers."""
 
     tokens: Tensor
     """How many of its tokens count, int64 [E]."""
+    log_prob: Tensor
+    """log p_μ of the labels, summed over them, float64 [E]."""
     gradient: Tensor
     """dK/dμ_k summed over them, float64 [E, k]."""
+    hessian: Tensor
+    """d²K/dμ_k dμ_l summed over them, float64 [E, k, k]."""
 
 
 class Objective(Protocol):
@@ -41,7 +46,7 @@ class Objective(Protocol):
 
     @property
     def start(self) -> Tensor:
-        """Where a search begins, float64 [k]. Affects speed only."""
+        """Where a search begins, float64 [k]. Affects speed only, where K is convex."""
         ...
 
     @property
@@ -72,11 +77,11 @@ class TokenObjective(Objective, Protocol):
         ...
 
     def label_log_probs(self, strengths: Tensor) -> Tensor:
-        """Return the steered log-probability of each label that can be generated, float64 [N]."""
+        """Return the steered log-probability of each label, float64 [N]; for choices of each question, [Q]."""
         ...
 
-    def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
-        """Return what each example that counts adds to the gradient of K at μ."""
+    def example_sums(self, strengths: Tensor) -> ExampleSums:
+        """Return what each example that counts adds to K, its gradient and its Hessian at μ."""
         ...
 
     def counting(self, examples: Tensor, *, start: Tensor) -> "TokenObjective":
@@ -108,7 +113,7 @@ class Along:
 
 
 class Priced:
-    """K(μ) + ½ (μ − c)ᵀ P (μ − c): an objective with a price on strengths away from a centre, still convex.
+    """K(μ) + ½ (μ − c)ᵀ P (μ − c): an objective with a price on strengths away from a centre; convex if K is.
 
     Args:
         objective: K.
@@ -135,6 +140,16 @@ class Priced:
     def terms(self) -> StrengthTerms:
         """Return the per-token slope and curvatures of K, without the price."""
         return self.unpriced.terms()
+
+
+def judged_penalty(penalty: float) -> float:
+    """Return λ of the distribution under which labels are scored: that of decoding, but 0 for −∞.
+
+    −∞ makes every label outside the mask infinitely unlikely, whatever the strengths. With 0 the tuned logits stay
+    there: the mask silences the steering, all labels count, and a steering that takes from them what it gives to
+    the confident tokens pays for it.
+    """
+    return 0.0 if penalty == -math.inf else penalty
 
 
 def single(rules: tuple[SteeringRule, ...]) -> SteeringRule:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective.interface import Along, Evaluation, ExampleSlopes, single
+from svd_lightning.objective.interface import Along, Evaluation, ExampleSums, single
 from svd_lightning.objective.tokens import TokenTable
 from svd_lightning.steering import SteeringRule
 
@@ -93,14 +93,26 @@ class MaskedObjective(Along):
         n = counted.sum()
         return Evaluation((nll / n).item(), gradient / n, hessian / n)
 
-    def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
-        """Return what each example that counts adds to the gradient of K at μ."""
-        _, mean = self._weighted(*self._normalise(strengths))
-        counts = self._counted > 0
-        slopes = (mean - self._label_directions)[:, counts].T
-        _, number, tokens = self.table.example[counts].unique(return_inverse=True, return_counts=True)
-        gradient = torch.zeros(len(tokens), self.num_directions, dtype=torch.float64)
-        return ExampleSlopes(tokens, gradient.index_add_(0, number, slopes))
+    def example_sums(self, strengths: Tensor) -> ExampleSums:
+        """Return what each example that counts adds to K, its gradient and its Hessian at μ."""
+        steered, normaliser = self._normalise(strengths)
+        weighted, mean = self._weighted(steered, normaliser)
+        _, number = self.table.example.unique(return_inverse=True)
+
+        def total(values: Tensor, place: Tensor) -> Tensor:
+            zeros = torch.zeros(int(number.max()) + 1, *values.shape[1:], dtype=torch.float64)
+            return zeros.index_add_(0, place, values)
+
+        hessian = total(weighted.T.unsqueeze(-1) * self._directions.T.unsqueeze(-2), number[self.table.rows()])
+        hessian -= total(mean.T.unsqueeze(-1) * mean.T.unsqueeze(-2), number)
+        sums = ExampleSums(
+            torch.bincount(number),
+            total(self._label_log_probs(steered, normaliser), number),
+            total((mean - self._label_directions).T, number),
+            hessian,
+        )
+        keep = torch.isin(self.table.example.unique(), self.examples)
+        return ExampleSums(*(each[keep] for each in sums))
 
     def divergence(self, strengths: Tensor) -> float:
         """Return the mean KL(p_μ ‖ p_0) = E_{p_μ}[μ·d] − (log-normaliser at μ − log-normaliser at 0), in nats."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective.interface import Along, Evaluation, ExampleSlopes, Objective, Priced, single
+from svd_lightning.objective.choice import ChoiceObjective
+from svd_lightning.objective.interface import Along, Evaluation, ExampleSums, Objective, Priced, single
 from svd_lightning.objective.order import merged
 from svd_lightning.objective.quantities import Key, Labels, Quantity, Slopes, Steered, View
 from svd_lightning.processes import host_group, several_processes
@@ -239,11 +240,14 @@ class StreamedObjective(Along):
         n, total = len(tokens), sums.sum(dim=0)
         return Evaluation(-tokens.sum().item() / n, total[:k] / n, total[k:].view(k, k) / n)
 
-    def example_slopes(self, strengths: Tensor) -> ExampleSlopes:
-        """Return what each example that counts adds to the gradient of K at μ; costs no pass after `evaluate`."""
-        tokens = torch.bincount(self.stream.number, minlength=self.stream.num_examples)
-        gradient = self._ask(strengths).examples[self._keep, 1 : 1 + self.num_directions]
-        return ExampleSlopes(tokens[self._keep], gradient)
+    def example_sums(self, strengths: Tensor) -> ExampleSums:
+        """Return what each example that counts adds to K and its derivatives; costs no pass after `evaluate`."""
+        answer, k, number = self._ask(strengths), self.num_directions, self.stream.number
+        log_prob = torch.zeros(self.stream.num_examples, dtype=torch.float64)
+        log_prob.index_add_(0, number, answer.tokens[:, 0])
+        _, gradient, hessian = answer.examples.split([1, k, k * k], dim=-1)
+        fields = torch.bincount(number), log_prob, gradient, hessian.unflatten(-1, (k, k))
+        return ExampleSums(*(each[self._keep] for each in fields))
 
     def divergence(self, strengths: Tensor) -> float:
         """Return the mean KL(p_μ ‖ p_0), in nats."""
@@ -273,8 +277,8 @@ def prefetch(objectives: Sequence[Objective], points: Sequence[Tensor]) -> None:
     """
     wanted: dict[TokenStream, list[Quantity]] = {}
     for one, point in zip(objectives, points, strict=True):
-        while isinstance(one, Priced):
-            one = one.unpriced
+        while isinstance(one, Priced | ChoiceObjective):
+            one = one.unpriced if isinstance(one, Priced) else one.tokens
         if isinstance(one, StreamedObjective):
             wanted.setdefault(one.stream, []).append(one.quantity(point))
     for stream, quantities in wanted.items():

@@ -121,6 +121,11 @@ class TokenTable:
         kept |= {name: getattr(self, name)[keep] for name in TOKEN_FIELDS}
         return TokenTable(kept, alpha=self.alpha, rule_names=self.rule_names, tasks=self.tasks)
 
+    def part(self, keep: Tensor, example: Tensor, tasks: Mapping[int, str] | None = None) -> "TokenTable":
+        """Return the tokens where `keep` is true (bool [N]), under other numbers of examples (int64 [N])."""
+        tensors = self.select(keep).tensors() | {"example": example[keep]}
+        return TokenTable(tensors, alpha=self.alpha, rule_names=self.rule_names, tasks=tasks)
+
     def narrow(self, alpha: float) -> "TokenTable":
         """Return the table at a larger α: tables nest, so it needs no model.
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
-from svd_lightning.objective import MaskedObjective, TokenTable
+from svd_lightning.objective import MaskedObjective, TokenTable, judged_penalty
 from svd_lightning.records import CalibrationRecord, GainRecord, HistoryRecord
 from svd_lightning.report.canvas import (
     BLUE,
@@ -88,7 +88,7 @@ def objective_figure(table: TokenTable, rule: SteeringRule, record: CalibrationR
     The chart holds the tuned model (0), the optimum, and the estimators near them. Those far out become arrows
     at its edge.
     """
-    objective = MaskedObjective(table, [rule], penalty=record["penalty"])
+    objective = MaskedObjective(table, [rule], penalty=judged_penalty(record["penalty"]))
     marks = _marks(record, rule)
     low, high = _window(objective, marks)
     grid = torch.linspace(low, high, _POINTS, dtype=torch.float64)
@@ -115,7 +115,7 @@ def objective_figure(table: TokenTable, rule: SteeringRule, record: CalibrationR
 
 def ray_figure(table: TokenTable, rules: Sequence[SteeringRule], record: CalibrationRecord) -> Figure:
     """Draw K along the ray from the tuned model (0) through the calibrated strengths of several rules (1)."""
-    objective = MaskedObjective(table, rules, penalty=record["penalty"])
+    objective = MaskedObjective(table, rules, penalty=judged_penalty(record["penalty"]))
     strengths = torch.tensor(record["strengths"], dtype=torch.float64)
     grid = torch.linspace(-0.5, 2.0, _POINTS, dtype=torch.float64)
     curve = [_nll(objective, (share * strengths).tolist()) for share in grid]
@@ -193,7 +193,10 @@ def mask_figure(record: CalibrationRecord) -> Figure:
 def gain_figure(record: CalibrationRecord) -> Figure:
     """Draw every candidate's held-out gain with its 95 % interval; a bar that is cut carries its number."""
     candidates = record["candidates"]
-    labels = ["\n".join(textwrap.wrap(recipe_name(c["rules"]), 26)) + f"\n{c['estimator']}" for c in candidates]
+    labels = [
+        "\n".join(textwrap.wrap(recipe_name(c["rules"], c["strengths"]), 26)) + f"\n{c['estimator']}"
+        for c in candidates
+    ]
     lines = [label.count("\n") + 1 for label in labels]
     ends = list(itertools.accumulate(size + 0.5 for size in lines))  # half a line between two
     places = [end - 0.5 - size / 2 for end, size in zip(ends, lines, strict=True)]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -10,9 +11,20 @@ from peft import PeftModel
 from torch import Tensor
 
 from svd_lightning.data import Batch
+from svd_lightning.data.collate import IGNORED
+from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.errors import InputError
+from svd_lightning.metrics import Options
 from svd_lightning.models.hidden import base_head, base_hidden_states, tuned_head, tuned_hidden_states
-from svd_lightning.objective import CalibrationTokens, ReferenceSnapshot, TokenCollector, TokenStream
+from svd_lightning.objective import (
+    CalibrationTokens,
+    Choices,
+    QuestionTokens,
+    ReferenceSnapshot,
+    TokenCollector,
+    TokenStream,
+    TokenTable,
+)
 from svd_lightning.scoring.tokens import (
     CHUNK_ELEMENTS,
     CompletionTokens,
@@ -22,18 +34,20 @@ from svd_lightning.scoring.tokens import (
     head_logits,
     logit_chunks,
     placed,
+    shared_columns,
 )
 from svd_lightning.steering import ConfidentSet, Steering, with_built_in
 
 
 class Collector(Protocol):
-    """Takes batches, gives calibration tokens."""
+    """Takes batches, gives calibration tokens: of completions, or of the right answers to questions."""
 
     def add(self, batch: Batch) -> None:
         """Add a batch's completion tokens; an example that has been added before changes nothing.
 
         Args:
-            batch: input_ids, attention_mask and labels [B, T], and index int64 [B], the number of each example.
+            batch: input_ids, attention_mask and labels [B, T], and index int64 [B], the number of each example;
+                or a `QuestionBatch`, if the collector was made for questions.
 
         Raises:
             InputError: for logits that are not finite, or an adapter that cannot be switched off.
@@ -51,6 +65,10 @@ class Collector(Protocol):
         """
         ...
 
+    def questions(self) -> QuestionTokens | None:
+        """Return the options' own tokens of all processes; None without questions. Call it on every rank."""
+        ...
+
 
 def collector(
     peft_model: PeftModel,
@@ -59,6 +77,7 @@ def collector(
     *,
     alphas: Sequence[float] = (),
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    questions: Sequence[EncodedQuestion] = (),
 ) -> Collector:
     """Make the collector for a steering: of a table if it has a mask, of a stream if it has none.
 
@@ -68,10 +87,15 @@ def collector(
         snapshot: keeps the base's hidden states, so that the base runs once per example; None keeps none.
         alphas: further masks that the table must cover.
         around: makes a context for every later pass of a stream, such as a Trainer's precision.
+        questions: those of the split, of all processes, where its batches are of questions.
     """
+    rows: _TableCollector | _StreamCollector
     if steering.alpha is None:
-        return _StreamCollector(peft_model, snapshot or ReferenceSnapshot(), around)
-    return _TableCollector(peft_model, token_collector(steering, alphas=alphas).to(peft_model.device), snapshot)
+        rows = _StreamCollector(peft_model, snapshot or ReferenceSnapshot(), around)
+    else:
+        into = token_collector(steering, alphas=alphas).to(peft_model.device)
+        rows = _TableCollector(peft_model, into, snapshot)
+    return _QuestionCollector(rows, questions) if questions else rows
 
 
 def token_collector(steering: Steering, *, alphas: Sequence[float] = ()) -> TokenCollector:
@@ -101,12 +125,21 @@ class _TableCollector:
         if self._snapshot is not None:
             _ensure_base_states(self._peft_model, batch, tokens, self._snapshot)
             states = self._snapshot.get(batch["index"].tolist())
-        for places, chunk in placed(logit_chunks(self._peft_model, batch, base_states=states), tokens):
+        chunks = logit_chunks(self._peft_model, batch, base_states=states, shared_prompt=batch.get("alone", False))
+        for places, chunk in placed(chunks, tokens):
             add_tokens(self._into, chunk, places, batch["index"])
 
     def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
         self._into.tasks = dict(tasks or {})
         return self._into.compute()
+
+    def part(self, choose: "_Choose", tasks: Mapping[int, str] | None = None) -> TokenTable:
+        """Return the chosen tokens, under the chosen numbers of examples."""
+        table = self._into.compute()
+        return table.part(*choose(table.example, table.position), tasks)
+
+    def questions(self) -> None:
+        return None
 
 
 class _StreamCollector:
@@ -129,7 +162,9 @@ class _StreamCollector:
     def add(self, batch: Batch) -> None:
         tokens, examples = completion_tokens(batch), batch["index"].tolist()
         _ensure_base_states(self._peft_model, batch, tokens, self._base)
-        hidden = tuned_hidden_states(self._peft_model, batch["input_ids"], batch["attention_mask"])
+        shared = shared_columns(batch) if batch.get("alone") else 0
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        hidden = tuned_hidden_states(self._peft_model, ids, mask, shared_columns=shared)
         self._tuned.put(examples, tokens.rows, completion_states(hidden, tokens))
         for row, example in enumerate(examples):
             mine = tokens.rows == row
@@ -137,22 +172,36 @@ class _StreamCollector:
             self._positions.setdefault(example, tokens.positions[mine].cpu())
 
     def result(self, tasks: Mapping[int, str] | None = None) -> TokenStream:
+        return self.part(lambda example, position: (torch.ones_like(example, dtype=torch.bool), example), tasks)
+
+    def questions(self) -> None:
+        return None
+
+    def part(self, choose: "_Choose", tasks: Mapping[int, str] | None = None) -> TokenStream:
+        """Return the chosen tokens, under the chosen numbers of examples."""
         counts = torch.tensor([len(labels) for labels in self._labels.values()], dtype=torch.int64)
+        example = torch.tensor(list(self._labels), dtype=torch.int64).repeat_interleave(counts)
+        position = torch.cat([torch.zeros(0, dtype=torch.int64), *self._positions.values()])
+        keep, number = choose(example, position)
         return TokenStream(
-            self._chunks,
-            example=torch.tensor(list(self._labels), dtype=torch.int64).repeat_interleave(counts),
-            position=torch.cat([torch.zeros(0, dtype=torch.int64), *self._positions.values()]),
+            partial(self._chunks, keep),
+            example=number[keep],
+            position=position[keep],
             vocabulary=self._vocabulary,
             device=self._peft_model.device,
             tasks=tasks,
         )
 
-    def _chunks(self) -> Iterator[LogitChunk]:
+    def _chunks(self, keep: Tensor) -> Iterator[LogitChunk]:
         heads, device = (tuned_head(self._peft_model), base_head(self._peft_model)), self._peft_model.device
+        start = 0
         for examples in self._groups():
-            states = [kept.get(examples).split(self._chunk_size) for kept in (self._tuned, self._base)]
-            labels = torch.cat([self._labels[example] for example in examples]).split(self._chunk_size)
-            for tuned, base, label in zip(*states, labels, strict=True):
+            labels = torch.cat([self._labels[example] for example in examples])
+            mine = keep[start : (start := start + len(labels))]
+            if not mine.any():
+                continue
+            states = [kept.get(examples)[mine].split(self._chunk_size) for kept in (self._tuned, self._base)]
+            for tuned, base, label in zip(*states, labels[mine].split(self._chunk_size), strict=True):
                 with torch.no_grad(), self._around():
                     chunk = head_logits(heads, tuned.to(device), base.to(device), label.to(device))
                 yield chunk
@@ -169,6 +218,64 @@ class _StreamCollector:
                 group, size = [], 0
         if group:
             yield group
+
+
+_Choose = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(example, position) of tokens, int64 [N] → which to keep, bool [N], and other numbers of examples, int64 [N]."""
+
+
+class _QuestionCollector:
+    """Collects the tokens of right answers, and of every option those by which the options differ.
+
+    Among the rows that are collected an option has a number of its own, question × width + option.
+    """
+
+    def __init__(self, rows: _TableCollector | _StreamCollector, questions: Sequence[EncodedQuestion]) -> None:
+        self._rows, self._width = rows, max(len(question.choices) for question in questions)
+        self._best = torch.tensor([one.index * self._width + one.best for one in questions])
+        asked = sorted((one for one in questions if len(one.choices) > 1), key=lambda one: one.index)
+        self._asked, spans = asked, []
+        for one in asked:
+            spans += [(one.differ, len(choice) - 1) for choice in one.choices]
+        self._spans = torch.tensor(spans, dtype=torch.int64).view(-1, 2)
+        self._choices = self._as_choices() if asked else None
+
+    def _as_choices(self) -> Choices:
+        where = [
+            (place, one, number) for place, one in enumerate(self._asked) for number in range(len(one.choices))
+        ]
+        return Choices(
+            torch.tensor([one.index for one in self._asked]),
+            torch.tensor([one.index * self._width + number for _, one, number in where]),
+            Options(
+                torch.tensor([place for place, *_ in where]),
+                torch.tensor([number in one.correct for _, one, number in where]),
+                torch.tensor([number == one.best for _, one, number in where]),
+            ),
+        )
+
+    def add(self, batch: Batch) -> None:
+        columns = torch.arange(batch["labels"].shape[1], device=batch["labels"].device)
+        own = (columns >= batch["differ"].unsqueeze(-1)) & (columns < batch["end"].unsqueeze(-1))
+        labels = batch["labels"].masked_fill(~(own | batch["best"].unsqueeze(-1)), IGNORED)
+        self._rows.add({**batch, "index": batch["index"] * self._width + batch["option"], "labels": labels})
+
+    def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
+        return self._rows.part(
+            lambda example, position: (torch.isin(example, self._best), example // self._width), tasks
+        )
+
+    def questions(self) -> QuestionTokens | None:
+        choices = self._choices
+        if choices is None:
+            return None
+
+        def own(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+            place = torch.searchsorted(choices.row, example).clamp_max(len(choices.row) - 1)
+            first, end = self._spans[place].unbind(dim=-1)
+            return (choices.row[place] == example) & (position >= first) & (position < end), example
+
+        return QuestionTokens(self._rows.part(own), choices)
 
 
 def add_tokens(
@@ -201,5 +308,6 @@ def _ensure_base_states(
     """Run the base on this batch, unless the snapshot has its hidden states."""
     examples = batch["index"].tolist()
     if not snapshot.has(examples):
-        hidden = base_hidden_states(peft_model, batch["input_ids"], batch["attention_mask"])
+        shared = shared_columns(batch) if batch.get("alone") else 0
+        hidden = base_hidden_states(peft_model, batch["input_ids"], batch["attention_mask"], shared_columns=shared)
         snapshot.put(examples, tokens.rows, completion_states(hidden, tokens))

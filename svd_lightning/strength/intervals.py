@@ -59,7 +59,7 @@ def sandwich(objective: TokenObjective, found: Estimate, curvature: Tensor) -> I
     Source: Huber, Proc. Fifth Berkeley Symposium 1 (1967); Liang & Zeger, Biometrika 73 (1986).
     """
     strengths = torch.tensor(found.strengths, dtype=torch.float64)
-    tokens, gradient = objective.example_slopes(strengths)
+    tokens, _, gradient, _ = objective.example_sums(strengths)
     examples, k = gradient.shape
     scale = curvature.diagonal().clamp_min(0.0).sqrt()
     if examples <= k or not (scale > 0.0).all():

@@ -22,7 +22,9 @@ _SEPARABLE_NLL = 1e-4
 
 
 class LineSearch:
-    """argmin_μ K(μ) for any number of rules at once: the global optimum, because K is convex in μ ∈ R^k.
+    """argmin_μ K(μ) for any number of rules at once: the global optimum where K is convex in μ ∈ R^k.
+
+    The likelihood of tokens is convex. The choice among options is not: there it is the minimum met downhill from 0.
 
     The search stays in a trust region, |μ_k| ≤ bound and mean KL(p_μ ‖ p_0) ≤ kl_budget, and warns when the result
     lies on its border: the calibration labels are then separable along a direction, or too few.
@@ -127,7 +129,7 @@ def with_ridge(objective: Objective, ridge: float, *, start: Tensor | None = Non
     varying = objective.contextual
     own_rule = torch.arange(len(varying)).masked_fill(varying, 0).cummax(0).values
     zeros = torch.zeros(len(varying), dtype=torch.float64)
-    curvature = objective.evaluate(zeros).hessian.diagonal()
+    curvature = objective.evaluate(zeros).hessian.diagonal().abs()  # below 0 only where K is not convex
     price = ridge * varying * curvature[own_rule]
     return Priced(objective, price.diag(), centre=zeros, start=objective.start if start is None else start)
 

@@ -1,4 +1,4 @@
-"""Newton's method for a convex objective in a box, for many objectives in step."""
+"""Newton's method in a box, for many objectives in step."""
 
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
@@ -33,9 +33,10 @@ class Solution(NamedTuple):
 def minimise_all(objectives: Sequence[Objective], *, bound: float, tolerance: float) -> list[Solution]:
     """Return argmin K(μ) subject to |μ_k| ≤ bound for each objective, by damped Newton steps.
 
-    K is convex (log-sum-exp of an affine function), so the minimum is global. Each step solves the k × k system on
-    the directions not held by the bound, is cut back to the box, and is halved until K falls enough (Armijo);
-    where the model of K is poor it becomes a gradient step.
+    The likelihood is convex (log-sum-exp of an affine function), and its minimum global; where K is not convex,
+    the result is a minimum no higher than K at the start. Each step solves the k × k system on the directions not
+    held by the bound, is cut back to the box, and is halved until K falls enough (Armijo); where the model of K is
+    poor it becomes a gradient step.
 
     The searches run in step: each round evaluates every objective at the point that its search asks for, so that
     a stream answers all of them in one pass.
@@ -115,12 +116,14 @@ def _descend(
 
 
 def _newton_step(now: Evaluation, held: Tensor) -> Tensor:
-    """Return −H⁻¹g on the free directions; the ridge keeps collinear directions solvable."""
+    """Return −|H|⁻¹g on the free directions, which leads downhill; the ridge keeps collinear directions solvable.
+
+    |H| has the eigenvalues' absolute values: where K is convex it is H, elsewhere it leads away from a saddle.
+    """
     free = (~held).nonzero().flatten()
     hessian = now.hessian[free][:, free]
     ridge = _RIDGE + _RIDGE * hessian.diagonal().abs().max()
     step = torch.zeros_like(now.gradient)
-    step[free] = -torch.linalg.solve(
-        hessian + ridge * torch.eye(len(free), dtype=hessian.dtype), now.gradient[free]
-    )
+    values, vectors = torch.linalg.eigh(hessian)
+    step[free] = -vectors @ (vectors.T @ now.gradient[free] / (values.abs() + ridge))
     return step

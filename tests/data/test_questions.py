@@ -99,7 +99,7 @@ def test_without_questions_nothing_changes(given):
 
 
 def test_shares_are_filled_with_a_row_that_scores_nothing(given):
-    questions = given(TWO.as_example(), PLAIN, ONE.as_example())._all_choices("test")
+    questions = given(TWO.as_example(), PLAIN, ONE.as_example()).all_choices("test")
     share = EvenShare(questions, num_replicas=2, rank=1)
     batch = QuestionCollator(rows=ScoringCollator(pad_token_id=0))([share[1]])
     assert batch["index"].tolist() == [-1]

@@ -8,7 +8,7 @@ import matplotlib.colors
 import pytest
 import torch
 
-from svd_lightning.objective import MaskedObjective
+from svd_lightning.objective import MaskedObjective, judged_penalty
 from svd_lightning.report import calibration_figures
 from svd_lightning.report.canvas import DARK, MUTED, ORANGE, svg
 from svd_lightning.report.figures import (
@@ -41,7 +41,7 @@ def one():
 
 
 def nll(case, rules, strengths):
-    objective = MaskedObjective(case.table.narrow(0.1), rules, penalty=case.steering.penalty)
+    objective = MaskedObjective(case.table.narrow(0.1), rules, penalty=judged_penalty(case.steering.penalty))
     return objective.evaluate(torch.tensor(strengths, dtype=torch.float64)).nll
 
 

@@ -149,7 +149,7 @@ def test_shares_add_up_to_the_gradient(ragged):
     at, some = torch.tensor([0.4, -0.2], dtype=torch.float64), torch.tensor([3, 8, 21])
     for whole in (masked(ragged, (KL, TEMPERATURE), penalty=0.0), streamed(ragged, (KL, TEMPERATURE))):
         for problem in (whole, whole.counting(some, start=at)):
-            shares = problem.example_slopes(at)
+            shares = problem.example_sums(at)
             gradient = shares.gradient.sum(dim=0) / shares.tokens.sum()
             assert torch.allclose(gradient, problem.evaluate(at).gradient, rtol=1e-9, atol=1e-12)
             for number, share in zip(problem.examples.tolist(), shares.gradient, strict=True):
