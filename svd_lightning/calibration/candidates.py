@@ -97,7 +97,7 @@ class Candidate:
             "accuracy": self.outcome.accuracy,
             "gain": self.over_tuned.gain.plain(),
             "gain_likelihood": self.over_tuned.likelihood.plain(),
-            "gain_mc1": self.over_tuned.mc1 and self.over_tuned.mc1.plain(),
+            "gain_mc1": None if self.over_tuned.mc1 is None else self.over_tuned.mc1.plain(),
             "warning": self.estimate.warning,
             "intervals": self.intervals,
         }

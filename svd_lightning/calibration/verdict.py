@@ -28,7 +28,7 @@ class Evidence:
         return {
             "gain_over_tuned": self.gain.plain(),
             "gain_likelihood": self.likelihood.plain(),
-            "gain_mc1": self.mc1 and self.mc1.plain(),
+            "gain_mc1": None if self.mc1 is None else self.mc1.plain(),
         }
 
     @property
