@@ -91,6 +91,15 @@ def check() -> None:
         raise Stopped(signal.Signals(sign))
 
 
+def spare_worker(worker: int) -> None:
+    """Make a data worker outlive its first SIGTERM, which `timeout` sends to all; the loader ends its workers.
+
+    Args:
+        worker: its number, as `DataLoader` gives it to a `worker_init_fn`.
+    """
+    signal.signal(signal.SIGTERM, lambda signum, frame: signal.signal(signum, signal.SIG_DFL))
+
+
 def _hear(signum: int, frame: FrameType | None) -> None:
     """Note the first signal; end the process at the second."""
     if os.getpid() != _notice.process:

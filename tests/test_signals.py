@@ -9,7 +9,8 @@ import pytest
 
 from svd_lightning import signals
 from svd_lightning.processes import highest
-from svd_lightning.signals import Stopped, answering, check, defer, deferring
+from svd_lightning.signals import Stopped, answering, check, defer, deferring, spare_worker
+from tests.chain import diary_data
 from tests.processes import fork, run_both
 
 SIGNS = (signal.SIGINT, signal.SIGTERM)
@@ -107,6 +108,24 @@ def test_a_worker_leaves_ctrl_c_to_its_parent(tmp_path):
     process.join(60)
     assert process.exitcode == 0
     assert (tmp_path / "lives").exists()
+
+
+def outlive_the_first(folder):
+    spare_worker(0)
+    send()
+    (folder / "lives").touch()
+    send()
+
+
+def test_a_data_worker_outlives_the_signal_to_all(tmp_path):
+    process = fork(outlive_the_first, tmp_path)
+    process.join(60)
+    assert process.exitcode == -signal.SIGTERM
+    assert (tmp_path / "lives").exists()
+
+
+def test_the_loaders_spare_their_workers(diaries):
+    assert diary_data(diaries)._loader([], None).worker_init_fn is spare_worker
 
 
 def stop_both(rank):

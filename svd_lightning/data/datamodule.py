@@ -22,6 +22,7 @@ from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, pa
 from svd_lightning.data.splits import SplitSizes, make_splits
 from svd_lightning.data.tokenise import EncodedExample, check_vocabulary, encode
 from svd_lightning.errors import InputError
+from svd_lightning.signals import spare_worker
 
 Collator: TypeAlias = Callable[[Sequence[RowT]], Batch]
 
@@ -305,6 +306,7 @@ class CompletionDataModule(LightningDataModule, ABC):
             collate_fn=collator,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=spare_worker,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # the global one is left to dropout, so that a resumed run goes on alike
         )
