@@ -11,8 +11,9 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(VENV)/installed
 	$(BIN)/svd-lightning demo
 
+# in the order of the folders: files of few tests are the slowest, and last they would keep one process waiting
 test: $(VENV)/deepspeed check
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # style, types and layers
 check: $(VENV)/installed

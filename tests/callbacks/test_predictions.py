@@ -162,7 +162,7 @@ def test_several_sequences_are_a_list(fitted, diaries, tmp_path):
 
 @pytest.mark.parametrize("sign", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_a_stopped_process_is_resumed_by_the_same_command(sign, fitted, tmp_path):
-    folder = write_diaries(tmp_path / "data", predict=40)
+    folder = write_diaries(tmp_path / "data", predict=24)
     config = write_config(tmp_path / "config.yaml", folder, tmp_path, data={"eval_batch_size": 1})
     arguments = [
         *["predict", "--config", str(config)],
@@ -184,11 +184,11 @@ def test_a_stopped_process_is_resumed_by_the_same_command(sign, fitted, tmp_path
     )
     assert rc == (130 if sign == signal.SIGINT else -sign)
     assert not target.exists()
-    assert 5 < (tmp_path / "out.jsonl.part0").read_bytes().count(b"\n") < 40
+    assert 5 < (tmp_path / "out.jsonl.part0").read_bytes().count(b"\n") < 24
     main([*arguments, "--predict.output", str(target)])
     main([*arguments, "--predict.output", str(tmp_path / "whole.jsonl")])
     assert target.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert len(read_jsonl(target)) == 40
+    assert len(read_jsonl(target)) == 24
 
 
 def test_what_the_data_know_of_a_question_goes_with_it(fitted, tmp_path):
