@@ -24,14 +24,13 @@ class GainRecord(TypedDict):
 
 
 class UsedRecord(TypedDict):
-    """What decoding uses: strengths of 0 are the tuned model as it is."""
+    """What decoding uses, and what was found without each fold: strengths of 0 are the tuned model as it is."""
 
     rules: list[str]
     strengths: list[float]
     intervals: Intervals | None
     gain: GainRecord
     fold_strengths: NotRequired[list[list[float]]]
-    """Found without each fold of the cross-fit."""
 
 
 class CandidateRecord(TypedDict):

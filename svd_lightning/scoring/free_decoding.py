@@ -49,7 +49,9 @@ def compare_answers(answers: Mapping[int, Answers], *, length: Callable[[str], i
     record: DecodingRecord = {"examples": len(rows), "metrics": {}, "worse": [], "texts": []}
     for name in tuned[0]:
         sign = -1.0 if name in _LOWER_IS_BETTER else 1.0
-        values, before = (torch.tensor([each[name] for each in side]).double() for side in (steered, tuned))
+        values, before = (
+            torch.tensor([each[name] for each in side], dtype=torch.float64) for side in (steered, tuned)
+        )
         found = entry("steered", values.mean().item(), sign * values, sign * before, number)
         record["metrics"][name] = {"tuned": {"value": before.mean().item()}, "steered": found}
         if (high := found["high"]) is not None and high < 0.0:
