@@ -105,14 +105,14 @@ class SteeringTrainer(L.Trainer):
 
     def _claim(self) -> None:
         """Claim a folder for every logger whose version is not given, or refuse on all processes."""
-        problem = None
+        problem: Exception | None = None
         if self.is_global_zero:
             try:
                 self._claimed = list(filter(None, map(claim_folder, self.loggers)))
-            except DiskError as error:
-                problem = str(error)
+            except (DiskError, InputError) as error:
+                problem = error
         if problem := self.strategy.broadcast(problem):
-            raise DiskError(problem)
+            raise problem
 
     def _teardown(self) -> None:
         """End a run; remove the folders of one that failed before its first batch of training or predictions."""

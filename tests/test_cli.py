@@ -86,8 +86,9 @@ def test_a_misspelt_option_of_a_class_is_named_by_itself(capsys):
     assert capsys.readouterr().err.splitlines()[-1] == expected
 
 
-def test_existing_run_folders_are_not_overwritten(one, tmp_path, capsys):
-    same = ["--trainer.logger", "TensorBoardLogger", "--trainer.logger.init_args.name", "same"]
+@pytest.mark.parametrize("logger", ["TensorBoardLogger", "CSVLogger"])
+def test_existing_run_folders_are_not_overwritten(logger, one, tmp_path, capsys):
+    same = ["--trainer.logger", logger, "--trainer.logger.init_args.name", "same"]
     one("fit", *same)
     before = {p: p.read_bytes() for p in sorted((tmp_path / "same").rglob("*")) if p.is_file()}
     one("fit", *same)
