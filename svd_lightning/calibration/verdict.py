@@ -143,8 +143,8 @@ def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRec
     fell = "; ".join(_worse(name, check) for name in check["worse"])
     found = f"decoded freely it is surely worse than the tuned model ({fell})"
     if not record["guard"]:
-        message = f"{record['message']}; but {found}; guard is off, so it is used all the same"
-        return {**checked, "message": message}
+        used = "; guard is off, so it is used all the same" if record["verdict"] == "steer" else ""
+        return {**checked, "message": f"{record['message']}; but {found}{used}"}
     message = f"steering is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
     return switched_off(checked, message)
 

@@ -5,6 +5,7 @@ import torch
 
 from svd_lightning.calibration import HeldOutSteering, calibrate, recall_all, withhold
 from svd_lightning.calibration.cross_fit import example_folds
+from svd_lightning.calibration.verdict import explain
 from svd_lightning.objective import MaskedObjective
 from svd_lightning.strength import LineSearch, Mean
 from tests.calibration.test_tasks import ALONG, STEERING, table, tokens
@@ -53,6 +54,9 @@ def test_without_the_guard_it_is_only_said(four):
     assert checked["tasks"] == record["tasks"]
     assert checked["message"].startswith(record["message"])
     assert FELL in checked["message"]
+    for verdict in ("steer", "tuned"):
+        before = {**record, "verdict": verdict, "message": explain(verdict, guard=False)}
+        assert withhold(before, SLIP)["message"].count("guard is off") == 1
 
 
 @pytest.mark.parametrize("estimator", [LineSearch(), Mean()], ids=["line-search", "mean"])

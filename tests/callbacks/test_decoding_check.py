@@ -1,23 +1,18 @@
 """Calibrations checked by decoding: slips that the likelihood does not see, and what is left alone."""
 
 import logging
-import os
-from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 
 from svd_lightning.calibration.cross_fit import example_folds
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.commands.demo.task import TASK
-from svd_lightning.data import JSONLChoices, TruthfulQA
+from svd_lightning.data import JSONLChoices
 from svd_lightning.data.collate import PredictionCollator
 from svd_lightning.decoding.generation import generate
-from svd_lightning.models import Backbone
 from svd_lightning.steering import NaturalGradient, Steering
-from svd_lightning.strength import Fixed
-from tests.chain import diary_data, diary_model, quiet_trainer, small_lora, write_diaries, write_jsonl
+from tests.chain import diary_data, diary_model, quiet_trainer, write_diaries, write_jsonl
 from tests.scoring.questions import diary_rows
 
 
@@ -115,36 +110,6 @@ def test_choices_among_options_are_left_out_with_a_word(calibrated, data_folder,
         record = calibrated(data=data, guard=False).calibration
     assert "decoding" not in record
     assert any("decoding is not checked: the answers are choices" in message for message in caplog.messages)
-
-
-REAL = Path(os.environ.get("SVD_LIGHTNING_REAL_MODELS", "/nowhere")) / "smollm2-135m"
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL.is_dir(), reason="SVD_LIGHTNING_REAL_MODELS names no folder with smollm2-135m")
-def test_a_real_model_in_bfloat16(shared, tmp_path):
-    """A slip runs in circles; the same strength without it writes as well as the tuned model."""
-    L.seed_everything(0, verbose=False)
-    path = str(shared / "data/TruthfulQA.csv")
-    data = TruthfulQA(path, calibration=8, validation=2, test=8, batch_size=2, eval_batch_size=8)
-    warm = diary_model(
-        small_lora(r=8, lora_alpha=16), backbone=Backbone(str(REAL), dtype="float32"), learning_rate=2e-4
-    )
-    quiet_trainer(tmp_path, max_steps=20, limit_val_batches=0, enable_checkpointing=False).fit(
-        warm, datamodule=data
-    )
-    warm.peft_model.save_pretrained(tmp_path / "adapter")
-    worse = {}
-    for rule in (NaturalGradient(), Slipped()):
-        base = Backbone(str(REAL), dtype="bfloat16")
-        options = {"steering": Steering([rule], penalty=0.0), "generation": {"max_new_tokens": 24}}
-        module = diary_model(str(tmp_path / "adapter"), backbone=base, **options)
-        quick = {"alphas": (), "others": False, "show_table": False, "guard": False}
-        trainer = quiet_trainer(tmp_path, SteeringCalibration(estimator=Fixed([1.0]), decoded=8, **quick))
-        trainer.calibrate(module, datamodule=data)
-        worse[type(rule)] = module.calibration["decoding"]["worse"]
-    assert worse[NaturalGradient] == []
-    assert "repeated_trigrams" in worse[Slipped]
 
 
 def test_prompts_without_room_for_an_answer_are_left_out_with_a_word(calibrated, caplog):
