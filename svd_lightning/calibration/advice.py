@@ -65,8 +65,8 @@ def better_recipe(
     more = "surely helps more than the configured recipe" if verdict == "steer" else "surely helps"
     return [
         f"{' + '.join(names)} by {estimator} {more}: {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] nats "
-        f"per {unit} over the tuned model, the interval widened for the best of {len(others)} compared; to use it, "
-        f"calibrate with {options(best.recipe.rules, estimator, features=bool(steering.features))}"
+        f"per {unit} over the tuned model, the interval widened for the best of {len(others)} compared; to use "
+        f"it, calibrate with {options(best.recipe.rules, estimator, features=bool(steering.features))}"
     ]
 
 
@@ -79,9 +79,9 @@ def options(rules: Sequence[SteeringRule], estimator: str, *, features: bool = F
     >>> from svd_lightning.steering import KLGradient, Temperature
     >>> options([KLGradient(), Temperature()], "LineSearch")
     "--model.steering.rules '[svd_lightning.steering.KLGradient, svd_lightning.steering.Temperature]' \
---calibration.estimator LineSearch"
+--calibration.estimator svd_lightning.strength.LineSearch"
     """
     parts = as_plain(Steering(list(rules)))["rules"]
     texts = [json.dumps(part) if part["init_args"] else part["class_path"] for part in parts]
     without = " --model.steering.features '[]'" if features else ""
-    return f"--model.steering.rules '[{', '.join(texts)}]'{without} --calibration.estimator {estimator}"
+    return f"--model.steering.rules '[{', '.join(texts)}]'{without} --calibration.estimator svd_lightning.strength.{estimator}"

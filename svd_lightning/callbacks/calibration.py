@@ -36,7 +36,7 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationTokens, QuestionTokens
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
-from svd_lightning.signals import Stopped, check
+from svd_lightning.signals import check
 from svd_lightning.steering import UNSTEERED
 from svd_lightning.strategies import run_step
 from svd_lightning.strength import LineSearch, StrengthEstimator

@@ -35,7 +35,7 @@ def test_another_recipe_that_surely_helps_is_named_with_its_options():
     others = [one for one in found["candidates"] if one["rules"] != ["Temperature"]]
     assert f"the best of {len(others)} compared" in text
     named = text.split(" by ")[0].split(" + ")
-    assert "--calibration.estimator LineSearch" in text
+    assert "--calibration.estimator svd_lightning.strength.LineSearch" in text
     rules = ", ".join(f"svd_lightning.steering.{name}" for name in named)
     assert f"--model.steering.rules '[{rules}]'" in text
     best = max(others, key=lambda one: one["gain"]["low"])
