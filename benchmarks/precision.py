@@ -2,8 +2,8 @@
 
     python benchmarks/precision.py --model /models/smollm2-135m
 
-Two warm starts of LoRA on TruthfulQA's best answers, light and normal, in float32 (bfloat16 is slow
-backwards on most CPUs). Then the same adapter is measured in each arithmetic: signal and noise (`NoiseMeter`), strengths by the
+Two warm starts of LoRA on TruthfulQA's best answers, light and normal, in float32 (bfloat16 is slow backwards on
+most CPUs). Then the same adapter is measured in each arithmetic: signal and noise (`NoiseMeter`), strengths by the
 paper's mean and by line search on one calibration split, and CPU seconds of the calibration pass and of a steered
 token, as ratios.
 """

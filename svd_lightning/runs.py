@@ -28,13 +28,15 @@ def claim_folder(logger: Logger) -> list[Path]:
         InputError: if the logger would delete the metrics of an earlier run, as a CSVLogger does.
         DiskError: if the folder cannot be created.
     """
-    if isinstance(logger, CSVLogger) and logger._experiment is None and logger._version is not None:
-        if (metrics := Path(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE).is_file():
+    if not isinstance(logger, (TensorBoardLogger, CSVLogger)):
+        return []
+    if logger._version is not None:
+        metrics = Path(logger.log_dir) / ExperimentWriter.NAME_METRICS_FILE
+        if isinstance(logger, CSVLogger) and logger._experiment is None and metrics.is_file():
             raise InputError(
                 f"trainer.logger: expected a new run folder, got {logger.log_dir!r}, which holds another run's "
                 f"{metrics.name}; choose another name or version"
             )
-    if not isinstance(logger, (TensorBoardLogger, CSVLogger)) or logger._version is not None:
         return []
     if "://" in logger.root_dir:
         return []

@@ -17,7 +17,9 @@ FOUND["tasks"] = [{"task": "boolq", "used": {"strengths": [2.0], "intervals": [[
 
 def card(name, revision=None, *, record=None):
     base = {"name": name, "revision": revision, "fingerprint": "0", "dtype": "torch.float32"}
-    return model_card({**with_intervals(STEERING, record), "base": base, "versions": {}}, None)
+    arithmetic = {"weights": "bfloat16", "products": "bfloat16", "residual": "float32", "head": "float32"}
+    content = {**with_intervals(STEERING, record), "base": base, "arithmetic": arithmetic, "versions": {}}
+    return model_card(content, None)
 
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen2.5-1.5B", "gpt2"])
@@ -26,7 +28,7 @@ def test_a_base_of_the_hub_is_linked(name):
     metadata = yaml.safe_load(front)
     assert metadata["base_model"] == name
     assert metadata["base_model_relation"] == "adapter"
-    assert f"from_pretrained({name!r})" in text
+    assert f"from_pretrained({name!r}, dtype='bfloat16')" in text
 
 
 @pytest.mark.parametrize("name", ["/home/me/models/base", "models/deep/base", None])
@@ -36,7 +38,8 @@ def test_a_folder_is_not(name):
 
 def test_it_names_revision_and_recipe():
     text = card("gpt2", revision="abc")
-    assert "from_pretrained('gpt2', revision='abc')" in text
+    assert "from_pretrained('gpt2', revision='abc', dtype='bfloat16')" in text
+    assert "| calibrated in | weights bfloat16, products bfloat16, residual stream float32 |" in text
     assert "| depends on | Entropy |" in text
     assert "| strength μ | 31.6, 0.5 |" in text
     assert "given by hand" in text
