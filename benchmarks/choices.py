@@ -2,7 +2,7 @@
 
 python benchmarks/choices.py --model ../real/smollm2-135m --data ../shared/data/commonsense --folder /tmp/choices
 
-The version of the package (PYTHONPATH) that runs first makes the warm start in `FOLDER/fit`, calibrates and tests it.
+The version of the package (PYTHONPATH) that runs first makes the warm start in `FOLDER/fit`, calibrates and tests.
 Another one, with the same --folder and another --name, calibrates and tests the same adapter.
 """
 

@@ -148,6 +148,8 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     guard: bool
     questions: NotRequired[QuestionsRecord | None]
     """Null without options."""
+    advice: NotRequired[list[str]]
+    """That the split is too small, or that another recipe surely helps, and how to use it."""
     tasks: list[TaskRecord]
     candidates: list[CandidateRecord]
     sweep: list[MaskRecord]

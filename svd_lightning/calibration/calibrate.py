@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from svd_lightning.calibration.advice import better_recipe, too_small
 from svd_lightning.calibration.candidates import CONTROL, Recipe, evidence, fit_all, recipes
 from svd_lightning.calibration.describe import figures
 from svd_lightning.calibration.masks import compare_masks, recommend
@@ -75,6 +76,7 @@ def calibrate(
     used = {"steer": best.used(), "control": control.used(), "tuned": used_record(rules)}
     tasks = calibrate_tasks(split, steering, best, control, tuned, verdict=verdict, guard=guard, folds=folds)
     masks = compare_masks(whole, rules, alphas, folds=folds) if isinstance(tokens, TokenTable) else []
+    advice = better_recipe(split, found, tuned, steering, chosen=chosen.key, verdict=verdict)
     return {
         "estimator": chosen.key[1],
         "warning": best.estimate.warning,
@@ -84,7 +86,10 @@ def calibrate(
         "gain_over_control": over_control.plain(),
         "questions": _about(split, tuned, best.held_out, control.held_out),
         "verdict": verdict,
-        "message": explain(verdict, *gains, temperature=control.estimate.strengths[0], guard=guard),
+        "message": explain(
+            verdict, *gains, temperature=control.estimate.strengths[0], guard=guard, examples=tokens.num_examples
+        ),
+        "advice": [*too_small(tokens.num_examples), *advice],
         "guard": guard,
         "used": used[verdict if guard else "steer"],
         "tasks": tasks,

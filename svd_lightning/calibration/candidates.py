@@ -108,12 +108,14 @@ class Candidate:
         return used_record(self.recipe.rules, self.estimate.strengths, self.intervals, self.over_tuned.gain)
 
 
-def evidence(split: CalibrationSplit, better: Scores, worse: Scores, *, among: Tensor | None = None) -> Evidence:
+def evidence(
+    split: CalibrationSplit, better: Scores, worse: Scores, *, among: Tensor | None = None, level: float = 0.95
+) -> Evidence:
     """Return the paired gains of one distribution over another, on all examples or among some (int64 numbers)."""
 
     def gain(one: Tensor, other: Tensor, example: Tensor) -> Gain:
         mine = slice(None) if among is None else torch.isin(example, among)
-        return paired_gain(one[mine], other[mine], example[mine])
+        return paired_gain(one[mine], other[mine], example[mine], level=level)
 
     fitted = gain(better.fitted, worse.fitted, split.example)
     likelihood = gain(better.labels, worse.labels, split.tokens.example) if split.by_choice else fitted

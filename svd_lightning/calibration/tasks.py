@@ -133,7 +133,13 @@ class _Findings:
             "verdict": verdict,
             "judged_by": "task" if alone else "pool",
             "message": explain(
-                verdict, over_tuned, over_control, control, temperature=temperature[0], guard=self.guard
+                verdict,
+                over_tuned,
+                over_control,
+                control,
+                temperature=temperature[0],
+                guard=self.guard,
+                examples=len(examples),
             ),
             "used": used[verdict if self.guard else "steer"],
             "nll_steered": nll_steered,

@@ -59,24 +59,33 @@ def decide(steering: Evidence, over_control: Gain, control: Evidence, *, is_cont
 
 
 def explain(
-    verdict: Verdict, steering: Evidence, over_control: Gain, control: Evidence, *, temperature: float, guard: bool
+    verdict: Verdict,
+    steering: Evidence,
+    over_control: Gain,
+    control: Evidence,
+    *,
+    temperature: float,
+    guard: bool,
+    examples: int,
 ) -> str:
-    """Return the verdict in words.
+    """Return the verdict in words, and on how many examples it rests.
 
     Args:
         verdict, steering, over_control, control: as `decide` has them.
         temperature: strength of the control.
         guard: whether decoding follows the verdict.
+        examples: how many the intervals rest on.
     """
-    word = temperature_word(temperature)
+    word, rests = temperature_word(temperature), f" ({examples} calibration examples)"
     if verdict == "steer":
-        return f"steering helps: the held-out gain over the tuned model and over {word} is above zero"
+        return f"steering helps: the held-out gain over the tuned model and over {word} is above zero{rests}"
     if steering.harms:
         finding = "steering is not used: it surely answers fewer questions rightly (MC1), whatever else it gains"
     elif not steering.gain.sure:
         finding = "steering does not help here: its held-out gain over the tuned model may be zero"
     else:
         finding = f"steering does not help here beyond {word}: its gain over the control may be zero"
+    finding += rests
     if not guard:
         return f"{finding}; guard is off, so the strengths found are used all the same"
     if verdict == "control":

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from svd_lightning.calibration.advice import too_small
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
@@ -21,13 +22,15 @@ _log = logging.getLogger(__name__)
 
 
 def check_calibration_split(data: CompletionDataModule) -> None:
-    """Raise InputError if there is no calibration split, or the adapter is trained on part of it."""
+    """Raise InputError if there is no calibration split, or the adapter is trained on it; warn of a small one."""
     calibration = data.split_ids("calibration")
     if not calibration:
         raise InputError(
             "data.calibration: expected a calibration split, got none; write --data.calibration 0.1 (a share or a "
             "number of the training examples)"
         )
+    for text in too_small(len(calibration)):
+        _log.warning("calibration: %s", text)
     shared = sorted(set(calibration) & set(data.split_ids("train")))
     if shared:
         raise InputError(

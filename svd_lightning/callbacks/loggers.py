@@ -21,7 +21,8 @@ def log_calibration(
     trainer: L.Trainer, record: CalibrationRecord, tokens: CalibrationTokens, rules: Sequence[SteeringRule]
 ) -> None:
     """Log a calibration's warnings; give its numbers to every logger, its figures to TensorBoard."""
-    for text in (record["warning"], None if record["verdict"] == "steer" else record["message"]):
+    told = None if record["verdict"] == "steer" else record["message"]
+    for text in (record["warning"], told, *record.get("advice", [])):
         if text:
             _log.warning("calibration: %s", text)
     for logger in trainer.loggers:

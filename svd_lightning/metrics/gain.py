@@ -30,14 +30,23 @@ class Gain:
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
-def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: int = 1000, seed: int = 0) -> Gain:
+def paired_gain(
+    better: Tensor,
+    worse: Tensor,
+    example: Tensor,
+    *,
+    level: float = 0.95,
+    resamples: int | None = None,
+    seed: int = 0,
+) -> Gain:
     """Return the mean of better − worse per token, with a paired bootstrap interval over examples.
 
     Args:
         better, worse: numbers of the same tokens, float64 [N], such as log-probabilities of their labels; a token
             where one of them is infinite or NaN is left out.
         example: the example of each token, int64 [N]; tokens of one example are drawn together.
-        resamples: bootstrap draws.
+        level: of the interval, two-sided.
+        resamples: bootstrap draws; None for as many as leave 25 in either tail.
         seed: of the draws.
 
     >>> worse = torch.tensor([-1.5, -1.5, -1.25, -1.25, -1.5, -1.5], dtype=torch.float64)
@@ -52,11 +61,12 @@ def paired_gain(better: Tensor, worse: Tensor, example: Tensor, *, resamples: in
     gain = torch.zeros(examples, dtype=torch.float64).index_add_(0, number, (better - worse)[possible])
     tokens = torch.bincount(number, minlength=examples).double()
     generator = torch.Generator().manual_seed(seed)
-    means, left = [], resamples
+    means, left = [], round(50 / (1.0 - level)) if resamples is None else resamples
     while left:
         now = min(left, max(1, _CHUNK // examples))
         drawn = torch.randint(examples, (now, examples), generator=generator)
         means.append(gain[drawn].sum(dim=1) / tokens[drawn].sum(dim=1))
         left -= now
-    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    tails = torch.tensor([0.5 - level / 2, 0.5 + level / 2], dtype=torch.float64)
+    low, high = torch.cat(means).quantile(tails).tolist()
     return Gain((gain.sum() / tokens.sum()).item(), low, high)

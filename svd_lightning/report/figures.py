@@ -193,7 +193,10 @@ def mask_figure(record: CalibrationRecord) -> Figure:
 def gain_figure(record: CalibrationRecord) -> Figure:
     """Draw every candidate's held-out gain with its 95 % interval; a bar that is cut carries its number."""
     candidates = record["candidates"]
-    labels = ["\n".join(textwrap.wrap(recipe_name(c["rules"]), 26)) + f"\n{c['estimator']}" for c in candidates]
+    labels = [
+        "\n".join(textwrap.wrap(recipe_name(c["rules"], c["strengths"]), 26)) + f"\n{c['estimator']}"
+        for c in candidates
+    ]
     lines = [label.count("\n") + 1 for label in labels]
     ends = list(itertools.accumulate(size + 0.5 for size in lines))  # half a line between two
     places = [end - 0.5 - size / 2 for end, size in zip(ends, lines, strict=True)]

@@ -11,7 +11,9 @@ from svd_lightning.report.folder import Run
 from svd_lightning.report.render import ReportTable, templates
 from svd_lightning.report.tables import candidate_table, choice_tables, mask_table, task_table
 from svd_lightning.report.words import (
+    answers_text,
     gain_text,
+    gain_unit,
     in_use,
     intervals_text,
     mask_text,
@@ -35,6 +37,8 @@ def page(run: Run) -> str:
         gain_text=gain_text,
         mask_text=mask_text,
         recipe_name=recipe_name,
+        unit=gain_unit(record),
+        answers=answers_text(record),
         short=short,
         found=found,
         used=_strengths(record["used"]),

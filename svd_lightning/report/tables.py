@@ -16,7 +16,9 @@ from svd_lightning.records import (
 from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.words import (
     CHOICE_METRICS,
+    answers_text,
     gain_text,
+    gain_unit,
     in_use,
     named_strengths,
     prior_text,
@@ -47,6 +49,7 @@ def calibration_tables(record: CalibrationRecord) -> Iterator[ReportTable | str]
     if record["sweep"]:
         yield mask_table(record)
     yield record["message"]
+    yield from record.get("advice", [])
     if record["tasks"]:
         yield task_table(record)
 
@@ -64,7 +67,7 @@ def held_out_tables(
 
 def candidate_table(record: CalibrationRecord, test: HeldOutTableRecord | None = None) -> ReportTable:
     """Compare base, tuned, the control and every candidate; where a test is given, on both splits."""
-    notes = [*_reading(record), _found(record)]
+    notes = [*_reading(record), answers_text(record), _found(record)]
     if test is None:
         return _comparison("Candidates on the calibration split", [record], record["used"], notes)
     about = f"Test split: {test['tokens']} tokens of {test['examples']} examples, with the same strengths."
@@ -134,7 +137,11 @@ def _choices(
     rows = []
     for name in part["metrics"][shown[0]]:
         about = distributions.get(name)
-        recipe = f"{recipe_name(about['rules'])}, {strengths_text(about['strengths'])}" if about else ""
+        recipe = (
+            f"{recipe_name(about['rules'], about['strengths'])}, {strengths_text(about['strengths'])}"
+            if about
+            else ""
+        )
         rows.append(Row((name, recipe, *(share_text(part["metrics"][metric][name]) for metric in shown))))
     heads = ("distribution", "steering", *(metric.replace("_normalised", " per token") for metric in shown))
     questions = f"{part['questions']} questions."
@@ -157,7 +164,7 @@ def _comparison(
         *(
             row(
                 _key(candidate),
-                recipe_name(candidate["rules"]),
+                recipe_name(candidate["rules"], candidate["strengths"]),
                 candidate["estimator"],
                 strengths_text(candidate["strengths"]),
                 gain_text(candidate["gain"]),
@@ -203,10 +210,16 @@ def _reading(record: Compared) -> list[str]:
         f"{record['tokens']} tokens of {record['examples']} examples; NLL in nats per token, lower is better; "
         "accuracy: label ranked first.",
         decoded,
-        "Gain: over the tuned model as it is, on all label tokens, held out by cross-fitting on the calibration "
+        f"Gain: {_subject(record)} over the tuned model as it is, held out by cross-fitting on the calibration "
         "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "
-        "zero, there may be no gain. Sharpening alone is the control: only a gain beyond it speaks for steering.",
+        "zero, there may be no gain. Temperature alone is the control: only a gain beyond it speaks for steering.",
     ]
+
+
+def _subject(record: Compared) -> str:
+    if gain_unit(record) == "nats per question":
+        return "of the right options among all (nats per question)"
+    return "on all label tokens (nats per token)"
 
 
 def _found(record: CalibrationRecord) -> str:

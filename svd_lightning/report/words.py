@@ -1,7 +1,8 @@
 """Numbers and recipes as text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from svd_lightning.records import (
     CalibrationRecord,
@@ -21,13 +22,35 @@ CHOICE_METRICS = ("MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
 """The metrics of `test_metrics.json` that tables show."""
 
 
-def recipe_name(rules: Sequence[str]) -> str:
-    """Return the rules of a recipe, or the name of the control.
+def recipe_name(rules: Sequence[str], strengths: Sequence[float]) -> str:
+    """Return the rules of a recipe, or what the control does at its strength.
 
-    >>> recipe_name(["KLGradient", "NaturalGradient"])
-    'KLGradient + NaturalGradient'
+    >>> recipe_name(["KLGradient", "NaturalGradient"], [1.0, 2.0]), recipe_name(["Temperature"], [-0.4])
+    ('KLGradient + NaturalGradient', 'flattened (control)')
     """
-    return "sharpened (control)" if list(rules) == ["Temperature"] else " + ".join(rules)
+    if list(rules) != ["Temperature"]:
+        return " + ".join(rules)
+    return "flattened (control)" if strengths[0] < 0.0 else "sharpened (control)"
+
+
+def gain_unit(record: Mapping[str, Any]) -> str:
+    """Return the unit of a calibration's gains."""
+    about = record.get("questions")
+    return "nats per question" if about and about["by_choice"] else "nats per token"
+
+
+def answers_text(record: CalibrationRecord) -> str:
+    """Say how the questions were answered, held out; "" where there are none."""
+    about, gain = record.get("questions"), record.get("gain_mc1")
+    if not about or not gain:
+        return ""
+    fitted = "the choice among the options" if about["by_choice"] else "the likelihood of the right answers"
+    low, high = 100 * gain["low"], 100 * gain["high"]
+    return (
+        f"{about['count']} questions, held out: MC1 {about['mc1_tuned']:.1%} tuned, {about['mc1_steered']:.1%} "
+        f"steered by the strengths found ({100 * gain['mean']:+.1f} [{low:+.1f}, {high:+.1f}] points), "
+        f"{about['mc1_control']:.1%} by the control; {about['chance']:.1%} by chance. What is fitted: {fitted}."
+    )
 
 
 def strengths_text(strengths: Sequence[float]) -> str:
@@ -76,11 +99,12 @@ def named_strengths(part: UsedRecord | CalibrationRecord) -> str:
 def task_used(task: TaskRecord, *, guard: bool) -> str:
     """Return what a task is decoded with, and whether the verdict over all examples decided it.
 
-    >>> task_used({"verdict": "control", "judged_by": "pool"}, guard=True)
-    'sharpening, as over all'
+    >>> task_used({"verdict": "control", "judged_by": "pool", "used": {"strengths": [-0.2]}}, guard=True)
+    'flattening, as over all'
     """
     verdict = task["verdict"] if guard else "steer"
-    used = {"steer": "steering", "control": "sharpening", "tuned": "tuned model"}[verdict]
+    control = "flattening" if task["used"]["strengths"][0] < 0.0 else "sharpening"
+    used = {"steer": "steering", "control": control, "tuned": "tuned model"}[verdict]
     return used if task["judged_by"] == "task" else f"{used}, as over all"
 
 

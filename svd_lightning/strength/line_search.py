@@ -24,7 +24,7 @@ _SEPARABLE_NLL = 1e-4
 class LineSearch:
     """argmin_μ K(μ) for any number of rules at once: the global optimum where K is convex in μ ∈ R^k.
 
-    The likelihood of tokens is convex. The choice among options is not: the search goes downhill from the tuned model.
+    The likelihood of tokens is convex. The choice among options is not: the search goes downhill from 0.
 
     The search stays in a trust region, |μ_k| ≤ bound and mean KL(p_μ ‖ p_0) ≤ kl_budget, and warns when the result
     lies on its border: the calibration labels are then separable along a direction, or too few.

@@ -121,7 +121,7 @@ def test_what_surely_harms_is_never_chosen():
 
 def test_the_words_say_which_way_the_temperature_goes():
     unsure, sure = Evidence(UNSURE, UNSURE, None), Evidence(SURE, SURE, None)
-    text = explain("control", unsure, UNSURE, sure, temperature=-0.3, guard=True)
+    text = explain("control", unsure, UNSURE, sure, temperature=-0.3, guard=True, examples=50)
     assert "flattening" in text
     assert "sharpening" not in text
-    assert "sharpening" in explain("steer", sure, SURE, sure, temperature=0.3, guard=True)
+    assert "sharpening" in explain("steer", sure, SURE, sure, temperature=0.3, guard=True, examples=50)
