@@ -47,8 +47,8 @@ class Evidence:
 def decide(steering: Evidence, over_control: Gain, control: Evidence, *, is_control: bool) -> Verdict:
     """Return the furthest of `tuned`, `control` and `steer` whose held-out gain is sure.
 
-    What surely lowers the task's own metric, or the likelihood of all label tokens, is left out, whatever the gain.
-    A later check, such as one of free decoding, may only lower the verdict.
+    What surely lowers the metric of the task, or the likelihood of all label tokens, is left out. A later check,
+    as one of free decoding, may only lower the verdict.
 
     Args:
         steering, control: gains over the tuned model.
