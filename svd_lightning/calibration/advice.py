@@ -84,4 +84,5 @@ def options(rules: Sequence[SteeringRule], estimator: str, *, features: bool = F
     parts = as_plain(Steering(list(rules)))["rules"]
     texts = [json.dumps(part) if part["init_args"] else part["class_path"] for part in parts]
     without = " --model.steering.features '[]'" if features else ""
-    return f"--model.steering.rules '[{', '.join(texts)}]'{without} --calibration.estimator svd_lightning.strength.{estimator}"
+    found_by = f"--calibration.estimator svd_lightning.strength.{estimator}"
+    return f"--model.steering.rules '[{', '.join(texts)}]'{without} {found_by}"

@@ -87,7 +87,7 @@ class Candidate:
 
     def plain(self) -> CandidateRecord:
         """Return it as JSON has it."""
-        rules, estimator = self.recipe.key
+        (rules, estimator), gains = self.recipe.key, self.over_tuned.plain()
         return {
             "rules": list(rules),
             "estimator": estimator,
@@ -95,9 +95,9 @@ class Candidate:
             "nll": self.outcome.nll,
             "nll_decoded": self.outcome.nll_decoded,
             "accuracy": self.outcome.accuracy,
-            "gain": self.over_tuned.gain.plain(),
-            "gain_likelihood": self.over_tuned.likelihood.plain(),
-            "gain_mc1": None if self.over_tuned.mc1 is None else self.over_tuned.mc1.plain(),
+            "gain": gains["gain_over_tuned"],
+            "gain_likelihood": gains["gain_likelihood"],
+            "gain_mc1": gains["gain_mc1"],
             "warning": self.estimate.warning,
             "intervals": self.intervals,
         }

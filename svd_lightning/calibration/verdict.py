@@ -32,21 +32,23 @@ class Evidence:
         }
 
     @property
-    def harms(self) -> bool:
-        """Whether it surely lowers the task's own metric."""
-        return self.mc1 is not None and self.mc1.high < 0.0
+    def harm(self) -> str | None:
+        """What it surely makes worse, in words: the task's own metric or the likelihood; None for neither."""
+        if self.mc1 is not None and self.mc1.high < 0.0:
+            return "answers fewer questions rightly (MC1)"
+        return "makes the label tokens less likely" if self.likelihood.high < 0.0 else None
 
     @property
     def helps(self) -> bool:
-        """Whether the gain is sure, and the task's own metric is not surely lower."""
-        return self.gain.sure and not self.harms
+        """Whether the gain is sure, and nothing is surely worse."""
+        return self.gain.sure and self.harm is None
 
 
 def decide(steering: Evidence, over_control: Gain, control: Evidence, *, is_control: bool) -> Verdict:
     """Return the furthest of `tuned`, `control` and `steer` whose held-out gain is sure.
 
-    What surely lowers the task's own metric is left out, whatever the gain. A later check, such as one of free
-    decoding, may only lower the verdict.
+    What surely lowers the metric of the task, or the likelihood of all label tokens, is left out. A later check,
+    as one of free decoding, may only lower the verdict.
 
     Args:
         steering, control: gains over the tuned model.
@@ -79,10 +81,10 @@ def explain(
     word, rests = temperature_word(temperature), f" ({examples} calibration examples)"
     if verdict == "steer":
         return f"steering helps: the held-out gain over the tuned model and over {word} is above zero{rests}"
-    if steering.harms:
-        finding = "steering is not used: it surely answers fewer questions rightly (MC1), whatever else it gains"
-    elif not steering.gain.sure:
+    if not steering.gain.sure:
         finding = "steering does not help here: its held-out gain over the tuned model may be zero"
+    elif steering.harm:
+        finding = f"steering is not used: it surely {steering.harm}, whatever else it gains"
     else:
         finding = f"steering does not help here beyond {word}: its gain over the control may be zero"
     finding += rests
@@ -90,7 +92,7 @@ def explain(
         return f"{finding}; guard is off, so the strengths found are used all the same"
     if verdict == "control":
         return f"{finding}; the control ({word}) is used"
-    lost = f"; {word} surely lowers MC1 too" if control.harms else ""
+    lost = f"; {word} surely {control.harm}" if control.gain.sure and control.harm else ""
     return f"{finding}{lost}; the tuned model is used as it is"
 
 

@@ -57,7 +57,8 @@ class SteeringCalibration(L.Callback):
         choice: for questions with options, fit the choice among them (their cross-entropy), not the likelihood of
             the right answers' tokens; it needs options in every question. Either way MC1 is judged too.
         guard: use the strengths only where their held-out gain, over the tuned model and over sharpening, is
-            sure, and MC1 not surely lower; else fall back to sharpening, or to the tuned model.
+            sure, and neither MC1 nor the likelihood surely lower; else fall back to sharpening, or to the tuned
+            model.
         folds: number of parts of the split in the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         others: solve the other rules and estimators too, for the comparison in tables and report.

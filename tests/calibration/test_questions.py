@@ -77,7 +77,9 @@ def test_the_choice_is_fitted_where_every_example_has_options():
     assert record["questions"]["chance"] == 1 / 3
     assert record["strengths"][0] < 0.0, "the base ranks the right word more clearly first"
     assert record["gain_over_tuned"]["low"] > 0.0
-    assert record["gain_likelihood"]["high"] < 0.0, "reported beside: the template loses"
+    assert record["gain_likelihood"]["high"] < 0.0, "the template loses"
+    assert record["verdict"] == "tuned"
+    assert "it surely makes the label tokens less likely" in record["message"]
     assert record["gain_mc1"]["low"] >= 0.0
     answers, words, choices = questions()
     scores = reference.steered_logits(
@@ -117,6 +119,12 @@ def test_what_surely_harms_is_never_chosen():
     assert decide(good, UNSURE, harmful, is_control=False) == "tuned"
     assert decide(harmful, UNSURE, harmful, is_control=True) == "tuned"
     assert decide(unsure, SURE, unsure, is_control=False) == "tuned"
+    unlikely = Evidence(SURE, HARM, SURE)  # the right option gains, and all that is written loses
+    assert decide(unlikely, SURE, unlikely, is_control=False) == "tuned"
+    told = {"temperature": -1.0, "guard": True, "examples": 50}
+    assert "flattening surely makes the label tokens less likely" in explain(
+        "tuned", unsure, SURE, unlikely, **told
+    )
 
 
 def test_the_words_say_which_way_the_temperature_goes():

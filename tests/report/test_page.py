@@ -88,7 +88,7 @@ def test_the_page_nests_and_holds_every_number(any_case, text):
     for candidate in record["candidates"]:
         scores = [f"{candidate['nll']:.4f}", f"{candidate['nll_decoded']:.4f}", f"{candidate['accuracy']:.1%}"]
         name = (
-            recipe_name(candidate["rules"])
+            recipe_name(candidate["rules"], candidate["strengths"])
             + candidate["estimator"]
             + (f"⚠ {candidate['warning']}" if candidate["warning"] else "")
         )
@@ -142,7 +142,11 @@ def test_every_verdict_has_its_own_lead(verdict, one, tmp_path):
     shown = {name: used[name] for name in ("rules", "strengths", "gain")}
     save_calibration(tmp_path, {**one.record, "verdict": verdict, "used": shown}, one.table)
     text = page(load_run(tmp_path))
-    expected = {"steer": "KLGradient", "control": "sharpened (control)", "tuned": "the tuned model as it is"}
+    expected = {
+        "steer": "KLGradient",
+        "control": recipe_name(["Temperature"], control["strengths"]),
+        "tuned": "the tuned model as it is",
+    }
     assert f"In use: <strong>{expected[verdict]}</strong>" in text
     assert text.count("<tr class=used>") == 1
 
