@@ -82,11 +82,11 @@ def explain(
     if verdict == "steer":
         return f"steering helps: the held-out gain over the tuned model and over {word} is above zero{rests}"
     if not steering.gain.sure:
-        finding = "steering does not help here: its held-out gain over the tuned model may be zero"
+        finding = "steering does not help here: its held-out gain over the tuned model is not surely above zero"
     elif steering.harm:
         finding = f"steering is not used: it surely {steering.harm}, whatever else it gains"
     else:
-        finding = f"steering does not help here beyond {word}: its gain over the control may be zero"
+        finding = f"steering does not help here beyond {word}: its gain over the control is not surely above zero"
     finding += rests
     if not guard:
         return f"{finding}; guard is off, so the strengths found are used all the same"
