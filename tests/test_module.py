@@ -89,7 +89,8 @@ def test_validation_reports_base_tuned_and_steered(diaries, tmp_path, batch):
 
 
 def test_uncalibrated_validation_has_no_steered_nll(diaries, tmp_path):
-    module = loaded(diary_model())
+    module = diary_model()
+    module.configure_model()
     [metrics] = quiet_trainer(tmp_path).validate(module, datamodule=diary_data(diaries), verbose=False)
     assert set(metrics) == {"val/nll_base", "val/nll_tuned"}
     assert metrics["val/nll_base"] == pytest.approx(metrics["val/nll_tuned"], abs=1e-5)  # LoRA starts at zero

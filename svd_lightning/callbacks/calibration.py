@@ -36,7 +36,7 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationTokens, QuestionTokens
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import collector
-from svd_lightning.signals import check
+from svd_lightning.signals import Stopped, check
 from svd_lightning.steering import UNSTEERED
 from svd_lightning.strategies import run_step
 from svd_lightning.strength import LineSearch, StrengthEstimator
@@ -132,7 +132,9 @@ class SteeringCalibration(L.Callback):
         self._trained.remove(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Log where a trained adapter is that no checkpoint of an epoch holds."""
+        """Log where a trained adapter is that no checkpoint of an epoch holds; a stopped fit has one of its own."""
+        if isinstance(exception, Stopped):
+            self._trained.remove(trainer)
         self._trained.name_after_failure()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

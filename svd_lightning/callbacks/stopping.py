@@ -25,7 +25,7 @@ class StopBetweenBatches(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._trained = self._saving = False
+        self._trained = self._saving = self._resuming = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Stop before weights are loaded."""
@@ -39,8 +39,9 @@ class StopBetweenBatches(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let signals wait from now on: none may break off a step. Go on at an epoch's end, where one stopped."""
         defer()
-        epoch = trainer.fit_loop.epoch_loop
-        if epoch.restarted_on_last and epoch._is_training_done and not epoch.val_loop.restarted_mid_evaluation:
+        epoch, stopped = trainer.fit_loop.epoch_loop, self._resuming
+        self._resuming = False
+        if stopped and epoch._is_training_done and not epoch.val_loop.restarted_mid_evaluation:
             epoch.val_loop._has_run = True  # or Lightning would train on one more batch
 
     def on_train_batch_end(
@@ -81,6 +82,14 @@ class StopBetweenBatches(L.Callback):
                     exception.tell(self._save(trainer))
             finally:
                 _end_children(trainer)
+
+    def state_dict(self) -> dict[str, bool]:
+        """Return whether a signal has brought the checkpoint about."""
+        return {"stopped": self._saving}
+
+    def load_state_dict(self, state_dict: dict[str, bool]) -> None:
+        """Remember whether a signal had stopped the run."""
+        self._resuming = state_dict["stopped"]
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]

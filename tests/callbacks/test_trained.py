@@ -73,11 +73,11 @@ def finishing(run):
 @pytest.mark.parametrize(
     ("options", "status"),
     [
-        ((*IN_CALIBRATION, "SIGINT"), 1),
+        ((*IN_CALIBRATION, "raise"), 1),
         ((*IN_CALIBRATION, "SIGKILL"), -9),
         (("--trainer.callbacks+", "tests.callbacks.test_trained.FailsInValidation"), 1),
     ],
-    ids=["ctrl-c", "killed", "validation"],
+    ids=["calibration", "killed", "validation"],
 )
 def test_a_failure_after_training_leaves_the_adapter(options, status, config, unbroken, tmp_path):
     run, log = broken_run(config, tmp_path, *options, status=status)
@@ -85,6 +85,13 @@ def test_a_failure_after_training_leaves_the_adapter(options, status, config, un
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["trained.ckpt"]
     trained, whole = (torch.load(find_checkpoint(each), weights_only=True) for each in (run, unbroken))
     assert all(torch.equal(weight, trained["state_dict"][name]) for name, weight in whole["state_dict"].items())
+
+
+def test_ctrl_c_leaves_one_checkpoint_that_goes_on(config, unbroken, tmp_path):
+    run, log = broken_run(config, tmp_path, *IN_CALIBRATION, "SIGINT", status=130)
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["stopped.ckpt"]
+    assert "stopped.ckpt goes on" in log
+    assert "finish with" not in log
 
 
 def test_calibrate_finishes_a_broken_run(config, unbroken, tmp_path):
