@@ -132,7 +132,7 @@ class SteeringCalibration(L.Callback):
         self._trained.remove(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Log where a trained adapter is that no checkpoint of an epoch holds; a stopped fit has one of its own."""
+        """Log where a trained adapter is that no other checkpoint holds; a stopped fit has one of its own."""
         if isinstance(exception, Stopped):
             self._trained.remove(trainer)
         self._trained.name_after_failure()

@@ -11,20 +11,18 @@ from peft import PeftModel
 from torch import Tensor
 
 from svd_lightning.data import Batch
-from svd_lightning.data.collate import IGNORED
 from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.errors import InputError
-from svd_lightning.metrics import Options
 from svd_lightning.models.hidden import base_head, base_hidden_states, tuned_head, tuned_hidden_states
 from svd_lightning.objective import (
     CalibrationTokens,
-    Choices,
     QuestionTokens,
     ReferenceSnapshot,
     TokenCollector,
     TokenStream,
     TokenTable,
 )
+from svd_lightning.scoring.question_tokens import Choose, QuestionCollection
 from svd_lightning.scoring.tokens import (
     CHUNK_ELEMENTS,
     CompletionTokens,
@@ -95,7 +93,7 @@ def collector(
     else:
         into = token_collector(steering, alphas=alphas).to(peft_model.device)
         rows = _TableCollector(peft_model, into, snapshot)
-    return _QuestionCollector(rows, questions) if questions else rows
+    return QuestionCollection(rows, questions) if questions else rows
 
 
 def token_collector(steering: Steering, *, alphas: Sequence[float] = ()) -> TokenCollector:
@@ -133,7 +131,7 @@ class _TableCollector:
         self._into.tasks = dict(tasks or {})
         return self._into.compute()
 
-    def part(self, choose: "_Choose", tasks: Mapping[int, str] | None = None) -> TokenTable:
+    def part(self, choose: Choose, tasks: Mapping[int, str] | None = None) -> TokenTable:
         """Return the chosen tokens, under the chosen numbers of examples."""
         table = self._into.compute()
         return table.part(*choose(table.example, table.position), tasks)
@@ -177,7 +175,7 @@ class _StreamCollector:
     def questions(self) -> None:
         return None
 
-    def part(self, choose: "_Choose", tasks: Mapping[int, str] | None = None) -> TokenStream:
+    def part(self, choose: Choose, tasks: Mapping[int, str] | None = None) -> TokenStream:
         """Return the chosen tokens, under the chosen numbers of examples."""
         counts = torch.tensor([len(labels) for labels in self._labels.values()], dtype=torch.int64)
         example = torch.tensor(list(self._labels), dtype=torch.int64).repeat_interleave(counts)
@@ -218,64 +216,6 @@ class _StreamCollector:
                 group, size = [], 0
         if group:
             yield group
-
-
-_Choose = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(example, position) of tokens, int64 [N] → which to keep, bool [N], and other numbers of examples, int64 [N]."""
-
-
-class _QuestionCollector:
-    """Collects the tokens of right answers, and of every option those by which the options differ.
-
-    Among the rows that are collected an option has a number of its own, question × width + option.
-    """
-
-    def __init__(self, rows: _TableCollector | _StreamCollector, questions: Sequence[EncodedQuestion]) -> None:
-        self._rows, self._width = rows, max(len(question.choices) for question in questions)
-        self._best = torch.tensor([one.index * self._width + one.best for one in questions])
-        asked = sorted((one for one in questions if len(one.choices) > 1), key=lambda one: one.index)
-        self._asked, spans = asked, []
-        for one in asked:
-            spans += [(one.differ, len(choice) - 1) for choice in one.choices]
-        self._spans = torch.tensor(spans, dtype=torch.int64).view(-1, 2)
-        self._choices = self._as_choices() if asked else None
-
-    def _as_choices(self) -> Choices:
-        where = [
-            (place, one, number) for place, one in enumerate(self._asked) for number in range(len(one.choices))
-        ]
-        return Choices(
-            torch.tensor([one.index for one in self._asked]),
-            torch.tensor([one.index * self._width + number for _, one, number in where]),
-            Options(
-                torch.tensor([place for place, *_ in where]),
-                torch.tensor([number in one.correct for _, one, number in where]),
-                torch.tensor([number == one.best for _, one, number in where]),
-            ),
-        )
-
-    def add(self, batch: Batch) -> None:
-        columns = torch.arange(batch["labels"].shape[1], device=batch["labels"].device)
-        own = (columns >= batch["differ"].unsqueeze(-1)) & (columns < batch["end"].unsqueeze(-1))
-        labels = batch["labels"].masked_fill(~(own | batch["best"].unsqueeze(-1)), IGNORED)
-        self._rows.add({**batch, "index": batch["index"] * self._width + batch["option"], "labels": labels})
-
-    def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
-        return self._rows.part(
-            lambda example, position: (torch.isin(example, self._best), example // self._width), tasks
-        )
-
-    def questions(self) -> QuestionTokens | None:
-        choices = self._choices
-        if choices is None:
-            return None
-
-        def own(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-            place = torch.searchsorted(choices.row, example).clamp_max(len(choices.row) - 1)
-            first, end = self._spans[place].unbind(dim=-1)
-            return (choices.row[place] == example) & (position >= first) & (position < end), example
-
-        return QuestionTokens(self._rows.part(own), choices)
 
 
 def add_tokens(

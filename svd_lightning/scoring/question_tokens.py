@@ -1,0 +1,90 @@
+"""From batches of questions to the tokens of right answers, and those by which the options differ."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from svd_lightning.data import Batch
+from svd_lightning.data.collate import IGNORED
+from svd_lightning.data.questions import EncodedQuestion
+from svd_lightning.metrics import Options
+from svd_lightning.objective import CalibrationTokens, Choices, QuestionTokens, TokenStream, TokenTable
+
+Choose = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(example, position) of tokens, int64 [N] → which to keep, bool [N], and other numbers of examples, int64 [N]."""
+
+
+class RowCollector(Protocol):
+    """Collects the tokens of rows, and gives a part of them."""
+
+    def add(self, batch: Batch) -> None:
+        """Add a batch's completion tokens."""
+        ...
+
+    def part(self, choose: Choose, tasks: Mapping[int, str] | None = None) -> TokenTable | TokenStream:
+        """Return the chosen tokens, under the chosen numbers of examples."""
+        ...
+
+
+class QuestionCollection:
+    """Collects the tokens of right answers, and of every option those by which the options differ.
+
+    Among the rows that are collected an option has a number of its own, question × width + option.
+
+    Args:
+        rows: collects the rows' tokens.
+        questions: those of the split, of all processes.
+    """
+
+    def __init__(self, rows: RowCollector, questions: Sequence[EncodedQuestion]) -> None:
+        self._rows, self._width = rows, max(len(question.choices) for question in questions)
+        self._best = torch.tensor([one.index * self._width + one.best for one in questions])
+        asked = sorted((one for one in questions if len(one.choices) > 1), key=lambda one: one.index)
+        self._asked, spans = asked, []
+        for one in asked:
+            spans += [(one.differ, len(choice) - 1) for choice in one.choices]
+        self._spans = torch.tensor(spans, dtype=torch.int64).view(-1, 2)
+        told_apart = bool((self._spans[:, 0] < self._spans[:, 1]).any())
+        self._choices = self._as_choices() if told_apart else None
+
+    def _as_choices(self) -> Choices:
+        where = [
+            (place, one, number) for place, one in enumerate(self._asked) for number in range(len(one.choices))
+        ]
+        return Choices(
+            torch.tensor([one.index for one in self._asked]),
+            torch.tensor([one.index * self._width + number for _, one, number in where]),
+            Options(
+                torch.tensor([place for place, *_ in where]),
+                torch.tensor([number in one.correct for _, one, number in where]),
+                torch.tensor([number == one.best for _, one, number in where]),
+            ),
+        )
+
+    def add(self, batch: Batch) -> None:
+        """Add the tokens of a `QuestionBatch`."""
+        columns = torch.arange(batch["labels"].shape[1], device=batch["labels"].device)
+        own = (columns >= batch["differ"].unsqueeze(-1)) & (columns < batch["end"].unsqueeze(-1))
+        labels = batch["labels"].masked_fill(~(own | batch["best"].unsqueeze(-1)), IGNORED)
+        self._rows.add({**batch, "index": batch["index"] * self._width + batch["option"], "labels": labels})
+
+    def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
+        """Return the tokens of the right answers of all processes. Call it on every rank."""
+        return self._rows.part(
+            lambda example, position: (torch.isin(example, self._best), example // self._width), tasks
+        )
+
+    def questions(self) -> QuestionTokens | None:
+        """Return the options' own tokens of all processes; None if none differ. Call it on every rank."""
+        choices = self._choices
+        if choices is None:
+            return None
+
+        def own(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+            place = torch.searchsorted(choices.row, example).clamp_max(len(choices.row) - 1)
+            first, end = self._spans[place].unbind(dim=-1)
+            return (choices.row[place] == example) & (position >= first) & (position < end), example
+
+        return QuestionTokens(self._rows.part(own), choices)
