@@ -67,7 +67,6 @@ Verbs with options of their own, each with its own --help:
 """ + "\n".join(f"  {verb:<20}{about}" for verb, about in _VERBS.items())
 
 _log = logging.getLogger(__name__)
-
 _TRACEBACK = "SVD_LIGHTNING_TRACEBACK"
 """If this environment variable is set, bad input ends in a traceback."""
 
@@ -159,10 +158,10 @@ class SteeringCLI(LightningCLI):
         self._given = {argument.partition("=")[0] for argument in given}
 
     def _parse_ckpt_path(self) -> None:
-        """Check that the checkpoint can be read. Lightning would also let its options replace those given.
+        """Check that the checkpoint can be read; Lightning would also let its options replace those given.
 
-        Without a checkpoint or an adapter on the command line, a run's config.yaml stands for the run's last
-        checkpoint. One in the configuration itself is what that run began with.
+        Without one or an adapter on the command line, a run's config.yaml stands for the run's last checkpoint:
+        the one in the configuration is what that run began with.
         """
         verb = self.config.get("subcommand")
         path = self.config[verb].get("ckpt_path") if verb else None

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from svd_lightning.data.collate import Batch, PredictionCollator, ScoringCollator
 from svd_lightning.data.examples import ChoiceQuestion, Example
 from svd_lightning.data.opening import without_opening
+from svd_lightning.data.options import DataOptions
 from svd_lightning.data.questions import EncodedQuestion, QuestionCollator, encode_questions
 from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, padded_to_ranks
 from svd_lightning.data.splits import SplitSizes, make_splits
@@ -28,7 +29,7 @@ Collator: TypeAlias = Callable[[Sequence[RowT]], Batch]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class CompletionDataModule(LightningDataModule, ABC):
+class CompletionDataModule(DataOptions, LightningDataModule, ABC):
     """Prompts and completions, split, tokenised and batched. A dataset is a subclass with `load`.
 
     The tokenizer and the context length are the model's. Without a Trainer, set `tokenizer` (and optionally
@@ -39,45 +40,9 @@ class CompletionDataModule(LightningDataModule, ABC):
             loaded) for bad data, a prompt that leaves no room, or a `max_length` beyond the context.
     """
 
-    batch_size: int = 8
-    """Examples per training batch and device."""
-    eval_batch_size: int | None = None
-    """Examples (in calibration and test: questions with all their choices) per batch in validation, calibration,
-    test and prediction; null takes `batch_size`. With 1 the model reads the prompt of all choices once."""
-    max_length: int = 512
-    """The most tokens of prompt and completion together; a longer completion is cut at its end."""
-    calibration: int | float | None = 0.1
-    """Calibration split, never trained on: a count, or a fraction of what is left for training."""
-    validation: int | float | None = 0.1
-    """Validation split: a count, or a fraction of what the test split leaves; null for none."""
-    test: int | float | None = 0.1
-    """Test split: a count, or a fraction of the data; null for none."""
-    seed: int = 0
-    """Decides which examples go into which split (the order of training follows `seed_everything`)."""
-    length_grouped: bool = True
-    """Put examples of similar length into one training batch: it needs less padding, and is still shuffled."""
-    skip_overlong: bool = False
-    """Drop examples whose prompt leaves no room for a completion, with a warning, instead of refusing them."""
-    skip_opening: float | None = None
-    """Calibrate without the first tokens that at least this share of the completions have in common, such as "the
-    correct answer is", which says little about an answer: 0.95, say; null counts all tokens."""
-    limit: int | None = None
-    """The most examples of each split, for quick runs; null for all."""
-    num_workers: int = 0
-    """Processes that collate batches."""
-    pad_to_multiple_of: int = 1
-    """Round the length of a batch up to a multiple of this (8 suits tensor cores)."""
-    transfer: bool = False
-    """Accept a checkpoint that was trained on other datasets, to see how its adapter transfers."""
-
     def __post_init__(self) -> None:
-        super().__init__()
-        for name in ("batch_size", "eval_batch_size", "max_length", "limit", "pad_to_multiple_of"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"data.{name}: expected at least 1, got {value}")
-        if self.skip_opening is not None and not 0.0 < self.skip_opening <= 1.0:
-            raise InputError(f"data.skip_opening: expected a share in (0, 1] or null, got {self.skip_opening}")
+        LightningDataModule.__init__(self)
+        self.check_options()
         self.sizes = SplitSizes(test=self.test, validation=self.validation, calibration=self.calibration)
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.context_length: int | None = None

@@ -88,6 +88,6 @@ def _guard_notes(module: SteeredLanguageModel) -> tuple[str, ...]:
     rules = ", ".join(rule_name(rule) for rule in module.configured.directions)
     found = strengths_text(record["strengths"])
     return (
-        f"The guard decodes with the tuned model here: {record['message']}. To look at what the strengths found for "
-        f"{rules} would do, give --strengths '[{found}]'.",
+        f"The guard decodes with the tuned model here: {record['message']}. To look at what the strengths found "
+        f"for {rules} would do, give --strengths '[{found}]'.",
     )

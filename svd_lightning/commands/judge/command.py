@@ -17,7 +17,7 @@ from svd_lightning.commands.judge.show import summary_table
 from svd_lightning.console import console
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_json, write_text
-from svd_lightning.records import JudgedRecord, JudgeRecord
+from svd_lightning.judged import JudgedRecord, JudgeRecord
 
 
 def judge(

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from svd_lightning.commands.judge.predictions import Row
 from svd_lightning.commands.judge.protocol import Opinion
+from svd_lightning.judged import JudgedMeasure, JudgedPart, Measure, SystemRecord
 from svd_lightning.metrics import both, exact_match, extract_option, paired_gain, rouge_l
-from svd_lightning.records import GainRecord, JudgedMeasure, JudgedPart, Measure, SystemRecord
+from svd_lightning.records import GainRecord
 
 JUDGED: tuple[JudgedMeasure, ...] = get_args(JudgedMeasure)
 """The measures that a judge makes."""

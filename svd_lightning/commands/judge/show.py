@@ -1,7 +1,8 @@
 """The summary as a table."""
 
 from svd_lightning.commands.judge.measures import JUDGED, MEASURES
-from svd_lightning.records import GainRecord, JudgedPart, JudgeRecord, Measure
+from svd_lightning.judged import JudgedPart, JudgeRecord, Measure
+from svd_lightning.records import GainRecord
 from svd_lightning.report import ReportTable, Row
 
 _NAMES: dict[Measure, str] = {

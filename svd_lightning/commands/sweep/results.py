@@ -6,15 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from svd_lightning.records import (
-    DistributionRecord,
-    HeldOutMetricsRecord,
-    JudgedMeasure,
-    JudgedPart,
-    JudgedRecord,
-    Measure,
-    MetricsRecord,
-)
+from svd_lightning.judged import JudgedMeasure, JudgedPart, JudgedRecord, Measure
+from svd_lightning.records import DistributionRecord, HeldOutMetricsRecord, MetricsRecord
 
 BASE, TUNED, STEERED = "base", "tuned", "steered"
 PERCENT, NATS = "%", "nats"
