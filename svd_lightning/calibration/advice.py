@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from svd_lightning.calibration.candidates import CONTROL, Candidate, RecipeKey, evidence
+from svd_lightning.calibration.candidates import Candidate, evidence
+from svd_lightning.calibration.recipes import CONTROL, RecipeKey
 from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.verdict import Verdict
 from svd_lightning.steering import Steering, SteeringRule

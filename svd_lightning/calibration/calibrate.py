@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 
 from svd_lightning.calibration.advice import better_recipe, too_small
-from svd_lightning.calibration.candidates import CONTROL, Recipe, evidence, fit_all, recipes
+from svd_lightning.calibration.candidates import evidence, fit_all
 from svd_lightning.calibration.describe import figures
 from svd_lightning.calibration.masks import compare_masks, recommend
+from svd_lightning.calibration.recipes import CONTROL, Recipe, recipes
 from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.tasks import calibrate_tasks
 from svd_lightning.calibration.verdict import decide, explain, used_record

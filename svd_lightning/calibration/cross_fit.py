@@ -6,8 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.split import Part
-from svd_lightning.errors import InputError
+from svd_lightning.calibration.split import Part, example_folds
 from svd_lightning.objective import TokenObjective, prefetch
 from svd_lightning.records import Intervals
 from svd_lightning.strength import Estimate, StrengthEstimator, estimate_all
@@ -54,15 +53,3 @@ def cross_fit(example: Tensor, fits: Sequence[Fit], *, folds: int) -> list[list[
     )
     parts = [Part(numbers[fold == n % folds], each.point) for n, each in enumerate(found)]
     return [parts[n : n + folds] for n in range(0, len(parts), folds)]
-
-
-def example_folds(example: Tensor, folds: int) -> tuple[Tensor, Tensor]:
-    """Return the numbers of the examples, [E], and the fold of each, [E]; the same at every call."""
-    numbers = example.unique()
-    if len(numbers) < folds:
-        raise InputError(
-            f"guard: expected at least {folds} calibration examples, one per fold, got {len(numbers)}; "
-            "give a larger calibration split, or fewer folds"
-        )
-    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
-    return numbers, order % folds

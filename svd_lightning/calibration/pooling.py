@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each
-from svd_lightning.calibration.split import Part
+from svd_lightning.calibration.cross_fit import Fit, fit_each
+from svd_lightning.calibration.split import Part, example_folds
 from svd_lightning.objective import Objective, Priced, TokenObjective, prefetch
 from svd_lightning.records import Intervals
 from svd_lightning.strength import Estimate, LineSearch, estimate_all

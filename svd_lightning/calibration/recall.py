@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from svd_lightning.calibration.cross_fit import example_folds
 from svd_lightning.calibration.describe import outcome
+from svd_lightning.calibration.split import example_folds
 from svd_lightning.objective import CalibrationTokens
 from svd_lightning.records import CalibrationRecord, CandidateRecord, UsedRecord
 from svd_lightning.steering import RowSteering, Steering, SteeringRule, TaskSteering, rule_name, with_built_in

@@ -143,6 +143,18 @@ class CalibrationSplit:
         return found
 
 
+def example_folds(example: Tensor, folds: int) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the examples, [E], and the fold of each, [E]; the same at every call."""
+    numbers = example.unique()
+    if len(numbers) < folds:
+        raise InputError(
+            f"guard: expected at least {folds} calibration examples, one per fold, got {len(numbers)}; "
+            "give a larger calibration split, or fewer folds"
+        )
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
+    return numbers, order % folds
+
+
 def _labels(one: TokenObjective, strengths: Tensor) -> Tensor:
     return one.label_log_probs(strengths)
 

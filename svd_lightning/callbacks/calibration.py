@@ -12,7 +12,6 @@ from rich.progress import track
 
 from svd_lightning.calibration import PAPER_ALPHAS, calibrate
 from svd_lightning.callbacks.checks import (
-    as_completion_data,
     as_steered,
     check_calibration_split,
     check_checkpointing,
@@ -20,11 +19,11 @@ from svd_lightning.callbacks.checks import (
     check_options,
     check_validation,
     hint_at_more_data,
-    run_folder,
 )
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.noise_check import check_noise
+from svd_lightning.callbacks.run import as_completion_data, run_folder
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
 from svd_lightning.callbacks.trained import TrainedCheckpoint

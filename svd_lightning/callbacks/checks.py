@@ -3,13 +3,13 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from svd_lightning.calibration.advice import too_small
+from svd_lightning.callbacks.run import as_completion_data
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
@@ -112,29 +112,8 @@ def hint_at_more_data(data: CompletionDataModule, module: SteeredLanguageModel) 
         )
 
 
-def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:
-    """Return the trainer's data; raise InputError unless they are prompts and completions."""
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(data, CompletionDataModule):
-        raise InputError(
-            f"datamodule: expected a svd_lightning.data.CompletionDataModule with a calibration split, got "
-            f"{type(data).__name__}; pass one as trainer.fit(model, datamodule=...)"
-        )
-    return data
-
-
 def as_steered(pl_module: L.LightningModule) -> SteeredLanguageModel:
     """Return the module; raise InputError unless it can be steered."""
     if not isinstance(pl_module, SteeredLanguageModel):
         raise InputError(f"model: expected a SteeredLanguageModel, got {type(pl_module).__name__}")
     return pl_module
-
-
-def run_folder(trainer: L.Trainer) -> Path | None:
-    """Return the folder of this run's files, or None. Call it on every rank: the name is broadcast.
-
-    Without a logger and a `default_root_dir` Lightning names the working directory, where files of others lie.
-    """
-    folder = trainer.log_dir
-    at_home = not trainer.loggers and Path(trainer.default_root_dir).resolve() == Path.cwd()
-    return None if folder is None or at_home else Path(folder)

@@ -10,7 +10,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from svd_lightning.callbacks.checks import as_completion_data, as_steered
+from svd_lightning.callbacks.checks import as_steered
+from svd_lightning.callbacks.run import as_completion_data
 from svd_lightning.data import Example
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text, writing

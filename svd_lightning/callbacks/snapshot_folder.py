@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from transformers import PreTrainedTokenizerBase
 
-from svd_lightning.callbacks.checks import as_completion_data, run_folder
+from svd_lightning.callbacks.run import as_completion_data, run_folder
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.errors import InputError

@@ -7,7 +7,7 @@ import shutil
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from svd_lightning.callbacks.checks import run_folder
+from svd_lightning.callbacks.run import run_folder
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective.snapshot import MAX_MEMORY

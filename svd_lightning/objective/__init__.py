@@ -1,8 +1,9 @@
 """What is minimised: calibration tokens, the objective K(μ) on them, and the snapshot of the base."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from svd_lightning.objective.choice import ChoiceObjective, Choices, QuestionTokens
+from svd_lightning.objective.choice import ChoiceObjective, Choices
 from svd_lightning.objective.collect import TokenCollector
 from svd_lightning.objective.interface import (
     Evaluation,
@@ -41,6 +42,15 @@ __all__ = [
 
 CalibrationTokens = TokenTable | TokenStream
 """N labelled tokens under both models: a table for steering with a mask, a stream for steering without."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionTokens:
+    """The tokens by which the options of some questions differ."""
+
+    tokens: CalibrationTokens
+    """Each option's own tokens, from the first in which the question's options differ; the examples are rows."""
+    choices: Choices
 
 
 def objective(tokens: CalibrationTokens, rules: Sequence[SteeringRule], *, penalty: float = 0.0) -> TokenObjective:

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +11,6 @@ from svd_lightning.functional import StrengthTerms
 from svd_lightning.metrics import Options
 from svd_lightning.objective.interface import Along, Evaluation, ExampleSums, TokenObjective
 from svd_lightning.steering import SteeringRule
-
-if TYPE_CHECKING:
-    from svd_lightning.objective.stream import TokenStream
-    from svd_lightning.objective.tokens import TokenTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +57,6 @@ class Choices:
         return peak + self.options.total(mass, among).log()
 
 
-@dataclass(frozen=True, eq=False)
-class QuestionTokens:
-    """The tokens by which the options of some questions differ."""
-
-    tokens: "TokenTable | TokenStream"
-    """Each option's own tokens, from the first in which the question's options differ; the examples are rows."""
-    choices: Choices
-
-
 class ChoiceObjective(Along):
     """K(μ) = mean over questions of −log Σ_right exp(s_o) / Σ exp(s_o), in nats per question.
 
@@ -94,7 +80,7 @@ class ChoiceObjective(Along):
         self, choices: Choices, rules: Sequence[SteeringRule], tokens: TokenObjective, answers: TokenObjective
     ) -> None:
         super().__init__(rules)
-        self.choices, self.tokens, self._answers = choices, tokens, answers
+        self.choices, self.inner, self._answers = choices, tokens, answers
         self._keep = torch.ones(len(choices.number), dtype=torch.bool)
 
     @property
@@ -113,7 +99,7 @@ class ChoiceObjective(Along):
     def restricted(self, examples: Tensor) -> "ChoiceObjective":
         """Return K on these questions (int64 numbers) alone; costs only their tokens."""
         choices = self.choices.select(examples)
-        tokens = self.tokens.restricted(choices.row)
+        tokens = self.inner.restricted(choices.row)
         return ChoiceObjective(choices, self._rules, tokens, self._answers.restricted(examples))
 
     def option_scores(self, strengths: Tensor) -> Tensor:
@@ -146,7 +132,7 @@ class ChoiceObjective(Along):
     def divergence(self, strengths: Tensor) -> float:
         """Return the mean KL(p_μ ‖ p_0) over the options' tokens, in nats."""
         rows = self.choices.row[self._keep[self.choices.options.question]]
-        return self.tokens.counting(rows, start=self.start).divergence(strengths)
+        return self.inner.counting(rows, start=self.start).divergence(strengths)
 
     def terms(self) -> StrengthTerms:
         """Return the paper's per-token terms, of all tokens of the right answers."""
@@ -154,8 +140,8 @@ class ChoiceObjective(Along):
 
     def _options(self, strengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return s_o [R], ∇s_o [R, k] and H_o [R, k, k]; 0 for an option without a token of its own."""
-        sums, rows, k = self.tokens.example_sums(strengths), len(self.choices.row), self.num_directions
-        place = torch.searchsorted(self.choices.row, self.tokens.examples)
+        sums, rows, k = self.inner.example_sums(strengths), len(self.choices.row), self.num_directions
+        place = torch.searchsorted(self.choices.row, self.inner.examples)
         scores, slopes = (torch.zeros(rows, *shape, dtype=torch.float64) for shape in ((), (k,)))
         curvature = torch.zeros(rows, k, k, dtype=torch.float64)
         scores[place], slopes[place], curvature[place] = sums.log_prob, -sums.gradient, sums.hessian

@@ -112,6 +112,13 @@ class Along:
         self.contextual = torch.tensor([isinstance(rule, Contextual) for rule in self._rules])
 
 
+@runtime_checkable
+class Outer(Protocol):
+    """An objective that is computed from another one's answers at the same strengths."""
+
+    inner: Objective
+
+
 class Priced:
     """K(μ) + ½ (μ − c)ᵀ P (μ − c): an objective with a price on strengths away from a centre; convex if K is.
 
@@ -123,23 +130,23 @@ class Priced:
     """
 
     def __init__(self, objective: Objective, price: Tensor, *, centre: Tensor, start: Tensor) -> None:
-        self.unpriced, self._price, self._centre, self.start = objective, price, centre, start
+        self.inner, self._price, self._centre, self.start = objective, price, centre, start
         self.num_directions = objective.num_directions
         self.contextual = torch.zeros(self.num_directions, dtype=torch.bool)  # no weight pays twice
 
     def evaluate(self, strengths: Tensor) -> Evaluation:
         """Return value, gradient and Hessian, the price included."""
-        at, away = self.unpriced.evaluate(strengths), strengths - self._centre
+        at, away = self.inner.evaluate(strengths), strengths - self._centre
         pull = self._price @ away
         return Evaluation(at.nll + 0.5 * (away @ pull).item(), at.gradient + pull, at.hessian + self._price)
 
     def divergence(self, strengths: Tensor) -> float:
         """Return the mean KL(p_μ ‖ p_0) in nats; the price does not change it."""
-        return self.unpriced.divergence(strengths)
+        return self.inner.divergence(strengths)
 
     def terms(self) -> StrengthTerms:
         """Return the per-token slope and curvatures of K, without the price."""
-        return self.unpriced.terms()
+        return self.inner.terms()
 
 
 def judged_penalty(penalty: float) -> float:

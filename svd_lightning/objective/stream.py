@@ -11,8 +11,7 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.objective.choice import ChoiceObjective
-from svd_lightning.objective.interface import Along, Evaluation, ExampleSums, Objective, Priced, single
+from svd_lightning.objective.interface import Along, Evaluation, ExampleSums, Objective, Outer, single
 from svd_lightning.objective.order import merged
 from svd_lightning.objective.quantities import Key, Labels, Quantity, Slopes, Steered, View
 from svd_lightning.processes import host_group, several_processes
@@ -277,8 +276,8 @@ def prefetch(objectives: Sequence[Objective], points: Sequence[Tensor]) -> None:
     """
     wanted: dict[TokenStream, list[Quantity]] = {}
     for one, point in zip(objectives, points, strict=True):
-        while isinstance(one, Priced | ChoiceObjective):
-            one = one.unpriced if isinstance(one, Priced) else one.tokens
+        while isinstance(one, Outer):
+            one = one.inner
         if isinstance(one, StreamedObjective):
             wanted.setdefault(one.stream, []).append(one.quantity(point))
     for stream, quantities in wanted.items():

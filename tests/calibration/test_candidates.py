@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from svd_lightning.calibration import calibrate
-from svd_lightning.calibration.candidates import CONTROL, Recipe, recipes
+from svd_lightning.calibration.recipes import CONTROL, Recipe, recipes
 from svd_lightning.scoring.collect import token_collector
 from svd_lightning.signals import Stopped, answering, deferring
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering, with_built_in

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from svd_lightning.calibration.cross_fit import Fit, example_folds, fit_each
+from svd_lightning.calibration.cross_fit import Fit, fit_each
 from svd_lightning.calibration.pooling import PRIORS, Member, Pool, fit_members, fit_tasks
-from svd_lightning.calibration.split import CalibrationSplit
+from svd_lightning.calibration.split import CalibrationSplit, example_folds
 from svd_lightning.objective import MaskedObjective, objective
 from svd_lightning.steering import KLGradient, Temperature
 from svd_lightning.strength import Fixed, LineSearch, Mean, Newton

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from svd_lightning.calibration import HeldOutSteering, calibrate, recall_all, withhold
-from svd_lightning.calibration.cross_fit import example_folds
+from svd_lightning.calibration.split import example_folds
 from svd_lightning.calibration.verdict import explain
 from svd_lightning.objective import MaskedObjective
 from svd_lightning.strength import LineSearch, Mean

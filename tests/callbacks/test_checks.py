@@ -5,7 +5,8 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from svd_lightning import SteeringCalibration
-from svd_lightning.callbacks.checks import as_completion_data, as_steered, check_estimator
+from svd_lightning.callbacks.checks import as_steered, check_estimator
+from svd_lightning.callbacks.run import as_completion_data
 from svd_lightning.errors import InputError
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
 from svd_lightning.strength import Fixed, LineSearch, Mean

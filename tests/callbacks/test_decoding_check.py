@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from svd_lightning.calibration.cross_fit import example_folds
+from svd_lightning.calibration.split import example_folds
 from svd_lightning.callbacks import SteeringCalibration
 from svd_lightning.commands.demo.task import TASK
 from svd_lightning.data import JSONLChoices

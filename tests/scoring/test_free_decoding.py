@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from svd_lightning.calibration import HeldOutSteering
-from svd_lightning.calibration.cross_fit import example_folds
+from svd_lightning.calibration.split import example_folds
 from svd_lightning.data.collate import PredictionCollator
 from svd_lightning.data.examples import Example
 from svd_lightning.data.tokenise import encode
