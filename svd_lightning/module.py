@@ -106,6 +106,12 @@ class SteeredLanguageModel(AdaptedModule):
         return self.configured
 
     @property
+    def needs_training(self) -> bool:
+        """Whether the adapter is new and the steering reads it; a vector of the vocabulary steers without any."""
+        new = self.model is None and self.adapter_folder is None
+        return new and not all(isinstance(rule, VocabularyBound) for rule in self.configured.rules)
+
+    @property
     def task_steering(self) -> TaskSteering:
         """The steering in force, of every task."""
         return TaskSteering(self.steering, self.own_steering)

@@ -90,7 +90,7 @@ class SteeringTrainer(L.Trainer):
         """
         self._starting, self._claimed = True, ()
         given = ckpt_path is not None or self.state.fn is TrainerFn.FITTING
-        if isinstance(model, SteeredLanguageModel) and model.model is None and not (given or model.adapter_folder):
+        if not given and isinstance(model, SteeredLanguageModel) and model.needs_training:
             raise InputError(
                 "ckpt_path: expected a trained adapter, got a new one and no checkpoint; write --ckpt_path "
                 "RUN/checkpoints/last.ckpt, or --model.adapter FOLDER for an adapter that is trained"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from svd_lightning import SteeredLanguageModel
-from svd_lightning.objective import MaskedObjective
+from svd_lightning.objective import MaskedObjective, judged_penalty
 from svd_lightning.scoring import collector
 from svd_lightning.strength import LineSearch
 from tests.chain import Losses, diary_data, diary_model, fit, small_lora
@@ -20,7 +20,9 @@ def recalibrated(module, data):
     with torch.no_grad():
         for batch in data.calibration_dataloader():
             collecting.add(batch)
-    objective = MaskedObjective(collecting.result(), module.steering.rules, penalty=module.steering.penalty)
+    objective = MaskedObjective(
+        collecting.result(), module.steering.rules, penalty=judged_penalty(module.steering.penalty)
+    )
     return LineSearch()(objective).strengths
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import SchedulerType
 
@@ -28,7 +29,14 @@ RATES = {
 @pytest.mark.parametrize("name", [each.value for each in SchedulerType])
 def test_every_schedule_runs(name, diaries, tmp_path):
     module = diary_model(learning_rate=0.1, lr_schedule=name, lr_schedule_args=ARGUMENTS.get(name))
-    trainer = fit(tmp_path, module, diary_data(diaries), LearningRateMonitor(), limit_val_batches=0)
+    trainer = fit(
+        tmp_path,
+        module,
+        diary_data(diaries),
+        LearningRateMonitor(),
+        limit_val_batches=0,
+        logger=TensorBoardLogger(tmp_path),
+    )
     events = EventAccumulator(trainer.log_dir).Reload().Scalars("lr-AdamW")
     assert len(events) == 6
     if name in RATES:

@@ -77,6 +77,7 @@ def test_within_itself_and_in_other_threads_it_does_nothing():
 
 
 def wait_for_the_second(_folder):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where pytest runs in the background
     signals.ONE_STOP = 0.0
     with answering(), deferring(True):
         send()

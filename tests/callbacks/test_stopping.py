@@ -149,6 +149,15 @@ class Sender(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.fixture
+def _ctrl_c():
+    """The handler of a foreground process; in the background a shell ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_ctrl_c_without_the_command_line(diaries, tmp_path, capsys):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(Stopped) as caught:
