@@ -35,10 +35,10 @@ def add_noise(record: CalibrationRecord, noise: NoiseRecord) -> CalibrationRecor
 def noise_in_words(noise: NoiseRecord) -> str:
     """Return signal, noise, and what they do to the strength.
 
-    >>> noise_in_words({"signal": 0.3, "noise": 0.1, "share": 0.9, "tokens": 64})
-    'rounding noise 0.1 nats, signal 0.3 nats (64 label tokens): strengths are about 90 % of the exact ones'
+    >>> noise_in_words({"signal": 3.0, "noise": 1.0, "share": 0.9, "tokens": 8})
+    'rounding noise 1 nats, signal 3 nats (8 label tokens): it shrinks strengths to about 90 % of the exact ones'
     """
     return (
         f"rounding noise {noise['noise']:.2g} nats, signal {noise['signal']:.2g} nats ({noise['tokens']} label "
-        f"tokens): strengths are about {noise['share']:.0%} of the exact ones"
+        f"tokens): it shrinks strengths to about {noise['share']:.0%} of the exact ones"
     ).replace("%", " %")
