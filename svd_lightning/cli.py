@@ -15,11 +15,11 @@ from zipfile import is_zipfile
 import lightning as L
 from jsonargparse import DefaultHelpFormatter, auto_cli, set_parsing_settings
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
 
-from svd_lightning.callbacks import PredictionWriter, RequeueBetweenBatches, SteeringCalibration
+from svd_lightning.callbacks import NewRunFolder, PredictionWriter, RequeueBetweenBatches, SteeringCalibration
 from svd_lightning.commands.demo import demo
 from svd_lightning.commands.experimental import learned_vector, sampled_contrast
 from svd_lightning.commands.export import export
@@ -31,7 +31,7 @@ from svd_lightning.commands.report import report
 from svd_lightning.commands.sweep.command import main as sweep
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError, explained
-from svd_lightning.files import disk_trouble, replacing
+from svd_lightning.files import disk_trouble
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import checkpoint_beside
 from svd_lightning.signals import Stopped, answering
@@ -109,29 +109,6 @@ class SteeringParser(LightningArgumentParser):
         self.exit(2, f"error: {line}; see {program} --help\n")
 
 
-class NewRunFolder(SaveConfigCallback):
-    """Saves the run's configuration; refuses a folder with that of another run."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the file beside its place and move it there; Lightning would leave half of it on a full disk.
-
-        Raises:
-            InputError: if there is one already.
-        """
-        if self.already_saved:
-            return
-        path = Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename
-        if trainer.strategy.broadcast(path.exists()):
-            raise InputError(
-                f"trainer.logger: expected a new run folder, got {str(path.parent)!r}, which holds another run's "
-                f"{self.config_filename}; choose another name or version"
-            )
-        if trainer.is_global_zero:
-            with replacing(path) as temporary:
-                self.parser.save(self.config, temporary, skip_none=False, overwrite=True, multifile=False)
-        self.already_saved = True
-
-
 class SteeringCLI(LightningCLI):
     """LightningCLI with the calibration and the prediction writer built in."""
 
@@ -181,7 +158,10 @@ class SteeringCLI(LightningCLI):
             _log.info("trainer.max_epochs is not given: one epoch, a brief warm start")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Turn Lightning's error about an argument into one line."""
+        """Leave the progress bar out on request; turn Lightning's error about an argument into one line."""
+        if self.config[str(self.subcommand)].trainer.enable_progress_bar is False:  # it would refuse the bar
+            kept = [each for each in self.trainer_defaults["callbacks"] if not isinstance(each, RichProgressBar)]
+            self.trainer_defaults["callbacks"] = kept
         with explained((ValueError, MisconfigurationException), lambda reason: f"trainer: {reason}"):
             return super().instantiate_trainer(**kwargs)
 

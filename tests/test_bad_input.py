@@ -38,7 +38,10 @@ BAD_FILES = {
         [ROW, {**ROW, "completion": ""}],
         "train.jsonl, line 2: expected a completion, got an empty",
     ),
-    "same-id": ([{**ROW, "id": "a"}] * 2, "expected a different one for each example of train, got 'a' twice"),
+    "same-id": (
+        [{**ROW, "id": "a"}] * 2,
+        "expected a different one for each example of train, got 'a' twice; name another column in",
+    ),
     "too-long": ([ROW, {**ROW, "prompt": "snow " * 70}], "1 of 2 prompts in the train split leave no room"),
 }
 

@@ -86,6 +86,12 @@ def test_a_misspelt_option_of_a_class_is_named_by_itself(capsys):
     assert capsys.readouterr().err.splitlines()[-1] == expected
 
 
+def test_without_a_progress_bar(one, capsys):
+    run = one("fit", "--trainer.enable_progress_bar", "false")
+    assert (run / "checkpoints/last.ckpt").is_file()
+    assert "it/s" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("logger", ["TensorBoardLogger", "CSVLogger"])
 def test_existing_run_folders_are_not_overwritten(logger, one, tmp_path, capsys):
     same = ["--trainer.logger", logger, "--trainer.logger.init_args.name", "same"]

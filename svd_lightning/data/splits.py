@@ -98,7 +98,10 @@ def check_unique_ids(examples: Sequence[Example], *, split: str) -> None:
     seen: set[str] = set()
     for example in examples:
         if example.id in seen:
-            raise InputError(f"id: expected a different one for each example of {split}, got {example.id!r} twice")
+            raise InputError(
+                f"id: expected a different one for each example of {split}, got {example.id!r} twice; name "
+                "another column in data.id_column, or one that is not there: rows are named by file and line then"
+            )
         seen.add(example.id)
 
 
