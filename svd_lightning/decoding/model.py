@@ -67,7 +67,7 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     """
     check_adapter(peft_model)
     base_model = base_of(peft_model)
-    widen_head(base_model)
+    widen_head(base_model, copy_weights=False)
     mixin, attributes = steered_class(peft_model)
     model = shallow_copy(base_model, _mixed_class(type(base_model), mixin))  # type: ignore[arg-type]
     for name in _OWN_STATE:

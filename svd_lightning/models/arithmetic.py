@@ -39,19 +39,23 @@ class WideNorm(nn.LayerNorm):
         return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
 
 
-def widen_head(model: PreTrainedModel) -> None:
+def widen_head(model: PreTrainedModel, *, copy_weights: bool = True) -> None:
     """Make a model's head compute its logits in float32, for good; a second call changes nothing.
 
-    Logits in bfloat16 are rounded to 0.06 from 8 on, and log p − log q carries the rounding of both models. Frozen
-    weights of 16 bits get a float32 copy of their own, V × H × 4 bytes, so that decoding does not widen them at
-    every token; embeddings that were tied to them keep theirs. Sharded weights are widened at use. Heads that are
-    not linear layers stay as they are.
+    Logits in bfloat16 are rounded to 0.06 from 8 on, and log p − log q carries the rounding of both models. Heads
+    that are not linear layers stay as they are.
+
+    Args:
+        model: a causal LM.
+        copy_weights: give frozen weights of 16 bits a float32 copy of their own, V × H × 4 bytes; embeddings that
+            were tied to them keep theirs. Without it, and where they are sharded or trained, they are widened at
+            every use, which decoding pays for at every token.
     """
     head = model.get_output_embeddings()
     for part in () if head is None else list(head.modules()):
         if type(part) is nn.Linear:
             part.__class__ = WideHead
-        if not isinstance(part, WideHead) or torch.is_inference_mode_enabled():
+        if not isinstance(part, WideHead) or not copy_weights:
             continue
         weight = part.weight
         if weight.dtype in NARROW and not weight.requires_grad and not isinstance(weight, DTensor):

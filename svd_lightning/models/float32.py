@@ -48,13 +48,13 @@ _COMPUTE = {
 class _Widened(TorchFunctionMode):
     """Widens factors to float32, and keeps results from being narrowed again.
 
-    It names what it changes: the bookkeeping of sharded weights must stay as it is.
+    It names what it changes, and casts no narrow tensor: the bookkeeping of sharded weights must stay as it is.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in _COMPUTE or func in _CASTS:
+        if func in _COMPUTE or (func in _CASTS and args[0].dtype == torch.float32):
             args, kwargs = tree_map(_wide, (args, kwargs or {}))
         result = func(*args, **(kwargs or {}))
         return _wide(result) if func is F.embedding else result

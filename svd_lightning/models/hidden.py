@@ -151,7 +151,7 @@ def _decoder(model: PreTrainedModel) -> tuple[list[str], nn.Module]:
 
 def _head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Run the model's own forward on a shallow copy whose decoder answers with the given states, in float32."""
-    widen_head(model)
+    widen_head(model, copy_weights=False)
     path, _ = _decoder(model)
     states = hidden.unsqueeze(0)
     clone = _with_submodule(model, path, _GivenStates(states))
