@@ -22,8 +22,8 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from jsonargparse import auto_cli
-from lightning.pytorch.utilities import disable_possible_user_warnings
 from peft import LoraConfig
+from quiet import quiet_trainer
 from rich.console import Console
 from rich.table import Table
 
@@ -51,7 +51,6 @@ from svd_lightning.steering import (
     rule_name,
 )
 from svd_lightning.strength import LineSearch
-from svd_lightning.trainer import SteeringTrainer
 
 SHARED = Path(__file__).parents[2] / "shared"
 Task = Literal["demo", "truthfulqa", "arc_easy"]
@@ -71,7 +70,8 @@ def quality(*, task: Task = "demo", epochs: int = 2, seed: int = 0) -> None:
         for name, limits in (("60 steps", {"max_steps": 60}), (f"{epochs} epochs", {"max_epochs": epochs})):
             L.seed_everything(seed, verbose=False)
             module, data = _model(task), _data(task, Path(folder) / f"{name} data")
-            trainer = _trainer(limits, Path(folder) / name)
+            callback = SteeringCalibration(estimator=LineSearch(), show_table=False)
+            trainer = quiet_trainer(Path(folder) / name, callback, **limits)
             trainer.fit(module, datamodule=data)
             trainer.test(module, datamodule=data, verbose=False)
             _show(f"{task}, {name}", module.calibration or {}, module.test_results.table or {})
@@ -133,8 +133,7 @@ def contextual(*, task: Task = "truthfulqa", epochs: int = 2, seed: int = 0) -> 
         for name, limits in (("60 steps", {"max_steps": 60}), (f"{epochs} epochs", {"max_epochs": epochs})):
             L.seed_everything(seed, verbose=False)
             module, data = _model(task, joint=True), _data(task, Path(folder) / f"{name} data")
-            trainer = _trainer(limits, Path(folder) / name)
-            trainer.callbacks = []  # type: ignore[attr-defined]
+            trainer = quiet_trainer(Path(folder) / name, **limits)
             trainer.fit(module, datamodule=data)
             module.eval().configured = replace(module.configured, features=FEATURES)
             tables = [
@@ -243,21 +242,6 @@ def _arc(split: str, folder: Path) -> str:
     lines = [{"prompt": row["instruction"] + "\n\n", "completion": row["output"]} for row in rows[:2000]]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return str(path)
-
-
-def _trainer(limits: dict[str, int], folder: Path) -> SteeringTrainer:
-    disable_possible_user_warnings()
-    return SteeringTrainer(
-        **limits,
-        accelerator="cpu",
-        default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[SteeringCalibration(estimator=LineSearch(), show_table=False)],
-    )
 
 
 def _show(title: str, found: dict[str, Any], test: dict[str, Any]) -> None:

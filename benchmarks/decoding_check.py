@@ -15,6 +15,7 @@ import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.utilities import disable_possible_user_warnings
 from peft import LoraConfig
+from quiet import quiet_trainer
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.callbacks import calibration as timed
@@ -25,7 +26,6 @@ from svd_lightning.records import CalibrationRecord
 from svd_lightning.report.tables import decoding_table
 from svd_lightning.steering import NaturalGradient, Steering
 from svd_lightning.strength import Fixed, LineSearch
-from svd_lightning.trainer import SteeringTrainer
 
 DATA = "../shared/data/TruthfulQA.csv"
 
@@ -46,7 +46,7 @@ def check(
     lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
     optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=2e-4)  # noqa: E731
     warm = SteeredLanguageModel(Backbone(model, dtype="float32"), lora, optimizer=optimizer)
-    _trainer(max_steps=steps).fit(warm, datamodule=data)
+    quiet_trainer(".", max_steps=steps).fit(warm, datamodule=data)
     with tempfile.TemporaryDirectory() as folder:
         warm.peft_model.save_pretrained(folder)
         module = SteeredLanguageModel(
@@ -70,7 +70,7 @@ def _calibrated(
     timed.check_decoding, timed.calibrate, callback._collect = (
         _clocked(function, seconds) for function in original
     )
-    _trainer(callback).calibrate(module, datamodule=data)
+    quiet_trainer(".", callback, limit_val_batches=1).calibrate(module, datamodule=data)
     timed.check_decoding, timed.calibrate, _ = original
     record = module.calibration
     assert record is not None
@@ -88,21 +88,6 @@ def _clocked(function, seconds: dict[str, float]):
         return result
 
     return run
-
-
-def _trainer(*callbacks: L.Callback, max_steps: int = -1) -> SteeringTrainer:
-    return SteeringTrainer(
-        max_steps=max_steps,
-        max_epochs=1,
-        accelerator="cpu",
-        default_root_dir=".",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=1 if callbacks else 0,
-        callbacks=list(callbacks),
-    )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import lightning as L
 import torch
 from jsonargparse import auto_cli
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from quiet import quiet_trainer
 from torch import nn
 
 from svd_lightning import SteeredLanguageModel
@@ -28,7 +29,6 @@ from svd_lightning.objective import objective
 from svd_lightning.scoring import NoiseMeter, collector
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
 from svd_lightning.strength import LineSearch, Mean
-from svd_lightning.trainer import SteeringTrainer
 
 QUESTIONS = Path(__file__).parents[2] / "shared/data/TruthfulQA.csv"
 ARITHMETICS = {
@@ -64,7 +64,7 @@ def precision(*, model: str, steps: int = 60, examples: int = 40, tokens: int = 
                 LORA,
                 optimizer=lambda parameters, rate=rate: torch.optim.AdamW(parameters, lr=rate),
             )
-            trainer = _trainer(steps, folder)
+            trainer = quiet_trainer(folder, max_steps=steps)
             trainer.fit(module, datamodule=data)
             adapter = get_peft_model_state_dict(module.peft_model)
             batches = list(data.calibration_dataloader())
@@ -138,19 +138,6 @@ def _data(folder: Path, examples: int) -> JSONLData:
     lines = [json.dumps({"prompt": row.prompt, "completion": row.completion}) for row in rows]
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return JSONLData(str(path), calibration=examples, validation=None, batch_size=4, eval_batch_size=8)
-
-
-def _trainer(steps: int, folder: str) -> SteeringTrainer:
-    return SteeringTrainer(
-        max_steps=steps,
-        accelerator="cpu",
-        default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
 
     It shares every weight and hook of the PEFT model, adds no parameter and follows later changes of the weights.
     It changes the PEFT model only inside its own forward, so any number of steered models can share one; but from
-    now on the head computes in float32 (`widen_head`). LoRA, IA3
-    and prompt learning decode both distributions in one pass of 2B rows; other adapters take two. Do not store it
-    as an attribute of another `nn.Module`, which would register the weights twice.
+    now on the head computes in float32 (`widen_head`). LoRA, IA3 and prompt learning decode both distributions in
+    one pass of 2B rows; other adapters take two. Do not store it as an attribute of another `nn.Module`, which
+    would register the weights twice.
 
     Args:
         peft_model: a PEFT model around a decoder-only causal LM, or such a model that transformers has loaded
