@@ -98,7 +98,7 @@ def test_an_adapter_moves_in_every_precision(precision, diaries, tmp_path):
     module = diary_model(learning_rate=2e-4)
     module.configure_model()
     before = {name: p.detach().clone() for name, p in module.named_parameters() if "lora_A" in name}
-    trainer = quiet_trainer(tmp_path, precision=precision, limit_val_batches=0, logger=False)
+    trainer = quiet_trainer(tmp_path, precision=precision, limit_val_batches=0)
     trainer.fit(module, datamodule=diary_data(diaries))
     moved = [(p != before[name]).float().mean() for name, p in module.named_parameters() if "lora_A" in name]
     assert min(moved) > 0.9
