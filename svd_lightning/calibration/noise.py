@@ -1,5 +1,6 @@
 """What rounding noise means for a calibration: a warning where there is much of it, and a steering refused."""
 
+from svd_lightning.calibration.advice import too_small
 from svd_lightning.calibration.verdict import switched_off
 from svd_lightning.records import CalibrationRecord, NoiseRecord
 
@@ -22,14 +23,19 @@ def add_noise(record: CalibrationRecord, noise: NoiseRecord) -> CalibrationRecor
     if record["rules"] == ["Temperature"] or noise["noise"] <= MUCH * noise["signal"]:
         return new
     new["warning"] = "; ".join(filter(None, (record["warning"], f"{noise_in_words(noise)}; {_REMEDY}")))
-    if noise["noise"] < noise["signal"] or record["verdict"] != "steer":
+    steering = any(part["verdict"] == "steer" for part in (record, *record["tasks"]))
+    if noise["noise"] < noise["signal"]:
         return new
     if not record["guard"]:
-        new["message"] += "; but its direction is mostly rounding; guard is off, so it is used all the same"
+        if steering:
+            new["message"] += "; but its direction is mostly rounding; guard is off, so it is used all the same"
         return new
-    return switched_off(
-        new, "steering is not used: its direction is mostly rounding; the tuned model is used as it is"
-    )
+    why = "steering is not used: its direction is mostly rounding; the tuned model is used as it is"
+    tuned = switched_off(record["rules"], why)
+    tasks = [{**task, **tuned} if task["verdict"] == "steer" else task for task in record["tasks"]]
+    advice = too_small(record["examples"])  # other recipes read the same difference: none surely helps
+    parts = {**(tuned if record["verdict"] == "steer" else {}), "tasks": tasks, "advice": advice}
+    return {**new, **parts}  # type: ignore[typeddict-item]
 
 
 def noise_in_words(noise: NoiseRecord) -> str:

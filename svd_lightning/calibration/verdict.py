@@ -148,17 +148,16 @@ def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRec
         used = "; guard is off, so it is used all the same" if record["verdict"] == "steer" else ""
         return {**checked, "message": f"{record['message']}; but {found}{used}"}
     message = f"steering is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
-    return switched_off(checked, message)
+    tuned = switched_off(record["rules"], message)
+    tasks = [{**task, **tuned, "judged_by": "pool"} for task in record["tasks"]]
+    return {**checked, **tuned, "tasks": tasks}  # type: ignore[typeddict-item]
 
 
-def switched_off(record: CalibrationRecord, message: str) -> CalibrationRecord:
-    """Return the record with the tuned model in use, in every task, and the message that says why."""
-    rules = record["rules"]
+def switched_off(rules: Sequence[str], message: str) -> dict[str, object]:
+    """Return the fields of a record, or of a task's, that say that the tuned model is used, and why."""
     gain = Gain(0.0, 0.0, 0.0).plain()
-    used: UsedRecord = {"rules": rules, "strengths": [0.0] * len(rules), "intervals": None, "gain": gain}
-    verdict = {"verdict": "tuned", "message": message, "used": used}
-    tasks = [{**task, **verdict, "judged_by": "pool"} for task in record["tasks"]]
-    return {**record, **verdict, "tasks": tasks}  # type: ignore[typeddict-item]
+    used: UsedRecord = {"rules": list(rules), "strengths": [0.0] * len(rules), "intervals": None, "gain": gain}
+    return {"verdict": "tuned", "message": message, "used": used}
 
 
 def _worse(name: str, check: DecodingRecord) -> str:

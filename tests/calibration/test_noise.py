@@ -16,6 +16,8 @@ RECORD = {
     "message": "steering helps",
     "warning": None,
     "guard": True,
+    "examples": 40,
+    "advice": ["NaturalGradient by LineSearch surely helps"],
     "used": USED,
     "tasks": [{"task": "a", "used": USED, "verdict": "steer"}],
 }
@@ -50,3 +52,11 @@ def test_what_it_leaves_alone(changes):
     assert (found["used"], found["verdict"]) == (record["used"], record["verdict"])
     assert ("guard is off" in found["message"]) is ("guard" in changes)
     assert (found["warning"] is None) is ("rules" in changes)
+
+
+def test_a_task_is_refused_where_the_pool_does_not_steer():
+    tasks = [*RECORD["tasks"], {"task": "b", "used": USED, "verdict": "control"}]
+    found = add_noise({**RECORD, "verdict": "tuned", "message": "no", "tasks": tasks}, noise(1.1))
+    assert [task["verdict"] for task in found["tasks"]] == ["tuned", "control"]
+    assert found["tasks"][0]["used"]["strengths"] == [0.0]
+    assert (found["message"], found["advice"]) == ("no", []), "other recipes read the same difference"
