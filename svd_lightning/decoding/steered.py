@@ -33,6 +33,9 @@ class SteeredModel:
         self._check_adapter()
         return super().generate(*args, **kwargs)  # type: ignore[misc]
 
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the weights are the PEFT model's, and an adapter may have untied its head on purpose."""
+
     def _check_adapter(self) -> None:
         check_adapter(self._peft_model)
         active = active_adapters(self._peft_model)[0]

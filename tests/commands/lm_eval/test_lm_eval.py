@@ -6,12 +6,16 @@ from importlib.metadata import entry_points
 
 import pytest
 import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
 
 from svd_lightning.commands.lm_eval.command import lm_eval
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.runs import open_run
 from svd_lightning.scoring.labels import score_tokens
+from tests.chain import BASE_FOLDER, diary_model, small_lora
+from tests.decoding import zoo
 
 harness = pytest.importorskip("lm_eval", reason="the extra `eval` is not installed")
 
@@ -92,6 +96,37 @@ def test_log_likelihoods_are_those_of_our_own_scoring(module, prompts, distribut
             scores = score_tokens(module.peft_model, batch, module.steering)
         expected = getattr(scores, distribution).sum().item()
         assert log_likelihood == pytest.approx(expected, abs=1e-5)
+
+
+ON_THE_HEAD = {
+    "saved head": {"modules_to_save": ["lm_head"]},
+    "LoRA on the head": {"target_modules": ["q_proj", "lm_head"]},
+    "trained tokens": {"trainable_token_indices": [9, 10, 11]},
+}
+
+
+@pytest.mark.parametrize("options", ON_THE_HEAD.values(), ids=ON_THE_HEAD)
+def test_adapters_on_a_tied_head_score_as_in_the_plain_harness(options, prompts, tmp_path):
+    from lm_eval.models.huggingface import HFLM
+
+    from svd_lightning.commands.lm_eval.harness import SteeredHarnessModel
+
+    torch.manual_seed(0)
+    plain = {name: AutoModelForCausalLM.from_pretrained(BASE_FOLDER) for name in ("base", "tuned")}
+    assert plain["base"].config.tie_word_embeddings
+    plain["tuned"] = get_peft_model(plain["tuned"], small_lora(task_type="CAUSAL_LM", **options))
+    zoo.randomise(plain["tuned"]).save_pretrained(tmp_path)
+    plain["tuned"].tie_weights = lambda: None  # the harness would tie what the adapter holds apart
+    module = diary_model(str(tmp_path))
+    module.configure_model()
+    asked = requests(module, prompts)
+    for name, model in plain.items():
+        expected = HFLM(model, backend="causal", tokenizer=module.tokenizer, batch_size=4)
+        found = SteeredHarnessModel(module, distribution=name, device="cpu", batch_size=4)
+        both = [each._loglikelihood_tokens(asked, disable_tqdm=True) for each in (found, expected)]
+        for (value, greedy), (plain_value, plain_greedy) in zip(*both, strict=True):
+            assert value == pytest.approx(plain_value, abs=1e-4)
+            assert greedy == plain_greedy
 
 
 def test_steering_shows_in_the_log_likelihoods(module, prompts):
