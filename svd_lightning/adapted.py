@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 import lightning as L
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from svd_lightning.errors import InputError
-from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, text_limits
+from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, base_of_adapter, text_limits
+from svd_lightning.models.adapter_folder import read_weights
 from svd_lightning.models.arithmetic import Arithmetic, arithmetic_of, narrowing, widen_head
 from svd_lightning.models.backbone import Backbone
 from svd_lightning.models.identity import fingerprint, weights_digest
@@ -39,8 +39,9 @@ class AdaptedModule(L.LightningModule):
         super().__init__()
         self.adapter_folder = adapter if isinstance(adapter, str) else None
         self.adapter_config = adapter_config(adapter)
-        if backbone.name_or_path is None and self.adapter_folder is not None:
-            backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
+        if self.adapter_folder is not None:
+            backbone = base_of_adapter(backbone, self.adapter_config)
+            read_weights(self.adapter_folder)  # a damaged file is refused before the base is loaded
         self.backbone, self.gradient_checkpointing = backbone, gradient_checkpointing
         self.context_length, self.vocab_size = text_limits(backbone.load_config(), self.adapter_config)
         self.model: PeftModel | None = None
@@ -65,7 +66,8 @@ class AdaptedModule(L.LightningModule):
         if (folder := self.adapter_folder) is None:
             self.model = attach_new(base, self.adapter_config)
         else:
-            self.model = attach_trained(base, folder, base_name=self.backbone.source, trainable=True)
+            name = self.backbone.copy_of or self.backbone.source
+            self.model = attach_trained(base, folder, base_name=name, trainable=True)
         self.trained = {name: p.shape for name, p in self.named_parameters() if p.requires_grad}
         _log.info("%s trainable of %s parameters", *self.model.get_nb_trainable_parameters())
 

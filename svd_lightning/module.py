@@ -18,6 +18,7 @@ from svd_lightning.calibration import recall_all
 from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding.generation import check_room, complete, generation_config, rows_of
+from svd_lightning.models.adapter import check_trainable
 from svd_lightning.models.arithmetic import check_arithmetic, use_arithmetic
 from svd_lightning.models.backbone import Backbone
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
@@ -96,6 +97,7 @@ class SteeredLanguageModel(AdaptedModule):
         leave_group_at_exit()
         if stage == "fit":
             self.schedule.check(self.trainer)
+            check_trainable(self.adapter_config)
         if stage == "predict" and (data := self._data()) is not None:
             check_room(self.generation, data.rows("predict"), self.context_length)
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)

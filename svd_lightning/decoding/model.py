@@ -95,14 +95,9 @@ def steered_class(peft_model: AdaptedModel) -> SteeredClass:
     """Choose one pass if every adapter layer has a paired forward, else two.
 
     Raises:
-        InputError: for prompt learning of an unknown kind, and for adapters that act on marked tokens only.
+        InputError: for prompt learning of an unknown kind.
     """
     config = active_config(peft_model)
-    if getattr(config, "alora_invocation_tokens", None):
-        raise InputError(
-            "peft_config.alora_invocation_tokens: an activated LoRA is switched on by tokens of the prompt, which "
-            "steered decoding does not support; train the adapter without them"
-        )
     forwards, unpaired = _paired_forwards(peft_model)
     if config.is_prompt_learning:
         model_class: type[SteeredModel] | None = PROMPT_MODELS.get(type(config))

@@ -4,9 +4,10 @@ from svd_lightning.models.adapter import (
     adapter_config,
     attach_new,
     attach_trained,
-    read_adapter_config,
+    base_of_adapter,
     text_limits,
 )
+from svd_lightning.models.adapter_folder import read_adapter_config
 from svd_lightning.models.arithmetic import (
     Arithmetic,
     arithmetic_of,
@@ -29,6 +30,7 @@ __all__ = [
     "arithmetic_of",
     "attach_new",
     "attach_trained",
+    "base_of_adapter",
     "cast_frozen",
     "check_arithmetic",
     "context_length",

@@ -1,39 +1,20 @@
 """Reading a PEFT adapter's configuration, and attaching the adapter to a base."""
 
 import json
-from dataclasses import fields
+from contextlib import AbstractContextManager
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import AdaLoraModel, PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model
 from transformers import PretrainedConfig, PreTrainedModel
 
 from svd_lightning.errors import InputError, explained
-from svd_lightning.models.backbone import UNREADABLE, context_length, existing
+from svd_lightning.models.adapter_folder import load_weights, read_adapter_config, read_weights
+from svd_lightning.models.backbone import Backbone, context_length, existing
 from svd_lightning.models.switch import check_separable
 from svd_lightning.records import ClassPath
-
-
-def read_adapter_config(folder: str) -> PeftConfig:
-    """Read the configuration of an adapter folder or hub adapter, made by any trainer.
-
-    Raises:
-        InputError: if it is not an adapter folder, or its `adapter_config.json` cannot be read.
-    """
-    source = existing(folder, "adapter")
-    path = Path(source)
-    if path.is_dir() and not (path / "adapter_config.json").is_file():
-        raise InputError(
-            f"adapter: expected a PEFT adapter folder, got {folder!r}, which has no adapter_config.json; "
-            "give the folder that save_pretrained wrote"
-        )
-    unreadable = (OSError, ValueError, KeyError, TypeError)
-    with explained(unreadable, lambda reason: f"adapter: cannot read the adapter {folder!r}: {reason}"):
-        config = PeftConfig.from_pretrained(source)
-    if config.peft_type is None:
-        raise InputError(f"adapter: cannot read the adapter {folder!r}: its configuration names no peft_type")
-    return config
 
 
 def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
@@ -50,6 +31,15 @@ def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
     config = read_adapter_config(adapter) if isinstance(adapter, str) else adapter
     check_separable(config, argument="adapter")
     return config
+
+
+def check_trainable(config: PeftConfig) -> None:
+    """Raise InputError for an adapter that needs more than gradients to be trained."""
+    if config.peft_type == "ADALORA":
+        raise InputError(
+            "adapter: AdaLoraConfig gives every layer its rank during training, which `fit` does not do; train it "
+            "with PEFT and give its folder to `calibrate`, or use LoRA"
+        )
 
 
 def text_limits(base: PretrainedConfig, adapter: PeftConfig) -> tuple[int | None, int | None]:
@@ -71,13 +61,18 @@ def attach_new(base: PreTrainedModel, config: PeftConfig) -> PeftModel:
     """
     check_separable(config, argument="adapter")
     config.task_type = "CAUSAL_LM"
-    unfit = (ValueError, TypeError)
-    with explained(unfit, lambda reason: f"adapter: cannot attach {type(config).__name__}: {reason}"):
-        return get_peft_model(base, config)
+    with _attaching(config, f"see the options of peft.{type(config).__name__}"):
+        model = get_peft_model(base, config)
+        if isinstance(model.base_model, AdaLoraModel) and config.rank_pattern is not None:  # trained elsewhere
+            model.base_model.resize_modules_by_rank_pattern(config.rank_pattern, model.active_adapter)
+        return model
 
 
 def attach_trained(base: PreTrainedModel, folder: str, *, base_name: str, trainable: bool) -> PeftModel:
     """Attach the adapter of a folder or of the hub to its base.
+
+    Of prompt learning the virtual tokens themselves are trained further, not the encoder that made them: PEFT does
+    not store it.
 
     Raises:
         InputError: as `check_separable`, or if the adapter was made for another base, or does not fit this one.
@@ -85,12 +80,38 @@ def attach_trained(base: PreTrainedModel, folder: str, *, base_name: str, traina
     config = read_adapter_config(folder)
     check_separable(config, argument="adapter")
     check_base_name(config, base_name)
-    with explained(UNREADABLE, lambda reason: f"adapter: cannot load the weights of {folder!r}: {reason}"):
+    weights = read_weights(folder)
+    of_base = {id(tensor) for tensor in (*base.parameters(), *base.buffers())}
+    config.inference_mode |= not trainable
+    with _attaching(config, "give the base it was trained on"):
+        model = PeftModelForCausalLM(base, config)
+    load_weights(model, weights, of_base, folder=folder, base_name=base_name)
+    return model if trainable else model.requires_grad_(False).eval()
+
+
+def _attaching(config: PeftConfig, remedy: str) -> AbstractContextManager[None]:
+    def message(reason: str) -> str:
+        return f"adapter: cannot attach {type(config).__name__}: {reason.rstrip('.')}; {remedy}"
+
+    return explained((ValueError, TypeError), message)
+
+
+def base_of_adapter(backbone: Backbone, config: PeftConfig) -> Backbone:
+    """Return the backbone under a trained adapter: the given one, or else the base that its configuration names.
+
+    Raises:
+        InputError: if the given one is another base.
+    """
+    if backbone.name_or_path is not None:
+        check_base_name(config, backbone.copy_of or backbone.source)
+        return backbone
+    named = config.base_model_name_or_path or None
+    if named is not None:
         try:
-            return PeftModel.from_pretrained(base, existing(folder, "adapter"), is_trainable=trainable)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()  # the last line tells the shapes
-            raise InputError(f"adapter: {folder!r} does not fit the base {base_name!r}: {reason}") from error
+            existing(named, "adapter: base_model_name_or_path")
+        except InputError as error:
+            raise InputError(f"{error}; write --model.backbone.name_or_path FOLDER") from error
+    return replace(backbone, name_or_path=named, revision=backbone.revision or config.revision)
 
 
 def check_base_name(config: PeftConfig, base_name: str) -> None:
@@ -102,22 +123,29 @@ def check_base_name(config: PeftConfig, base_name: str) -> None:
     named = config.base_model_name_or_path
     if named and Path(named).name != Path(base_name).name:
         raise InputError(
-            f"adapter: it was trained on the base {named!r}, got the base {base_name!r}; "
-            f"write --model.backbone.name_or_path {named}"
+            f"adapter: it was trained on the base {named!r}, got the base {base_name!r}; write "
+            f"--model.backbone.name_or_path {named}, or --model.backbone.copy_of {named} if yours is a copy of it "
+            "under another name, or quantised"
         )
 
 
 def as_class_path(config: PeftConfig) -> ClassPath:
     """Return the configuration as plain data that jsonargparse reads back, without arguments of default value."""
-    default = type(config)()
-    left_out = ("peft_type", "base_model_name_or_path", "inference_mode", "auto_mapping")
-    names = [field.name for field in fields(config) if field.init and field.name not in left_out]
+    left_out = {"peft_type", "base_model_name_or_path", "inference_mode", "auto_mapping", "peft_version"}
+    if config.is_prompt_learning:
+        left_out.remove("inference_mode")  # without the encoder, the virtual tokens have other weights
+    kept = [field for field in fields(config) if field.init and field.name not in left_out]
     different = {
-        name: _plain(getattr(config, name))
-        for name in names
-        if getattr(config, name) != getattr(default, name, None)
+        field.name: _plain(value) for field in kept if (value := getattr(config, field.name)) != _default(field)
     }
     return {"class_path": f"peft.{type(config).__name__}", "init_args": different}
+
+
+def _default(field: Field) -> Any:
+    """Return a field's default; some configurations cannot be made from their defaults alone."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return None if field.default is MISSING else field.default
 
 
 def _plain(value: Any) -> Any:
@@ -126,6 +154,8 @@ def _plain(value: Any) -> Any:
     def convert(other: Any) -> Any:
         if isinstance(other, Enum):
             return other.value
+        if is_dataclass(other) and not isinstance(other, type):
+            return asdict(other)
         return sorted(other) if isinstance(other, (set, frozenset)) else str(other)
 
     return json.loads(json.dumps(value, default=convert))

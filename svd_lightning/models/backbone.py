@@ -27,6 +27,8 @@ class Backbone:
 
     name_or_path: str | None = None
     """Hub name or local folder of the base model; may be left out where an adapter folder names it."""
+    copy_of: str | None = None
+    """Name of the base that an adapter was trained on, if this one is a copy: under another name, or quantised."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -47,6 +49,11 @@ class Backbone:
     def __post_init__(self) -> None:
         if self.load_in_4bit and self.load_in_8bit:
             raise InputError("backbone: load_in_4bit and load_in_8bit are both true; expected at most one")
+        if self.copy_of is not None and self.name_or_path is None:
+            raise InputError(
+                "backbone.copy_of: expected the copy in backbone.name_or_path, got nothing; write "
+                "--model.backbone.name_or_path FOLDER"
+            )
 
     @property
     def source(self) -> str:

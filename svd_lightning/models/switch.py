@@ -20,6 +20,9 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """LoRA initialisations that move part of the base weights into the adapter: off is then not the base."""
 
+_NO_BASE_BESIDE = ("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA")
+"""PEFT types that read more than the tokens, change the model's states, or have no switch in every layer."""
+
 
 def adapter_layers(model: AdaptedModel) -> list[nn.Module]:
     """Return the modules that carry the adapter and can be switched off; none for prompt learning alone."""
@@ -82,7 +85,25 @@ def check_adapter(peft_model: AdaptedModel) -> None:
 
 
 def check_separable(config: PeftConfig, *, argument: str) -> None:
-    """Raise InputError, which names the argument, for an adapter that changes weights of the base itself."""
+    """Raise InputError, which names the argument, for an adapter from which the base cannot be had at every token.
+
+    Such an adapter changes weights or layers of the base itself, or is of a kind that has no switch.
+    """
+    if config.peft_type in _NO_BASE_BESIDE:
+        raise InputError(
+            f"{argument}: expected an adapter that can be switched off layer by layer, or prompt tuning, p-tuning "
+            f"or prefix tuning, got {type(config).__name__}; use LoRA, IA3 or one of those"
+        )
+    if getattr(config, "alora_invocation_tokens", None):
+        raise InputError(
+            f"{argument}.alora_invocation_tokens: an activated LoRA is switched on by tokens of the prompt, which "
+            "steered decoding does not support; train the adapter without them"
+        )
+    if getattr(config, "layer_replication", None):
+        raise InputError(
+            f"{argument}.layer_replication: it repeats layers of the base, so switching the adapter off does not "
+            "restore the base; train an adapter without it"
+        )
     if (bias := getattr(config, "bias", "none")) != "none":
         raise InputError(
             f"{argument}.bias: expected 'none', got {bias!r}: it trains the base model's biases, so switching the "

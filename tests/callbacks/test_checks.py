@@ -3,6 +3,7 @@
 import lightning as L
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
+from peft import AdaLoraConfig
 
 from svd_lightning import SteeringCalibration
 from svd_lightning.callbacks.checks import as_steered, check_estimator
@@ -133,9 +134,14 @@ def test_an_estimator_that_does_not_fit_the_rules(estimator, message, diaries, t
     refused(tmp_path, diary_data(diaries), plain_calibration(estimator=estimator), module=module, message=message)
 
 
-def test_an_adapter_that_cannot_be_decoded(diaries, tmp_path):
-    marked = diary_model(small_lora(alora_invocation_tokens=[5]))
-    refused(tmp_path, diary_data(diaries), module=marked, message="an activated LoRA is switched on by tokens")
+def test_an_adapter_that_needs_more_than_gradients(diaries, tmp_path):
+    module = diary_model(AdaLoraConfig(target_modules=["q_proj"], total_step=9))
+    refused(tmp_path, diary_data(diaries), module=module, message="gives every layer its rank during")
+
+
+def test_an_adapter_that_cannot_be_decoded():
+    with pytest.raises(InputError, match="an activated LoRA is switched on by tokens"):
+        diary_model(small_lora(alora_invocation_tokens=[5]))
 
 
 def test_other_modules_and_data():

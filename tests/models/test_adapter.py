@@ -5,20 +5,22 @@ import json
 import pytest
 import torch
 from peft import (
+    AdaLoraConfig,
     IA3Config,
     LoraConfig,
-    PeftConfig,
+    PeftModel,
     PrefixTuningConfig,
     PromptEncoderConfig,
     PromptTuningConfig,
     TaskType,
     get_peft_model,
 )
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from svd_lightning.errors import InputError
-from svd_lightning.models import Backbone, attach_new, attach_trained, read_adapter_config
+from svd_lightning.models import Backbone, attach_new, attach_trained
 from svd_lightning.models.adapter import as_class_path
-from tests.chain import BASE_FOLDER
+from tests.chain import BASE_FOLDER, diary_model
 
 CONFIGS = [
     LoraConfig(r=3, target_modules=["v_proj", "q_proj"], lora_dropout=0.25, modules_to_save=["lm_head"]),
@@ -29,6 +31,8 @@ CONFIGS = [
     PromptTuningConfig(num_virtual_tokens=5),
     PromptEncoderConfig(num_virtual_tokens=5, encoder_hidden_size=12, encoder_num_layers=3),
     PrefixTuningConfig(num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=12),
+    PrefixTuningConfig(num_virtual_tokens=5, prefix_projection=True, inference_mode=True),
+    AdaLoraConfig(target_modules=["q_proj"], total_step=9, rank_pattern={"q_proj.lora_E": [True, False]}),
 ]
 
 
@@ -100,16 +104,46 @@ def test_a_folder_that_does_not_fit(changes, message, folder):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_weights(folder):
-    (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(InputError, match="adapter: cannot load the weights of"):
-        attach_trained(base(), str(folder), base_name=str(BASE_FOLDER), trainable=True)
+@pytest.fixture(scope="module")
+def copied_base(tmp_path_factory):
+    """The base under another name, in bfloat16: what a quantised copy would be where there is no GPU."""
+    copy = tmp_path_factory.mktemp("copy") / "base-in-16-bits"
+    AutoModelForCausalLM.from_pretrained(BASE_FOLDER, dtype=torch.bfloat16).save_pretrained(copy)
+    AutoTokenizer.from_pretrained(BASE_FOLDER).save_pretrained(copy)
+    return copy
 
 
-def test_a_folder_with_broken_weights(folder):
+def test_a_copy_of_the_base_is_used_on_request_only(folder, copied_base):
+    copy = str(copied_base)
+    with pytest.raises(InputError, match=rf"got the base '{copy}'; .*\.copy_of {BASE_FOLDER} if"):
+        diary_model(str(folder), backbone=Backbone(copy))
+    with pytest.raises(InputError, match="got the base 'somebody/other'"):
+        diary_model(str(folder), backbone=Backbone(copy, copy_of="somebody/other"))
+    with pytest.raises(InputError, match=r"expected the copy in backbone\.name_or_path, got nothing"):
+        Backbone(copy_of=str(BASE_FOLDER))
+    module = diary_model(str(folder), backbone=Backbone(copy, dtype="float32", copy_of=str(BASE_FOLDER)))
+    module.configure_model()
+    copied = AutoModelForCausalLM.from_pretrained(copied_base, dtype=torch.float32)
+    plain = PeftModel.from_pretrained(copied, folder)
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        assert torch.equal(module.peft_model.eval()(ids).logits, plain.eval()(ids).logits)
+        assert not torch.equal(plain(ids).logits, PeftModel.from_pretrained(base(), folder).eval()(ids).logits)
+
+
+def test_the_base_that_the_configuration_names(folder):
+    named = diary_model(rewritten(folder, revision="v2"), backbone=Backbone())
+    assert named.backbone == Backbone(str(BASE_FOLDER), revision="v2")
+    gone = rewritten(folder, base_model_name_or_path="/gone/models/base")
+    with pytest.raises(InputError, match=r"'/gone/models/base'.*; write --model\.backbone\.name_or_path FOLDER"):
+        diary_model(gone, backbone=Backbone())
+    assert diary_model(gone).backbone == Backbone(str(BASE_FOLDER))
+
+
+def test_a_folder_is_checked_before_the_base_is_loaded(folder):
     (folder / "adapter_model.safetensors").write_bytes(b"{}")
-    with pytest.raises(InputError, match="adapter: cannot load the weights of"):
-        attach_trained(base(), str(folder), base_name=str(BASE_FOLDER), trainable=True)
+    with pytest.raises(InputError, match="cannot load the weights"):
+        diary_model(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -125,27 +159,3 @@ def test_a_folder_with_broken_weights(folder):
 def test_a_configuration_that_does_not_fit(config, message):
     with pytest.raises(InputError, match=message):
         attach_new(base(), config)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "which has no adapter_config.json"),
-        ("{", "cannot read the adapter"),
-        ("{}", "cannot read the adapter"),
-        ('{"peft_type": "SORCERY"}', "cannot read the adapter"),
-    ],
-    ids=["missing", "not-json", "empty", "unknown"],
-)
-def test_a_folder_that_is_no_adapter(content, message, tmp_path):
-    if content is not None:
-        (tmp_path / "adapter_config.json").write_text(content)
-    with pytest.raises(InputError, match=message) as caught:
-        read_adapter_config(str(tmp_path))
-    assert "\n" not in str(caught.value)
-
-
-def test_read_adapter_config(folder):
-    found = read_adapter_config(str(folder))
-    assert isinstance(found, PeftConfig)
-    assert found.r == 4

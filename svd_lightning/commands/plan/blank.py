@@ -98,9 +98,7 @@ def blank_model(
         if checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
-        trainable = copy.deepcopy(adapter)
-        trainable.inference_mode = False  # save_pretrained wrote True
-        model = attach_new(base, trainable)
+        model = attach_new(base, copy.deepcopy(adapter))
     if precision.cast is not None and precision.uniform:
         model.to(precision.cast)
     elif precision.cast is not None:

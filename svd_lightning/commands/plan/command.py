@@ -18,7 +18,7 @@ from svd_lightning.console import console
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.decoding.generation import generation_config
 from svd_lightning.errors import InputError
-from svd_lightning.models import Backbone, adapter_config
+from svd_lightning.models import Backbone, adapter_config, base_of_adapter
 from svd_lightning.module import SteeredLanguageModel
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -135,9 +135,7 @@ def _parts(config: Namespace) -> tuple[Namespace, CompletionDataModule]:
 
 def _models(model: Namespace) -> tuple[Backbone, PeftConfig]:
     backbone, config = model.backbone, adapter_config(model.adapter)
-    if backbone.name_or_path is None and isinstance(model.adapter, str):
-        backbone = Backbone(**{**vars(backbone), "name_or_path": config.base_model_name_or_path})
-    return backbone, config
+    return (base_of_adapter(backbone, config) if isinstance(model.adapter, str) else backbone), config
 
 
 def _processes(trainer: Namespace) -> tuple[int, int]:
