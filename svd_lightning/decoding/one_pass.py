@@ -21,12 +21,9 @@ class OnePassModel(SteeredModel):
     _paired_forwards: list[tuple[nn.Module, PairedForward]]
     _virtual_tokens: int
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> Inputs:
-        """Prepare paired rows as the class does; generate() looks for `inputs_embeds` in this signature."""
-        paired = self._pair({"input_ids": input_ids, "inputs_embeds": inputs_embeds, **kwargs})
-        return {**super().prepare_inputs_for_generation(**paired), PAIRED: True}  # type: ignore[misc]
+    def _prepared_inputs(self, input_ids: Tensor, **kwargs: Any) -> Inputs:
+        """Prepare paired rows as the class does."""
+        return {**super()._prepared_inputs(**self._pair({"input_ids": input_ids, **kwargs})), PAIRED: True}
 
     def get_compiled_call(self, compile_config: Any) -> Any:
         """Return the step of `SteeredModel.get_compiled_call` with paired layers, installed outside the graph."""

@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from svd_lightning.decoding.forbidden import ForbidAgain, ShowForbidden, shown
 from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits
-from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter
+from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter, shallow_copy
 from svd_lightning.steering import SteeringFunction
 
 Inputs = dict[str, Any]
@@ -27,11 +28,50 @@ class SteeredModel:
     _base_model: PreTrainedModel
     _steering: SteeringFunction
     _adapter: str
+    _generating = False
+    _columns: int
+    _last_logits: tuple[Tensor, Tensor] | None = None
+    """While generating: the tuned and the steered logits of the last forward, [B, K, V] each."""
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Run the class's own `generate` on steered logits; raise InputError as `check_adapter`."""
         self._check_adapter()
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        self._generating = True
+        try:
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._generating, self._last_logits = False, None
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> Inputs:
+        """Prepare inputs as the class does; generate() looks for `inputs_embeds` in this signature."""
+        self._columns = input_ids.shape[1]
+        return self._prepared_inputs(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    def _prepared_inputs(self, input_ids: Tensor, **kwargs: Any) -> Inputs:
+        """Return the class's inputs of the next forward; for subclasses to change."""
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
+
+    def _get_logits_processor(
+        self, *args: Any, logits_processor: Any = None, **kwargs: Any
+    ) -> LogitsProcessorList:
+        """Put the class's processors, and the user's, between the two of `forbidden`."""
+        show = ShowForbidden(self._step_logits)
+        # Guidance runs the model itself: nothing is forbidden there.
+        model = shallow_copy(self)  # type: ignore[type-var]
+        model._steering = lambda tuned, base: shown(self._steering(tuned, base), tuned)
+        processors = super(SteeredModel, model)._get_logits_processor(  # type: ignore[misc]
+            *args, logits_processor=[*(logits_processor or ()), ForbidAgain(show)], **kwargs
+        )
+        return LogitsProcessorList([show, *processors])
+
+    def _step_logits(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last forward's tuned and steered logits of the token after these: [B, T] → [B, V] each."""
+        assert self._last_logits is not None
+        ahead = max(0, self._columns - input_ids.shape[1])  # prompt lookup asks for several columns in turn
+        tuned, steered = self._last_logits
+        return tuned[:, -1 - ahead], steered[:, -1 - ahead]
 
     def _check_adapter(self) -> None:
         check_adapter(self._peft_model)
@@ -48,6 +88,8 @@ class SteeredModel:
         outputs, tuned_logits, base_logits = self._both_logits(inputs)
         outputs.logits = self._steering(tuned_logits, base_logits)
         check_logits("steered logits", outputs.logits)
+        if self._generating:
+            self._last_logits = tuned_logits, outputs.logits
         if labels is not None:
             base, size = self._base_model, self._base_model.config.get_text_config().vocab_size
             outputs.loss = base.loss_function(logits=outputs.logits, labels=labels, vocab_size=size)
