@@ -19,7 +19,6 @@ class OnePassModel(SteeredModel):
     """Steered model for adapters with paired forwards: one pass, one cache of 2B rows."""
 
     _paired_forwards: list[tuple[nn.Module, PairedForward]]
-    _virtual_tokens: int
 
     def _prepared_inputs(self, input_ids: Tensor, **kwargs: Any) -> Inputs:
         """Prepare paired rows as the class does."""

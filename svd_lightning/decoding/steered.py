@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from svd_lightning.decoding.forbidden import ForbidAgain, ShowForbidden, shown
 from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits
+from svd_lightning.models.positions import position_rows
 from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter, shallow_copy
 from svd_lightning.steering import SteeringFunction
 
@@ -28,6 +29,7 @@ class SteeredModel:
     _base_model: PreTrainedModel
     _steering: SteeringFunction
     _adapter: str
+    _virtual_tokens: int = 0
     _generating = False
     _columns: int
     _last_logits: tuple[Tensor, Tensor] | None = None
@@ -48,6 +50,23 @@ class SteeredModel:
         """Prepare inputs as the class does; generate() looks for `inputs_embeds` in this signature."""
         self._columns = input_ids.shape[1]
         return self._prepared_inputs(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    def _validate_generated_length(
+        self, generation_config: GenerationConfig, input_ids_length: int, has_default_max_length: bool
+    ) -> None:
+        """Refuse a text that outgrows a table of positions; the last token needs none."""
+        super()._validate_generated_length(  # type: ignore[misc]
+            generation_config, input_ids_length, has_default_max_length
+        )
+        rows, length = position_rows(self._base_model), generation_config.max_length or 0
+        if rows is None or length + self._virtual_tokens - 1 <= rows:
+            return
+        virtual = f", {self._virtual_tokens} of them for the adapter's virtual tokens" * (self._virtual_tokens > 0)
+        raise InputError(
+            f"max_new_tokens: expected at most {max(0, rows + 1 - self._virtual_tokens - input_ids_length)}, got "
+            f"{length - input_ids_length}: the model knows {rows} positions{virtual}, and the prompt takes "
+            f"{input_ids_length}; lower it, or shorten the prompt"
+        )
 
     def _prepared_inputs(self, input_ids: Tensor, **kwargs: Any) -> Inputs:
         """Return the class's inputs of the next forward; for subclasses to change."""
