@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import ModelOutput
 
+from svd_lightning.decoding.caches import CACHES, kept_rows
 from svd_lightning.decoding.paired_layers import PairedForward, installed
 from svd_lightning.decoding.steered import Inputs, SteeredModel, model_inputs
 from svd_lightning.errors import InputError
@@ -76,11 +77,10 @@ class OnePassModel(SteeredModel):
             InputError: for a cache filled by another kind of model, which holds the states of one model only.
         """
         rows = model_inputs(inputs).shape[0]
-        layer = next(iter(getattr(inputs.get("past_key_values"), "layers", ())), None)
-        keys = getattr(layer, "keys", None)
-        if isinstance(keys, Tensor) and keys.numel() and keys.shape[0] != 2 * rows:
+        caches = [cache for name in CACHES if (cache := inputs.get(name)) is not None]
+        if found := [kept for cache in caches for kept in kept_rows(cache) if kept != 2 * rows]:
             raise InputError(
-                f"past_key_values: expected {2 * rows} rows, tuned then base, got {keys.shape[0]}; pass an empty "
+                f"past_key_values: expected {2 * rows} rows, tuned then base, got {found[0]}; pass an empty "
                 "cache or one that a steered model has filled for the same batch"
             )
         return pair_rows(inputs, rows)
