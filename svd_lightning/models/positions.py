@@ -10,7 +10,7 @@ def position_rows(model: PreTrainedModel) -> int | None:
     None where positions are computed and so have no end: rotary, ALiBi, tables that grow.
     """
     rows = [
-        part.num_embeddings - _rows_before_the_first(part)
+        part.num_embeddings - getattr(part, "offset", 0)  # OPT and BART leave out the first rows
         for name, part in model.named_modules()
         if isinstance(part, nn.Embedding) and ("wpe" in name or "pos" in name) and "relative" not in name
     ]
@@ -20,9 +20,3 @@ def position_rows(model: PreTrainedModel) -> int | None:
         if "pos" in name.rpartition(".")[2] and buffer.ndim == 2 and buffer.is_floating_point()
     ]
     return min(rows, default=None)
-
-
-def _rows_before_the_first(table: nn.Embedding) -> int:
-    """Count the rows that no position uses: OPT and BART leave out `offset`, RoBERTa all up to the padding's."""
-    padding = 0 if table.padding_idx is None else table.padding_idx + 1
-    return getattr(table, "offset", padding)
