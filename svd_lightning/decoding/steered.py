@@ -31,14 +31,15 @@ class SteeredModel:
     _adapter: str
     _virtual_tokens: int = 0
     _generating = False
-    _columns: int
+    _columns = 0
+    """While generating: tokens of the text that the last forward saw."""
     _last_logits: tuple[Tensor, Tensor] | None = None
     """While generating: the tuned and the steered logits of the last forward, [B, K, V] each."""
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Run the class's own `generate` on steered logits; raise InputError as `check_adapter`."""
         self._check_adapter()
-        self._generating = True
+        self._generating, self._columns = True, 0
         try:
             return super().generate(*args, **kwargs)  # type: ignore[misc]
         finally:
