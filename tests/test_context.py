@@ -1,9 +1,11 @@
 """What does not fit the base's context or vocabulary is refused before weights are loaded; what just fits runs."""
 
+import shutil
+
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.errors import InputError
@@ -63,6 +65,12 @@ def test_all_positions_of_the_context_can_be_used_and_no_more(name, gpt2, long, 
         with pytest.raises(InputError, match=message):
             quiet_trainer(tmp_path).predict(longer := model(**options), datamodule=data, ckpt_path=saved)
         assert longer.model is None
+    GenerationConfig(max_new_tokens=left + 1).save_pretrained(own := shutil.copytree(gpt2, tmp_path / "own"))
+    longer = diary_model(adapter, backbone=Backbone(str(own)), generation={})
+    with pytest.raises(InputError, match=message):  # the base's own limit
+        quiet_trainer(tmp_path).predict(longer, datamodule=data, ckpt_path=saved)
+    with pytest.raises(InputError, match=r"max_length: expected more than .*, got 1; give max_new_tokens"):
+        quiet_trainer(tmp_path).predict(model(max_length=1), datamodule=data, ckpt_path=saved)
     fits = model(max_new_tokens=left, min_new_tokens=left)
     quiet_trainer(tmp_path).predict(fits, datamodule=data, ckpt_path=saved)
 

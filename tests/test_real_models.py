@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import NoRepeatNGramLogitsProcessor
 
 from svd_lightning.commands.inspect import inspect_prompt
 from svd_lightning.decoding.generation import generate, generation_config
@@ -92,3 +93,24 @@ def test_labels_are_scored_as_decoding_sees_them(backbone):
         steps.append(outputs.logits[0, -1].float().log_softmax(-1)[batch["input_ids"][0, place + 1]])
     assert (scores.tuned - torch.stack(steps[first - 1 :])).abs().mean() < 0.1
     assert torch.isfinite(scores.steered).all()
+
+
+@torch.no_grad()
+def test_greedy_goes_on_where_every_confident_token_is_banned(backbone):
+    """By hand, without a cache: what steering and the ban on repetition leave, else the tuned model's order."""
+    backbone = Backbone(backbone.source, dtype="float32")
+    model, tokenizer = adapted(backbone), backbone.load_tokenizer()
+    steering, ban = Steering([KLGradient()], [5.0]), NoRepeatNGramLogitsProcessor(2)
+    batch = dict(tokenizer("1, 2, 3, 4, 5, 1, 2, 3,", return_tensors="pt"))
+    config = generation_config({"max_new_tokens": 8, "do_sample": False, "no_repeat_ngram_size": 2})
+    [[written]] = generate(model, batch, steering, config=config, tokenizer=tokenizer)
+    ids, rescued = batch["input_ids"], 0
+    for _ in range(8):
+        tuned = model(ids).logits[:, -1]
+        with model.disable_adapter():
+            scores = ban(ids, steering(tuned, model(ids).logits[:, -1]))
+        if not scores.isfinite().any():
+            scores, rescued = ban(ids, tuned), rescued + 1
+        ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], dim=1)
+    assert rescued
+    assert written == tokenizer.decode(ids[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)

@@ -1,5 +1,6 @@
 """Steered decoding of a batch of prompts, by transformers' own `generate`."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -15,12 +16,8 @@ from svd_lightning.records import PredictionRecord
 from svd_lightning.steering import SteeringFunction
 
 
-def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
-    """Make transformers' own configuration from the options.
-
-    Raises:
-        InputError: for an option that transformers does not know, or values that it refuses.
-    """
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raise InputError for an option that transformers does not know, or a temperature that is not above 0."""
     defaults = GenerationConfig()
     if unknown := [name for name in options if not hasattr(defaults, name)]:
         raise InputError(
@@ -30,17 +27,77 @@ def generation_config(options: Mapping[str, Any]) -> GenerationConfig:
     temperature = options.get("temperature")
     if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
         raise InputError(f"generation.temperature: expected a finite number above 0, got {temperature}")
+
+
+def generation_config(options: Mapping[str, Any], base: GenerationConfig | None = None) -> GenerationConfig:
+    """Make transformers' own configuration from the options.
+
+    Args:
+        options: of `transformers.GenerationConfig`.
+        base: the base's own options. They complete options that contradict each other without them: a temperature
+            alone makes sense where the base samples by itself.
+
+    Raises:
+        InputError: as `check_options`, or for values that transformers refuses.
+    """
+    check_options(options)
+    refused = ValueError, TypeError
     try:
-        config = GenerationConfig(**options)
-        config.validate(strict=True)
-    except (ValueError, TypeError) as error:
+        try:
+            return _checked(options)
+        except refused:
+            return _checked({**given_options(base or GenerationConfig()), **options})
+    except refused as error:
         raise InputError(f"generation: {' '.join(str(error).split())}") from error
+
+
+def given_options(config: GenerationConfig) -> dict[str, Any]:
+    """Return the options that a configuration gives; it leaves the others to the base, or to transformers."""
+    return {name: value for name, value in config.to_dict().items() if value is not None}
+
+
+def completed(config: GenerationConfig, base: GenerationConfig) -> GenerationConfig:
+    """Return the options with the base's own where they say nothing, as `generate` completes them."""
+    whole = copy.deepcopy(config)
+    for name, value in given_options(base).items():
+        if getattr(whole, name, None) is None:
+            setattr(whole, name, value)
+    return whole
+
+
+def _checked(options: Mapping[str, Any]) -> GenerationConfig:
+    config = GenerationConfig(**options)
+    config.validate(strict=True)
     return config
 
 
+def decoding_text(config: GenerationConfig) -> str:
+    """Say in words how options that the base's own have completed decode."""
+    way, names = ("sampling", ["temperature", "top_k", "top_p"]) if config.do_sample else ("greedy", [])
+    if (config.num_beams or 1) > 1:
+        way = f"{config.num_beams} beams"
+    options = {name: getattr(config, name) for name in [*names, "repetition_penalty"]}
+    if config.do_sample and config.top_k is None:
+        options["top_k"] = 50  # transformers' default, which its configuration does not name
+    details = [f"{name} {value:g}" for name, value in options.items() if value is not None]
+    limit = [] if config.max_new_tokens is None else [f"at most {config.max_new_tokens} new tokens"]
+    return ", ".join([way, *details, *limit])
+
+
 def check_room(config: GenerationConfig, prompts: Sequence[EncodedExample], context: int | None) -> None:
-    """Raise InputError if the longest of the prompts and its completion would outgrow the context."""
+    """Raise InputError if the longest of the prompts and its completion would outgrow the context.
+
+    Args:
+        config: completed by the base's own options.
+        prompts: to complete.
+        context: how many positions the model leaves for text; None if its configuration does not say.
+    """
     longest = max((len(row.prompt_ids) for row in prompts), default=0)
+    if config.max_new_tokens is None and config.max_length is not None and config.max_length <= longest:
+        raise InputError(
+            f"generation.max_length: expected more than {longest}, the tokens of the longest prompt, which count "
+            f"too, got {config.max_length}; give max_new_tokens instead"
+        )
     asked = config.max_new_tokens or max(0, (config.max_length or 0) - longest)
     if context is not None and longest + asked > context:
         raise InputError(

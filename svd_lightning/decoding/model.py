@@ -11,6 +11,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from svd_lightning.decoding.caches import check_caches
 from svd_lightning.decoding.one_pass import OnePassModel
 from svd_lightning.decoding.paired_layers import PairedForward, paired_forward
 from svd_lightning.decoding.steered import SteeredModel
@@ -61,14 +62,16 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
 
     Raises:
         InputError: for adapters whose base distribution cannot be recovered (`check_adapter`), now or at a
-            later call; for prompt learning without a cache; for logits that hold NaN or +∞.
+            later call; for models whose past cannot be kept for both (`check_caches`); for prompt learning without
+            a cache; for logits that hold NaN or +∞.
 
     Source: Hu et al. (2025), arXiv 2509.15888, Algorithm 2.
     """
     check_adapter(peft_model)
     base_model = base_of(peft_model)
-    widen_head(base_model, copy_weights=False)
     mixin, attributes = steered_class(peft_model)
+    check_caches(base_model, two_passes=mixin is TwoPassModel)
+    widen_head(base_model, copy_weights=False)
     model = shallow_copy(base_model, _mixed_class(type(base_model), mixin))  # type: ignore[arg-type]
     for name in _OWN_STATE:
         model.__dict__.pop(name, None)

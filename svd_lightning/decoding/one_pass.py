@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_outputs import ModelOutput
 
+from svd_lightning.decoding.caches import CACHES, kept_rows
 from svd_lightning.decoding.paired_layers import PairedForward, installed
 from svd_lightning.decoding.steered import Inputs, SteeredModel, model_inputs
 from svd_lightning.errors import InputError
@@ -19,14 +20,10 @@ class OnePassModel(SteeredModel):
     """Steered model for adapters with paired forwards: one pass, one cache of 2B rows."""
 
     _paired_forwards: list[tuple[nn.Module, PairedForward]]
-    _virtual_tokens: int
 
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> Inputs:
-        """Prepare paired rows as the class does; generate() looks for `inputs_embeds` in this signature."""
-        paired = self._pair({"input_ids": input_ids, "inputs_embeds": inputs_embeds, **kwargs})
-        return {**super().prepare_inputs_for_generation(**paired), PAIRED: True}  # type: ignore[misc]
+    def _prepared_inputs(self, input_ids: Tensor, **kwargs: Any) -> Inputs:
+        """Prepare paired rows as the class does."""
+        return {**super()._prepared_inputs(**self._pair({"input_ids": input_ids, **kwargs})), PAIRED: True}
 
     def get_compiled_call(self, compile_config: Any) -> Any:
         """Return the step of `SteeredModel.get_compiled_call` with paired layers, installed outside the graph."""
@@ -80,11 +77,10 @@ class OnePassModel(SteeredModel):
             InputError: for a cache filled by another kind of model, which holds the states of one model only.
         """
         rows = model_inputs(inputs).shape[0]
-        layer = next(iter(getattr(inputs.get("past_key_values"), "layers", ())), None)
-        keys = getattr(layer, "keys", None)
-        if isinstance(keys, Tensor) and keys.numel() and keys.shape[0] != 2 * rows:
+        caches = [cache for name in CACHES if (cache := inputs.get(name)) is not None]
+        if found := [kept for cache in caches for kept in kept_rows(cache) if kept != 2 * rows]:
             raise InputError(
-                f"past_key_values: expected {2 * rows} rows, tuned then base, got {keys.shape[0]}; pass an empty "
+                f"past_key_values: expected {2 * rows} rows, tuned then base, got {found[0]}; pass an empty "
                 "cache or one that a steered model has filled for the same batch"
             )
         return pair_rows(inputs, rows)

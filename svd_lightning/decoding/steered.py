@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from svd_lightning.decoding.forbidden import ForbidAgain, ShowForbidden, shown
 from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits
-from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter
+from svd_lightning.models.positions import position_rows
+from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter, shallow_copy
 from svd_lightning.steering import SteeringFunction
 
 Inputs = dict[str, Any]
@@ -27,11 +29,69 @@ class SteeredModel:
     _base_model: PreTrainedModel
     _steering: SteeringFunction
     _adapter: str
+    _virtual_tokens: int = 0
+    _generating = False
+    _columns = 0
+    """While generating: tokens of the text that the last forward saw."""
+    _last_logits: tuple[Tensor, Tensor] | None = None
+    """While generating: the tuned and the steered logits of the last forward, [B, K, V] each."""
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Run the class's own `generate` on steered logits; raise InputError as `check_adapter`."""
         self._check_adapter()
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        self._generating, self._columns = True, 0
+        try:
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._generating, self._last_logits = False, None
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> Inputs:
+        """Prepare inputs as the class does; generate() looks for `inputs_embeds` in this signature."""
+        self._columns = input_ids.shape[1]
+        return self._prepared_inputs(input_ids, inputs_embeds=inputs_embeds, **kwargs)
+
+    def _validate_generated_length(
+        self, generation_config: GenerationConfig, input_ids_length: int, has_default_max_length: bool
+    ) -> None:
+        """Refuse a text that outgrows a table of positions; the last token needs none."""
+        super()._validate_generated_length(  # type: ignore[misc]
+            generation_config, input_ids_length, has_default_max_length
+        )
+        rows, length = position_rows(self._base_model), generation_config.max_length or 0
+        if rows is None or length + self._virtual_tokens - 1 <= rows:
+            return
+        virtual = f", {self._virtual_tokens} of them for the adapter's virtual tokens" * (self._virtual_tokens > 0)
+        raise InputError(
+            f"max_new_tokens: expected at most {max(0, rows + 1 - self._virtual_tokens - input_ids_length)}, got "
+            f"{length - input_ids_length}: the model knows {rows} positions{virtual}, and the prompt takes "
+            f"{input_ids_length}; lower it, or shorten the prompt"
+        )
+
+    def _prepared_inputs(self, input_ids: Tensor, **kwargs: Any) -> Inputs:
+        """Return the class's inputs of the next forward; for subclasses to change."""
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
+
+    def _get_logits_processor(
+        self, *args: Any, logits_processor: Any = None, **kwargs: Any
+    ) -> LogitsProcessorList:
+        """Put the class's processors, and the user's, between the two of `forbidden`."""
+        show = ShowForbidden(self._step_logits)
+        # Guidance runs the model itself: nothing is forbidden there.
+        model = shallow_copy(self)  # type: ignore[type-var]
+        model._steering = lambda tuned, base: shown(self._steering(tuned, base), tuned)
+        processors = super(SteeredModel, model)._get_logits_processor(  # type: ignore[misc]
+            *args, logits_processor=[*(logits_processor or ()), ForbidAgain(show)], **kwargs
+        )
+        return LogitsProcessorList([show, *processors])
+
+    def _step_logits(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last forward's tuned and steered logits of the token after these: [B, T] → [B, V] each."""
+        assert self._last_logits is not None
+        ahead = max(0, self._columns - input_ids.shape[1])  # prompt lookup asks for several columns in turn
+        tuned, steered = self._last_logits
+        return tuned[:, -1 - ahead], steered[:, -1 - ahead]
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the weights are the PEFT model's, and an adapter may have untied its head on purpose."""
@@ -51,6 +111,8 @@ class SteeredModel:
         outputs, tuned_logits, base_logits = self._both_logits(inputs)
         outputs.logits = self._steering(tuned_logits, base_logits)
         check_logits("steered logits", outputs.logits)
+        if self._generating:
+            self._last_logits = tuned_logits, outputs.logits
         if labels is not None:
             base, size = self._base_model, self._base_model.config.get_text_config().vocab_size
             outputs.loss = base.loss_function(logits=outputs.logits, labels=labels, vocab_size=size)

@@ -16,7 +16,7 @@ from svd_lightning.errors import InputError
 class PromptModel(OnePassModel):
     """Steered model for virtual tokens; the cache holds their columns before those that generate() counts."""
 
-    def prepare_inputs_for_generation(
+    def _prepared_inputs(
         self,
         input_ids: Tensor,
         *,
@@ -37,7 +37,7 @@ class PromptModel(OnePassModel):
             done = max(past - self._virtual_tokens, 0)
             new = input_ids.shape[1] - done if is_first_iteration else next_sequence_length
             input_ids = input_ids[:, input_ids.shape[1] - new :]
-        return super().prepare_inputs_for_generation(
+        return super()._prepared_inputs(
             input_ids,
             past_key_values=past_key_values,
             is_first_iteration=is_first_iteration or past == 0,

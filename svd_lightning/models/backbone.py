@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -75,6 +76,13 @@ class Backbone:
             return AutoConfig.from_pretrained(
                 self.source, revision=self.revision, trust_remote_code=self.trust_remote_code
             )
+
+    def load_generation(self) -> GenerationConfig:
+        """Load the base's own decoding options; empty ones if it comes without."""
+        try:
+            return GenerationConfig.from_pretrained(self.source, revision=self.revision)
+        except OSError:  # as for the model itself, the file may be missing
+            return GenerationConfig()
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer; if it has no pad token, the end-of-sequence token pads."""

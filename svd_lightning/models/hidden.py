@@ -141,6 +141,8 @@ def _call(caller: PeftModel | PreTrainedModel, model: PreTrainedModel, **inputs:
 def _decoder(model: PreTrainedModel) -> tuple[list[str], nn.Module]:
     """Return path and module of the part of a causal LM that ends before the head."""
     decoder = model.get_decoder()
+    if decoder is model or decoder is model.get_output_embeddings():  # Llama 4, ModernBERT
+        decoder = getattr(model, "model", model)
     for name, module in model.named_modules():
         if module is decoder and name:
             return name.split("."), module
@@ -152,9 +154,9 @@ def _decoder(model: PreTrainedModel) -> tuple[list[str], nn.Module]:
 def _head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Run the model's own forward on a shallow copy whose decoder answers with the given states, in float32."""
     widen_head(model, copy_weights=False)
-    path, _ = _decoder(model)
+    path, decoder = _decoder(model)
     states = hidden.unsqueeze(0)
-    clone = _with_submodule(model, path, _GivenStates(states))
+    clone = _with_submodule(model, path, _GivenStates(decoder, states))
     return clone(inputs_embeds=states, use_cache=False).logits.squeeze(0)
 
 
@@ -168,11 +170,14 @@ def _with_submodule(module: nn.Module, path: list[str], replacement: nn.Module) 
 
 
 class _GivenStates(nn.Module):
-    """Stands in for a decoder whose final hidden states are known."""
+    """Stands in for a decoder whose final hidden states are known; all but its forward is the decoder's."""
 
-    def __init__(self, states: Tensor) -> None:
+    def __init__(self, decoder: nn.Module, states: Tensor) -> None:
         super().__init__()
-        self.states = states
+        self.__dict__.update(decoder=decoder, states=states)  # not as a child: hooks of sharding find none here
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.decoder, name)  # Falcon-H1 keeps the head's scale there
 
     def forward(self, *args: object, **kwargs: object) -> BaseModelOutputWithPast:
         return _StatesOnly(last_hidden_state=self.states)

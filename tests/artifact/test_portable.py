@@ -22,6 +22,7 @@ OPTIONS = {
     "greedy": {"do_sample": False},
     "sampling": {"do_sample": True, "top_k": 7},
     "beams": {"do_sample": False, "num_beams": 4, "num_return_sequences": 2},
+    "banned": {"do_sample": False, "suppress_tokens": [*range(3, 60)]},
 }
 STRANGER = Path(__file__).with_name("stranger.py")
 

@@ -1,10 +1,13 @@
 """Generation options, and decoding a batch of prompts into texts."""
 
 import math
+import shutil
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
+from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.decoding.generation import generate, generation_config
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
@@ -49,6 +52,53 @@ def test_bad_options_are_one_line(options, message):
 def test_good_options(options):
     config = generation_config(options)
     assert all(getattr(config, name) == value for name, value in options.items())
+
+
+SAMPLES = GenerationConfig(do_sample=True, temperature=0.6)
+
+
+@pytest.mark.parametrize(
+    ("options", "base"),
+    [
+        ({"temperature": 0.5}, SAMPLES),
+        ({"top_p": 0.5, "top_k": 5}, SAMPLES),
+        ({"do_sample": False}, SAMPLES),
+        ({"num_return_sequences": 2}, GenerationConfig(num_beams=3)),
+        ({"num_return_sequences": 2}, SAMPLES),
+    ],
+)
+def test_the_bases_own_options_complete_these(options, base):
+    config = generation_config(options, base)
+    assert all(getattr(config, name) == value for name, value in options.items())
+
+
+@pytest.mark.parametrize("base", [SAMPLES, GenerationConfig(), None])
+def test_what_no_base_completes_is_refused(base):
+    with pytest.raises(InputError, match="temperature"):
+        generation_config({"temperature": 0.5, "do_sample": False}, base)
+
+
+def test_a_base_that_samples_samples_and_predict_says_so(batch, tmp_path, caplog):
+    folder = shutil.copytree(BASE_FOLDER, tmp_path / "base")
+    SAMPLES.save_pretrained(folder)
+
+    def texts(**options):
+        sampling = diary_model(generation=options, backbone=Backbone(str(folder)))
+        sampling.configure_model()
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            sampling.on_predict_start()
+        torch.manual_seed(3)
+        parts = {"config": sampling.generation, "tokenizer": sampling.tokenizer}
+        return generate(sampling.eval().peft_model, batch, Steering(strengths=[1.0]), **parts), caplog.text
+
+    options = {"max_new_tokens": 6, "temperature": 2.0}
+    found, said = texts(**options)
+    assert found == texts(**options, do_sample=True)[0]
+    assert "sampling, temperature 2, top_k 50, at most 6 new tokens: the base's own generation_config" in said
+    greedy, nothing = texts(max_new_tokens=6, do_sample=False)
+    assert greedy != found
+    assert "generation_config" not in nothing
 
 
 @pytest.fixture(scope="module")

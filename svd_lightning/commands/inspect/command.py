@@ -1,19 +1,16 @@
 """`svd-lightning inspect`: what steering does to one completion, token by token."""
 
-import copy
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from svd_lightning.commands.inspect.inspection import Inspection, page
 from svd_lightning.commands.inspect.prompt import check_request, inspect_prompt
 from svd_lightning.commands.inspect.subject import open_subject
 from svd_lightning.console import console
-from svd_lightning.decoding.generation import generation_config
+from svd_lightning.decoding.generation import check_options, generation_config, given_options
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 
@@ -63,10 +60,13 @@ def inspect(
         InputError: if the run cannot be opened or has no strengths, or for what `inspect_prompt` refuses.
     """
     options = generation or {}
-    generation_config(options)  # refuses unknown options before anything is loaded
+    check_options(options)  # before anything is loaded
     check_request(prompt, completion, top)
     place = _device(device)
     subject = open_subject(run, task=task, strengths=[strengths] if isinstance(strengths, float) else strengths)
+    config = generation_config(
+        {**given_options(subject.generation), **options}, subject.peft_model.get_base_model().generation_config
+    )
     inspection = inspect_prompt(
         subject.peft_model.to(place),
         subject.tokenizer,
@@ -74,7 +74,7 @@ def inspect(
         prompt,
         completion=completion,
         max_new_tokens=max_new_tokens,
-        generation=_merged(subject.generation, options),
+        generation=config,
         chat=chat,
         compare=compare,
         top=top,
@@ -94,13 +94,6 @@ def _device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device: cannot use {name!r}: {str(error).splitlines()[0]}") from error
-
-
-def _merged(config: GenerationConfig, options: Mapping[str, Any]) -> GenerationConfig:
-    merged = copy.deepcopy(config)
-    for name, value in options.items():
-        setattr(merged, name, value)
-    return merged
 
 
 def _target(run: str, output: str | None) -> Path:

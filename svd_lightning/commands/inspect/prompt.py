@@ -11,9 +11,10 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from svd_lightning.commands.inspect.inspection import Inspection
 from svd_lightning.commands.inspect.pieces import Piece, piece
 from svd_lightning.commands.inspect.positions import Position, Triple, positions
-from svd_lightning.commands.inspect.writing import decode, decoding_options, decoding_text
+from svd_lightning.commands.inspect.writing import decode, decoding_options
 from svd_lightning.data.examples import Example, Message
 from svd_lightning.data.tokenise import EncodedExample, encode
+from svd_lightning.decoding.generation import completed, decoding_text
 from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits, confidence_mask
 from svd_lightning.models import context_length
@@ -81,7 +82,8 @@ def inspect_prompt(
             name: decode(peft_model, tokenizer, one, example.prompt_ids, config, seed)
             for name, one in writers.items()
         }
-        ids, decoding = written.pop("steered"), decoding_text(config, peft_model)
+        ids, base = written.pop("steered"), peft_model.get_base_model().generation_config
+        decoding = decoding_text(completed(config, base))
         others = {name: tokenizer.decode(written[name], skip_special_tokens=True) for name in reversed(written)}
     found = tuple(_positions(peft_model, steering, example.prompt_ids, ids, top))
     return Inspection(

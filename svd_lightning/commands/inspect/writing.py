@@ -1,7 +1,6 @@
 """Decoding the completion to inspect, by transformers' own `generate`."""
 
 import copy
-from typing import Any
 
 import torch
 from peft import PeftModel
@@ -14,9 +13,6 @@ from svd_lightning.steering import SteeringFunction
 
 _NEW_TOKENS = 64
 """The default limit of a completion's tokens."""
-
-_DEFAULTS = {"top_k": 50}
-"""Defaults of transformers' `generate` that its configuration does not name."""
 
 
 def decoding_options(
@@ -58,19 +54,3 @@ def decode(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config, tokenizer=tokenizer
         )
     return whole[0, len(prompt_ids) :].cpu()
-
-
-def decoding_text(config: GenerationConfig, peft_model: PeftModel) -> str:
-    """Say how `generate` decodes; the base's own options fill what these leave open."""
-    defaults = peft_model.get_base_model().generation_config
-
-    def option(name: str) -> Any:
-        given = (getattr(one, name, None) for one in (config, defaults))
-        return next((value for value in given if value is not None), _DEFAULTS.get(name))
-
-    way = "sampling" if option("do_sample") else "greedy"
-    beams = option("num_beams") or 1
-    names = ("temperature", "top_k", "top_p") if option("do_sample") else ()
-    details = [f"{name} {option(name):g}" for name in (*names, "repetition_penalty") if option(name) is not None]
-    text = ", ".join([way if beams == 1 else f"{beams} beams", *details])
-    return f"{text}, at most {config.max_new_tokens} new tokens"

@@ -63,7 +63,7 @@ def setting_of(config: Namespace, *, tokens: int | None = None) -> Setting:
     """
     model, data = _parts(config)
     backbone, adapter = _models(model)
-    generation = generation_config(model.generation or {})
+    generation = generation_config(model.generation or {}, backbone.load_generation())
     per_node, nodes = _processes(config.trainer)
     layout = layout_of(config.trainer, processes=per_node * nodes)
     examples = data.calibration if isinstance(data.calibration, int) else None

@@ -115,6 +115,7 @@ def uncalibrated(checkpoint, tmp_path_factory):
         ({"max_new_tokens": 0}, "max_new_tokens: expected 1 to .* got 0"),
         ({"top": 0}, "top: expected at least 1"),
         ({"generation": {"top_q": 1}}, "generation: unknown option top_q"),
+        ({"generation": {"top_p": 0.5}}, "generation: .*top_p"),
         ({"generation": {"num_return_sequences": 2, "do_sample": True}}, "num_return_sequences: expected 1"),
         ({"task": "boolq"}, "task: expected none, since this run's data name no tasks, got 'boolq'"),
         ({"strengths": [1.0, 2.0]}, "steering.strengths: expected one per rule"),
