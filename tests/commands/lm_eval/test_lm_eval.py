@@ -42,7 +42,10 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 
 @pytest.fixture(autouse=True, scope="module")
 def _few_tasks():
-    """One folder of the harness's tasks stands for all: it reads thousands of files for its index."""
+    """One folder of the harness's tasks stands for all: it reads thousands of files for its index.
+
+    The stand-in takes no `include_defaults`: a command that left the harness's own tasks out would fail.
+    """
     from lm_eval import tasks
 
     arc = str(Path(tasks.__file__).with_name("arc"))
