@@ -6,13 +6,17 @@ export OMP_NUM_THREADS ?= 1
 # the tests start many processes: they read compiled modules instead of compiling them again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test check docs test-all clean
+.PHONY: demo test suite check docs test-all clean
 
 demo: $(VENV)/installed
 	$(BIN)/svd-lightning demo
 
+# mypy takes one core for a while, beside tests that often wait for processes of their own
+test: $(VENV)/deepspeed
+	$(MAKE) --jobs 2 check suite
+
 # in the order of the folders: files of few tests are the slowest, and last they would keep one process waiting
-test: $(VENV)/deepspeed check
+suite: $(VENV)/deepspeed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # style, types and layers

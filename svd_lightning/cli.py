@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from zipfile import is_zipfile
@@ -216,6 +216,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {trouble}")
 
 
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether texts about options are shown; reading them from the source of every class takes seconds."""
+    return any(word.startswith(("-h", "--h")) or ".help" in word or "comments" in word for word in arguments)
+
+
 def _run(arguments: list[str] | None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     verb = given[0] if given else ""
@@ -230,7 +235,8 @@ def _run(arguments: list[str] | None) -> None:
         return
     if verb in PASSING:
         sys.exit(PASSING[verb](given[1:]))
-    set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=True)
+    texts = _asks_for_help(given)
+    set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=texts)
     planned = verb == "plan"
     cli = PlanCLI if planned else _cli_for(verb)
     cli(

@@ -6,6 +6,8 @@ import is imported inside them.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,16 @@ WORDS = ("<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "d", "e", "f", "g", "h"
 
 # jsonargparse reads the source of every class for its docstrings, anew for every parser that is made
 docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage while everything is imported, which would take seconds and find little."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from torch import distributed
 from tests.chain import ROOT
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["svd_lightning.cli", "tests.chain"])
+_FORKS.set_forkserver_preload(["tests.preload"])
 
 
 def environment() -> dict[str, str]:

@@ -59,6 +59,10 @@ class Page(HTMLParser):
             self.rows[-1][-1] += data
 
 
+NO_TABLE = object()
+"""In a table's place where no curve is looked at: each takes a while to draw."""
+
+
 def written(case, folder):
     save_calibration(folder, case.record, case.table)
     return page(load_run(folder))
@@ -138,7 +142,7 @@ def test_every_verdict_has_its_own_lead(verdict, one, tmp_path):
     if used is None:
         used = {"rules": ["KLGradient"], "strengths": [0.0], "gain": {"mean": 0.0, "low": 0.0, "high": 0.0}}
     shown = {name: used[name] for name in ("rules", "strengths", "gain")}
-    save_calibration(tmp_path, {**one.record, "verdict": verdict, "used": shown}, one.table)
+    save_calibration(tmp_path, {**one.record, "verdict": verdict, "used": shown}, NO_TABLE)
     text = page(load_run(tmp_path))
     expected = {
         "steer": "KLGradient",
@@ -157,7 +161,7 @@ def test_intervals_stand_by_the_strengths_and_old_records_have_none(one, tmp_pat
     old = copy.deepcopy(one.record)
     for part in (old, old["used"], *old["candidates"]):
         del part["intervals"]
-    save_calibration(tmp_path, old, one.table)
+    save_calibration(tmp_path, old, NO_TABLE)
     assert bounds not in page(load_run(tmp_path))
 
 
@@ -192,7 +196,7 @@ def test_the_test_split_stands_beside_the_calibration_split(one, tmp_path):
 
 def test_steering_without_a_mask_has_a_page_without_curves(one, tmp_path):
     record = {**one.record, "alpha": None, "penalty": 0.0}
-    save_calibration(tmp_path, record, object())
+    save_calibration(tmp_path, record, NO_TABLE)
     found = Page(page(load_run(tmp_path)))
     assert "no mask" in found.text
     assert "curves are left out" in found.text
@@ -219,7 +223,7 @@ def test_tasks_are_shown_with_what_each_is_decoded_with(guard, tmp_path):
 
 
 def test_without_tasks_there_is_no_word_of_them(one, tmp_path):
-    save_calibration(tmp_path, one.record, one.table)
+    save_calibration(tmp_path, one.record, NO_TABLE)
     assert "Tasks" not in page(load_run(tmp_path))
 
 
@@ -229,7 +233,7 @@ def test_the_check_by_decoding_is_shown_with_answers_that_differ(one, tmp_path):
     texts = [{"prompt": "<b>", "reference": "Lima", "tuned": "Lima", "steered": "so so so"}]
     check = {"metrics": {name: {"tuned": {"value": 0.25}, "steered": entry} for name in names}, "texts": texts}
     record = {**one.record, "decoding": {**check, "examples": 24, "worse": ["repeated_trigrams"]}}
-    save_calibration(tmp_path, record, object())
+    save_calibration(tmp_path, record, NO_TABLE)
     shown = Page(page(load_run(tmp_path)))
     assert ["ROUGE-L", "25.0%", "50.0%", "-25.0 [-40.0, -10.0]"] in shown.rows
     assert ["repeated trigrams⚠ surely worse", "25.0%", "50.0%", "-25.0 [-40.0, -10.0]"] in shown.rows
@@ -241,12 +245,12 @@ def test_the_check_by_decoding_is_shown_with_answers_that_differ(one, tmp_path):
         ["tuned", "Lima"],
         ["steered", "so so so"],
     ]
-    save_calibration(tmp_path / "without", one.record, object())
+    save_calibration(tmp_path / "without", one.record, NO_TABLE)
     assert "decoded freely" not in page(load_run(tmp_path / "without"))
 
 
 def test_answers_to_questions_are_shown_where_there_are_some(tmp_path):
-    written(CASES["one-rule"](), tmp_path)
+    save_calibration(tmp_path, CASES["one-rule"]().record, NO_TABLE)
     entry = {"value": 0.5, "gain": 0.0125, "low": -0.02, "high": 0.04}
     part = {
         "questions": 8,

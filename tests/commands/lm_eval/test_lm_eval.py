@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,12 +45,21 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_reading_of_all_tasks():
-    """The harness reads thousands of files for its index, anew for every command."""
-    from lm_eval.tasks import TaskManager
+def _few_tasks():
+    """One folder of the harness's tasks stands for all: it reads thousands of files for its index.
+
+    The stand-in takes no `include_defaults`: a command that left the harness's own tasks out would fail.
+    """
+    from lm_eval import tasks
+
+    arc = str(Path(tasks.__file__).with_name("arc"))
+
+    @cache
+    def manager(include_path, whole=tasks.TaskManager):
+        return whole(include_path=[include_path, arc], include_defaults=False)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lm_eval.tasks.TaskManager", cache(TaskManager))
+        patch.setattr(tasks, "TaskManager", manager)
         yield
 
 

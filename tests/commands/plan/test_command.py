@@ -1,7 +1,10 @@
 """`svd-lightning plan` as a user types it."""
 
+import io
 import json
 import shutil
+from contextlib import redirect_stdout
+from functools import cache
 
 import pytest
 from safetensors.torch import load_file
@@ -11,13 +14,15 @@ from svd_lightning.commands.plan.command import parse_size
 from tests.chain import BASE_FOLDER, ROOT
 
 
-@pytest.fixture
-def run(config, capsys):
+@pytest.fixture(scope="module")
+def run(config):
     """The verb on the configuration of a fit; the rows of its table by name, and all it printed."""
 
+    @cache
     def plan(*arguments, of=config):
-        main(["plan", "--config", str(of), *arguments])
-        text = capsys.readouterr().out
+        with redirect_stdout(io.StringIO()) as printed:
+            main(["plan", "--config", str(of), *arguments])
+        text = printed.getvalue()
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
         return {row[0]: row[1:] for row in cells}, " ".join(text.split())
 

@@ -7,8 +7,12 @@ import pytest
 
 from svd_lightning.cli import main
 from svd_lightning.commands.sweep import sweep
+from svd_lightning.commands.sweep.cells import evaluations, warm_starts
 from svd_lightning.commands.sweep.command import as_overrides
 from svd_lightning.commands.sweep.command import main as sweep_main
+from svd_lightning.commands.sweep.runner import finish
+from svd_lightning.commands.sweep.stages import stages
+from svd_lightning.commands.sweep.sweep_file import load_sweep
 from svd_lightning.errors import InputError
 from tests.chain import write_config
 
@@ -39,11 +43,18 @@ def lines(folder):
 
 
 def test_a_run_and_its_test_once(file, tmp_path, capfd):
-    def run():
-        return sweep(
-            file, only=["alpha=0.1"], output=str(tmp_path / "out"), overrides=[("calibration.alphas", "[]")]
-        )
+    overrides = [("calibration.alphas", "[]")]
 
+    def run():
+        return sweep(file, only=["alpha=0.1"], output=str(tmp_path / "out"), overrides=overrides)
+
+    plan = load_sweep(tmp_path / "sweep.yaml")
+    [start], [asked] = warm_starts(plan, overrides=overrides), evaluations(plan, only={"alpha": ["0.1"]})
+    fit, _ = stages(start, [asked], plan.verbs, output=tmp_path / "out")
+    fit.partial.mkdir(parents=True)
+    main(fit.arguments)  # in this process, for the sweep to find; the next stage is a real process
+    finish(fit)
+    before = (fit.folder / "config.yaml").stat().st_mtime_ns
     result = run()
     assert (result.folder, result.failures) == (tmp_path / "out", [])
     found = {line["distribution"]: float(line["value"]) for line in lines(result.folder)}
@@ -51,9 +62,10 @@ def test_a_run_and_its_test_once(file, tmp_path, capfd):
     assert found["tuned"] == pytest.approx(record["metrics"]["NLL"]["tuned"]["value"], abs=1e-4)
     assert {"base", "steered", "control"} < set(found)
     assert found["base"] != found["tuned"]
-    written = (result.folder / "2" / "fit" / "log.txt").stat().st_mtime_ns
+    written = (result.folder / "2" / "0.1" / "test" / "log.txt").stat().st_mtime_ns
     assert run().failures == []
-    assert (result.folder / "2" / "fit" / "log.txt").stat().st_mtime_ns == written
+    assert (result.folder / "2" / "0.1" / "test" / "log.txt").stat().st_mtime_ns == written
+    assert (result.folder / "2" / "fit" / "config.yaml").stat().st_mtime_ns == before
     assert "out/table.md" in capfd.readouterr().out.replace("\n", "")
 
 
