@@ -4,12 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from typing_extensions import TypedDict
+
 from svd_lightning.metrics import Gain
 from svd_lightning.records import CalibrationRecord, DecodingRecord, GainsRecord, Intervals, UsedRecord
 from svd_lightning.steering import SteeringRule, rule_name
 
-Verdict = Literal["steer", "control", "tuned"]
-"""What to use: the steering, the control, or the tuned model as it is."""
+Verdict = Literal["steer", "correct", "control", "tuned"]
+"""What to use: the steering, a correction, the control, or the tuned model as it is."""
+
+
+class SwitchedOff(TypedDict):
+    """The fields of a record, or of a task's, that say what is used and why."""
+
+    verdict: Verdict
+    message: str
+    used: UsedRecord
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,7 @@ def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRec
     return {**checked, **tuned, "tasks": tasks}  # type: ignore[typeddict-item]
 
 
-def switched_off(rules: Sequence[str], message: str) -> dict[str, object]:
+def switched_off(rules: Sequence[str], message: str) -> SwitchedOff:
     """Return the fields of a record, or of a task's, that say that the tuned model is used, and why."""
     gain = Gain(0.0, 0.0, 0.0).plain()
     used: UsedRecord = {"rules": list(rules), "strengths": [0.0] * len(rules), "intervals": None, "gain": gain}
