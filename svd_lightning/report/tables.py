@@ -255,8 +255,8 @@ def _reading(record: Compared) -> list[str]:
         f"Gain: {_subject(record)} over the tuned model as it is, held out by cross-fitting on the calibration "
         "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "
         "zero, there may be no gain. Temperature alone is the control: only a gain beyond it speaks for steering. "
-        "The label bias and the calibrated head correct the tuned logits of a few tokens; like the control they do "
-        "not read the base, and decode at the price of the tuned model.",
+        "The label bias and the calibrated head correct the tuned logits of a few tokens. Like the control they "
+        "do not read the base, and decode at the price of the tuned model.",
     ]
 
 
