@@ -31,7 +31,7 @@ def outputs(model, ids, **options):
     return logits, model.generate(input_ids=ids, do_sample=False, max_new_tokens=6, **options)
 
 
-@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"target_modules": r".*\\.(q|v)_proj"}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"target_modules": r".*\.(q|v)_proj"}], ids=str)
 @pytest.mark.parametrize("model_type", ["llama", "opt"])
 def test_plain_peft_loads_the_calibrated_head(model_type, options, tokenizer, tmp_path):
     """OPT ties its head to the embeddings, which stay as they are."""
