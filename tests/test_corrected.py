@@ -1,12 +1,17 @@
 """A calibration that uses a correction, from fit to predict: what a user runs."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
+from svd_lightning.calibration import HeldOutSteering, recall_all
+from svd_lightning.callbacks.decoding_check import check_decoding
+from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.plain import PlainModel
 from svd_lightning.objective import label_tokens
 from svd_lightning.scoring import score_tokens
@@ -24,7 +29,7 @@ def corrected(diaries, tmp_path_factory):
 
 
 def test_the_record_names_it_and_decoding_was_checked(corrected):
-    model, trainer, _ = corrected
+    _, trainer, _ = corrected
     record = json.loads((Path(trainer.log_dir) / "calibration.json").read_text())
     assert record["verdict"] == "correct"
     assert record["used"]["correction"] in ("LabelBias", "CalibratedHead")
@@ -34,13 +39,11 @@ def test_the_record_names_it_and_decoding_was_checked(corrected):
 
 def test_what_is_measured_is_what_decodes(corrected):
     """Held-out NLL of the record, by the module's own scoring and by the logits that decoding makes."""
-    model, trainer, data = corrected
+    model, _, data = corrected
     name = model.calibration["used"]["correction"]
     [row] = [one for one in model.calibration["corrections"] if one["name"] == name]
-    steering, model = model.steering, model.eval()
+    steering = model.eval().steering
     assert isinstance(steering, Corrected)
-    from svd_lightning.decoding import steer_model
-
     decoder = steer_model(model.peft_model, steering)
     assert isinstance(decoder, PlainModel)
     scored, decoded = [], []
@@ -63,3 +66,19 @@ def test_a_checkpoint_brings_it_back(corrected):
     for name, one in model.corrections.items():
         assert torch.equal(again.corrections[name].weights, one.weights)
         assert set(one.tokens.tolist()) <= set(label_tokens(data.answers("calibration")).tolist())
+
+
+def test_a_correction_at_24_times_its_scale_is_refused_by_decoding(corrected):
+    """The slip of method.md §10: every likelihood is computed elsewhere and looks well; only decoding shows it."""
+    model, trainer, data = corrected
+    name, example = "CalibratedHead", torch.arange(chain.SPLITS["calibration"])
+    fitted, before = model.corrections[name], copy.deepcopy(model.calibration)
+    before["used"]["correction"] = name
+    slip = replace(fitted, weights=24.0 * fitted.weights)
+    model.eval()
+    steering = HeldOutSteering(model.configured, before, example, {name: [slip] * 4})
+    record = check_decoding(trainer, model, data, before, steering, count=24, progress=iter)
+    assert "repeated_trigrams" in record["decoding"]["worse"]
+    assert record["verdict"] == "tuned"
+    assert "decoded freely it is surely worse" in record["message"]
+    assert not isinstance(recall_all(model.configured, record, model.corrections).shared, Corrected)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from svd_lightning.functional import at_label
 from svd_lightning.objective import LabelTokens
 from svd_lightning.signals import check
 
@@ -101,6 +101,8 @@ class _Path:
         self._offsets, self._x, self._outcome = tokens.offsets[among], features[among], tokens.outcome[among]
         k = len(tokens.tokens)
         self._free = (torch.bincount(self._outcome, minlength=k + 1)[:k] >= 2).nonzero().squeeze(-1)
+        hit = (self._outcome == self._free.unsqueeze(-1)).double()
+        self._observed = hit @ self._x / len(self._x)  # mean of [y = v] x
         self._found = torch.zeros(len(self._free), features.shape[-1], dtype=torch.float64)
         self._none = torch.zeros(k + 1, features.shape[-1], dtype=torch.float64)
         self.weights: list[Tensor] = []
@@ -122,16 +124,14 @@ class _Path:
         return self._none.index_copy(0, self._free, free)
 
     def _minimise(self, ridge: float) -> None:
-        weights = self._found.clone().requires_grad_()
+        weights = self._found.clone()
         search = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
 
-        def loss() -> Tensor:
-            search.zero_grad()
-            logits = torch.addmm(self._offsets, self._x, self._all(weights).T)
-            value = F.cross_entropy(logits, self._outcome) + ridge * weights.square().sum()
-            value.backward()
-            return value
+        def loss() -> float:
+            log_p = torch.addmm(self._offsets, self._x, self._all(weights).T).log_softmax(dim=-1)
+            expected = log_p[:, self._free].exp().T @ self._x / len(self._x)
+            weights.grad = expected - self._observed + 2.0 * ridge * weights  # calibration runs without autograd
+            return (ridge * weights.square().sum() - at_label(log_p, self._outcome).mean()).item()
 
-        with torch.enable_grad():
-            search.step(loss)
-        self._found = weights.detach()
+        search.step(loss)
+        self._found = weights
