@@ -7,7 +7,7 @@ from svd_lightning.calibration.masks import PAPER_ALPHAS
 from svd_lightning.calibration.noise import add_noise, noise_in_words
 from svd_lightning.calibration.recall import NONE, HeldOutSteering, recall, recall_all, rescore
 from svd_lightning.calibration.recipes import CONTROL, joint_recipe
-from svd_lightning.calibration.verdict import withhold
+from svd_lightning.calibration.verdict import in_use, withhold
 
 __all__ = [
     "CONTROL",
@@ -22,6 +22,7 @@ __all__ = [
     "describe",
     "describe_tasks",
     "fit_corrections",
+    "in_use",
     "joint_recipe",
     "noise_in_words",
     "outcome",

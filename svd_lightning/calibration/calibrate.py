@@ -1,6 +1,6 @@
 """The calibration procedure: from calibration tokens to the strengths in use, and the record of all results."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -28,6 +28,7 @@ def calibrate(
     *,
     questions: QuestionTokens | None = None,
     corrections: Sequence[FittedCorrection] = (),
+    refused: Collection[str] = (),
     choice: bool = True,
     guard: bool = True,
     folds: int = 4,
@@ -46,6 +47,7 @@ def calibrate(
             and for MC1, which no steering in use may surely lower.
         corrections: fitted to the same tokens (`fit_corrections`), with as many folds; with the guard one is used
             where a steering gains no more.
+        refused: what a check of an earlier record has refused (`in_use`): a correction is chosen among the rest.
         choice: fit the choice among the options, if every example has some, rather than the tokens' likelihood.
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
         folds: how many folds the cross-fit behind every gain has; examples are never split.
@@ -83,7 +85,9 @@ def calibrate(
     tasks = calibrate_tasks(split, steering, best, control, tuned, verdict=verdict, guard=guard, folds=folds)
     rivals = rivals_of(split, tuned, corrections)
     steering_helps = best if verdict == "steer" else None
-    free = choose(split, tuned, corrections, rivals, control=control, steering=steering_helps, folds=folds)
+    free = choose(
+        split, tuned, corrections, rivals, control=control, steering=steering_helps, refused=refused, folds=folds
+    )
     masks = compare_masks(whole, rules, alphas, folds=folds) if isinstance(tokens, TokenTable) else []
     advice = better_recipe(split, found, tuned, steering, chosen=chosen.key, verdict=verdict)
     record: CalibrationRecord = {

@@ -1,6 +1,6 @@
 """The choice among all that a calibration has fitted: the cheapest candidate that does as well as the best."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,7 @@ def choose(
     *,
     control: Candidate,
     steering: Candidate | None,
+    refused: Collection[str] = (),
     folds: int,
 ) -> Chosen | None:
     """Return the correction to use; None where the control, the steering or the tuned model serves as well.
@@ -76,12 +77,13 @@ def choose(
         corrections, rivals: what was fitted, and the same as candidates.
         control: sharpening alone.
         steering: the configured recipe, if the verdict on it is to steer.
+        refused: names of those that a check has refused, as `in_use` gives them.
         folds: as the cross-fit has them.
     """
-    order = [Rival("", control.held_out, control.over_tuned), *rivals.values()]
+    order = [Rival("control", control.held_out, control.over_tuned), *rivals.values()]
     if steering is not None:
-        order.append(Rival("", steering.held_out, steering.over_tuned))
-    eligible = [one for one in order if one.over_tuned.helps]
+        order.append(Rival("steer", steering.held_out, steering.over_tuned))
+    eligible = [one for one in order if one.over_tuned.helps and one.name not in refused]
     names = {one.name: one for one in corrections}
     best = _pick(split, tuned, eligible, None)
     if best is None or best.name not in names:

@@ -140,6 +140,12 @@ def used_record(
     return used if fold_strengths is None else {**used, "fold_strengths": fold_strengths}
 
 
+def in_use(record: CalibrationRecord) -> str | None:
+    """Return what a record uses: a correction's name, `steer` or `control`; None for the tuned model as it is."""
+    verdict = record["verdict"]
+    return record["used"].get("correction") or (verdict if verdict in ("steer", "control") else None)
+
+
 def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRecord:
     """Return the record with a decoding check in it; where steering is surely worse, the tuned model is used.
 
@@ -157,7 +163,8 @@ def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRec
     if not record["guard"]:
         used = "; guard is off, so it is used all the same" if record["verdict"] == "steer" else ""
         return {**checked, "message": f"{record['message']}; but {found}{used}"}
-    message = f"steering is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
+    name = record["used"].get("correction", "steering")
+    message = f"{name} is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
     tuned = switched_off(record["rules"], message)
     tasks = [{**task, **tuned, "judged_by": "pool"} for task in record["tasks"]]
     return {**checked, **tuned, "tasks": tasks}  # type: ignore[typeddict-item]

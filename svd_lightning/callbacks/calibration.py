@@ -10,7 +10,15 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 
-from svd_lightning.calibration import PAPER_ALPHAS, HeldOutSteering, calibrate, fit_corrections
+from svd_lightning.calibration import (
+    PAPER_ALPHAS,
+    FittedCorrection,
+    HeldOutSteering,
+    add_noise,
+    calibrate,
+    fit_corrections,
+    in_use,
+)
 from svd_lightning.callbacks.checks import (
     as_steered,
     check_calibration_split,
@@ -22,7 +30,7 @@ from svd_lightning.callbacks.checks import (
 )
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
-from svd_lightning.callbacks.noise_check import check_noise
+from svd_lightning.callbacks.noise_check import measure_noise
 from svd_lightning.callbacks.run import as_completion_data, run_folder
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
@@ -32,7 +40,8 @@ from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding import steer_model
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.objective import label_tokens
+from svd_lightning.objective import CalibrationTokens, QuestionTokens, label_tokens
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
 from svd_lightning.scoring import Collector, collector
 from svd_lightning.signals import Stopped, check
@@ -177,32 +186,9 @@ class SteeringCalibration(L.Callback):
             self._trained.save(trainer)
         with _evaluating(module):
             collected = self._collect(trainer, module, data)
-            tokens, labels = collected.result(data.tasks("calibration")), collected.label_split()
+            labels, tokens = collected.label_split(), collected.result(data.tasks("calibration"))
             corrections = [] if labels is None else fit_corrections(labels, folds=self.folds)
-            record = calibrate(
-                tokens,
-                module.configured,
-                self.estimator,
-                questions=collected.questions(),
-                corrections=corrections,
-                choice=self.choice,
-                guard=self.guard,
-                folds=self.folds,
-                alphas=self.alphas,
-                others=self.others,
-            )
-            record = check_noise(trainer, module, data, record)
-            record = check_decoding(
-                trainer,
-                module,
-                data,
-                record,
-                HeldOutSteering(
-                    module.configured, record, tokens.example, {one.name: one.by_fold for one in corrections}
-                ),
-                count=self.decoded,
-                progress=partial(_progress, trainer, doing="Decoding"),
-            )
+            record = self._decide(trainer, module, data, tokens, collected.questions(), corrections)
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
         record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
         module.adopt(record, {one.name: one.correction for one in corrections})
@@ -213,6 +199,48 @@ class SteeringCalibration(L.Callback):
             log_calibration(trainer, record, tokens, module.configured.directions)
             for part in calibration_tables(record) if self.show_table else ():
                 console().print(part)
+
+    def _decide(
+        self,
+        trainer: L.Trainer,
+        module: SteeredLanguageModel,
+        data: CompletionDataModule,
+        tokens: CalibrationTokens,
+        questions: QuestionTokens | None,
+        corrections: Sequence[FittedCorrection],
+    ) -> CalibrationRecord:
+        """Return the record after the checks of noise and decoding; if one refuses, the rest is decided anew."""
+        noise, refused = measure_noise(trainer, module, data), dict[str, str]()
+        by_fold = {one.name: one.by_fold for one in corrections}
+        while True:
+            record = calibrate(
+                tokens,
+                module.configured,
+                self.estimator,
+                questions=questions,
+                corrections=corrections,
+                refused=refused,
+                choice=self.choice,
+                guard=self.guard,
+                folds=self.folds,
+                alphas=self.alphas,
+                others=self.others,
+            )
+            wanted = in_use(record)
+            record = record if noise is None else add_noise(record, noise)
+            record = check_decoding(
+                trainer,
+                module,
+                data,
+                record,
+                HeldOutSteering(module.configured, record, tokens.example, by_fold),
+                count=self.decoded,
+                progress=partial(_progress, trainer, doing="Decoding"),
+            )
+            if wanted is None or in_use(record) == wanted or wanted in refused:
+                others = [why for name, why in refused.items() if name != wanted]
+                return {**record, "advice": [*record.get("advice", []), *others]}
+            refused[wanted] = record["message"]
 
     def _collect(self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule) -> Collector:
         """Return what has collected this process's share of the calibration split."""
