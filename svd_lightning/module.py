@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import SchedulerType
 
 from svd_lightning.adapted import AdaptedModule
-from svd_lightning.calibration import recall_all
+from svd_lightning.calibration import NONE, recall_all
 from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding.generation import (
@@ -31,7 +31,15 @@ from svd_lightning.models.backbone import Backbone
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
 from svd_lightning.schedule import Schedule
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
-from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, VocabularyBound
+from svd_lightning.steering import (
+    UNSTEERED,
+    Correction,
+    Steering,
+    TaskSteering,
+    VocabularyBound,
+    as_tensors,
+    from_tensors,
+)
 from svd_lightning.strategies import TokenMean, any_rank, check_strategy, is_sharded, leave_group_at_exit
 from svd_lightning.strategies.random_state import random_states, restore_random_state
 
@@ -83,6 +91,7 @@ class SteeredLanguageModel(AdaptedModule):
             if isinstance(rule, VocabularyBound):
                 rule.check_vocabulary(self.tokenizer.get_vocab())
         self.calibration: CalibrationRecord | None = None
+        self.corrections: dict[str, Correction] = {}  # all that the calibration fitted, by name
         self.likelihood = Likelihood()
         self.held_out: HeldOut | None = None
         self.test_results: TestResults | None = None
@@ -177,7 +186,9 @@ class SteeredLanguageModel(AdaptedModule):
     def on_test_start(self) -> None:
         """Start a new comparison, with the strengths in force."""
         self._check_arithmetic()
-        self.held_out = HeldOut(self.configured, self.task_steering, self.calibration, self.device)
+        self.held_out = HeldOut(
+            self.configured, self.task_steering, self.calibration, self.device, corrections=self.corrections
+        )
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Score the batch, with all choices of its questions, under every distribution compared."""
@@ -237,18 +248,22 @@ class SteeredLanguageModel(AdaptedModule):
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------
 
-    def adopt(self, calibration: CalibrationRecord) -> None:
-        """Use a calibration: its strengths steer from now on, unless the user gave some.
+    def adopt(self, calibration: CalibrationRecord, corrections: Mapping[str, Correction] = NONE) -> None:
+        """Use a calibration: its strengths steer from now on, or its correction, unless the user gave strengths.
+
+        Args:
+            calibration: what `calibrate` returned.
+            corrections: those that were fitted with it, by name.
 
         Raises:
             InputError: if it was made for other rules or features, or another mask or penalty.
         """
-        self.calibration = calibration.copy()
+        self.calibration, self.corrections = calibration.copy(), dict(corrections)
         if self.configured.calibrated:
             _log.info("steering.strengths are given: the calibrated ones are reported, not used")
             return
         check_steering(self.configured, calibration)
-        steering = recall_all(self.configured, calibration)
+        steering = recall_all(self.configured, calibration, self.corrections)
         self.steering, self.own_steering = steering.shared, dict(steering.own)
 
     @contextmanager
@@ -264,6 +279,7 @@ class SteeredLanguageModel(AdaptedModule):
         """Keep the trainable weights, the calibration, what identifies the base, and random states."""
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in self.trained}
         checkpoint["calibration"] = self.calibration
+        checkpoint["corrections"] = as_tensors(self.corrections)
         checkpoint["arithmetic"] = self.arithmetic
         checkpoint["random_states"] = random_states(self.trainer.strategy.root_device)
         base = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
@@ -291,4 +307,4 @@ class SteeredLanguageModel(AdaptedModule):
             restore_random_state(checkpoint.get("random_states", ()), self.trainer.strategy.root_device)
         if (calibration := checkpoint.get("calibration")) is not None and not self._keep_steering:
             check_step(calibration, checkpoint["global_step"])
-            self.adopt(calibration)
+            self.adopt(calibration, from_tensors(checkpoint.get("corrections", {})))

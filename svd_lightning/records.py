@@ -31,6 +31,8 @@ class UsedRecord(TypedDict):
     intervals: Intervals | None
     gain: GainRecord
     fold_strengths: NotRequired[list[list[float]]]
+    correction: NotRequired[str]
+    """Name of the correction in use; the strengths are 0 then."""
 
 
 class CandidateRecord(TypedDict):
@@ -48,6 +50,22 @@ class CandidateRecord(TypedDict):
     gain_mc1: NotRequired[GainRecord | None]
     warning: str | None
     intervals: NotRequired[Intervals | None]
+
+
+class CorrectionRecord(TypedDict):
+    """A correction that calibration tried: it reads the tuned model alone, and costs nothing at decoding."""
+
+    name: str
+    tokens: int
+    """How many tokens it corrects."""
+    ridge: float
+    """λ of its fit, chosen by cross-validation; ∞ leaves the tuned model as it is."""
+    nll: float
+    accuracy: float
+    gain: GainRecord
+    """As a `CandidateRecord` has it."""
+    gain_likelihood: GainRecord
+    gain_mc1: GainRecord | None
 
 
 class MaskRecord(TypedDict):
@@ -153,6 +171,7 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     """That the split is too small, or that another recipe surely helps, and how to use it."""
     tasks: list[TaskRecord]
     candidates: list[CandidateRecord]
+    corrections: NotRequired[list[CorrectionRecord]]
     sweep: list[MaskRecord]
     recommended: RecommendedRecord | None
     decoding: NotRequired["DecodingRecord"]
@@ -196,6 +215,9 @@ class HeldOutTableRecord(TestFiguresRecord):
 
     estimator: str | None
     candidates: list[CandidateRecord]
+    corrections: NotRequired[list[CorrectionRecord]]
+    correction: NotRequired[str]
+    """The correction in force, of which the figures called steered are then."""
 
 
 class DistributionRecord(TypedDict):
@@ -204,6 +226,7 @@ class DistributionRecord(TypedDict):
     rules: list[str]
     strengths: list[float]
     estimator: str | None
+    correction: NotRequired[str]
     tasks: NotRequired[dict[str, "DistributionRecord"]]
 
 

@@ -77,9 +77,9 @@ def save_artifact(
     if calibration is not None:
         check_arithmetic(arithmetic_of(base), calibration.get("arithmetic"))
     with replacing_folder(target) as new:
-        _save_adapter(peft_model, new)
+        save_adapter(peft_model, new)
         tokenizer.save_pretrained(new)
-        _save_generation(base.generation_config, generation, new)
+        save_generation(base.generation_config, generation, new)
         content = {
             **with_intervals(plain, calibration),
             "base": {
@@ -123,7 +123,7 @@ def check_target(folder: Path) -> None:
         )
 
 
-def _save_adapter(peft_model: PeftModel, folder: Path) -> None:
+def save_adapter(peft_model: PeftModel, folder: Path) -> None:
     """Save the active adapter where PEFT stores the one named "default"."""
     name = peft_model.active_adapters[0]
     peft_model.save_pretrained(str(folder), selected_adapters=[name])
@@ -133,7 +133,8 @@ def _save_adapter(peft_model: PeftModel, folder: Path) -> None:
         (folder / name).rmdir()
 
 
-def _save_generation(base: GenerationConfig, chosen: GenerationConfig | None, folder: Path) -> None:
+def save_generation(base: GenerationConfig, chosen: GenerationConfig | None, folder: Path) -> None:
+    """Save decoding options: the base's, and in their place those chosen."""
     config = copy.deepcopy(base)  # keeps the end-of-sequence token
     if chosen is not None:
         config.update(**chosen.to_diff_dict())

@@ -1,27 +1,34 @@
 """Calibration: from labelled tokens to the strengths that steer, and everything a user should know about them."""
 
 from svd_lightning.calibration.calibrate import calibrate
+from svd_lightning.calibration.corrections import FittedCorrection, LabelSplit, fit_corrections, rescored
 from svd_lightning.calibration.describe import Outcome, describe, describe_tasks, outcome
 from svd_lightning.calibration.masks import PAPER_ALPHAS
 from svd_lightning.calibration.noise import add_noise, noise_in_words
-from svd_lightning.calibration.recall import HeldOutSteering, recall, recall_all, rescore
+from svd_lightning.calibration.recall import NONE, HeldOutSteering, recall, recall_all, rescore
 from svd_lightning.calibration.recipes import CONTROL, joint_recipe
-from svd_lightning.calibration.verdict import withhold
+from svd_lightning.calibration.verdict import in_use, withhold
 
 __all__ = [
     "CONTROL",
+    "NONE",
     "PAPER_ALPHAS",
+    "FittedCorrection",
     "HeldOutSteering",
+    "LabelSplit",
     "Outcome",
     "add_noise",
     "calibrate",
     "describe",
     "describe_tasks",
+    "fit_corrections",
+    "in_use",
     "joint_recipe",
     "noise_in_words",
     "outcome",
     "recall",
     "recall_all",
     "rescore",
+    "rescored",
     "withhold",
 ]

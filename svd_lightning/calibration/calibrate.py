@@ -1,11 +1,13 @@
 """The calibration procedure: from calibration tokens to the strengths in use, and the record of all results."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
 from svd_lightning.calibration.advice import better_recipe, too_small
 from svd_lightning.calibration.candidates import evidence, fit_all
+from svd_lightning.calibration.choose import choose, corrected, correction_records, rivals_of
+from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import figures
 from svd_lightning.calibration.masks import compare_masks, recommend
 from svd_lightning.calibration.recipes import CONTROL, Recipe, recipes
@@ -25,6 +27,8 @@ def calibrate(
     estimator: StrengthEstimator,
     *,
     questions: QuestionTokens | None = None,
+    corrections: Sequence[FittedCorrection] = (),
+    refused: Collection[str] = (),
     choice: bool = True,
     guard: bool = True,
     folds: int = 4,
@@ -41,6 +45,9 @@ def calibrate(
         estimator: chooses the strengths.
         questions: the tokens in which the options differ, where there are questions with options: for the choice,
             and for MC1, which no steering in use may surely lower.
+        corrections: fitted to the same tokens (`fit_corrections`), with as many folds; with the guard one is used
+            where a steering gains no more.
+        refused: what a check of an earlier record has refused (`in_use`): a correction is chosen among the rest.
         choice: fit the choice among the options, if every example has some, rather than the tokens' likelihood.
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
         folds: how many folds the cross-fit behind every gain has; examples are never split.
@@ -76,9 +83,14 @@ def calibrate(
     verdict = decide(*gains, is_control=best is control)
     used = {"steer": best.used(), "control": control.used(), "tuned": used_record(rules)}
     tasks = calibrate_tasks(split, steering, best, control, tuned, verdict=verdict, guard=guard, folds=folds)
+    rivals = rivals_of(split, tuned, corrections)
+    steering_helps = best if verdict == "steer" else None
+    free = choose(
+        split, tuned, corrections, rivals, control=control, steering=steering_helps, refused=refused, folds=folds
+    )
     masks = compare_masks(whole, rules, alphas, folds=folds) if isinstance(tokens, TokenTable) else []
     advice = better_recipe(split, found, tuned, steering, chosen=chosen.key, verdict=verdict)
-    return {
+    record: CalibrationRecord = {
         "estimator": chosen.key[1],
         "warning": best.estimate.warning,
         **figures(split.tokens, steering.with_strengths(best.estimate.strengths), best.outcome),
@@ -95,9 +107,13 @@ def calibrate(
         "used": used[verdict if guard else "steer"],
         "tasks": tasks,
         "candidates": [candidate.plain() for candidate in found.values()],
+        "corrections": correction_records(corrections, rivals),
         "sweep": masks,
         "recommended": recommend(masks),
     }
+    if free is None or not guard:
+        return record
+    return corrected(record, split, tuned, free, rivals[free.fitted.name])
 
 
 def _about(split: CalibrationSplit, tuned: Scores, steered: Scores, control: Scores) -> QuestionsRecord | None:

@@ -34,8 +34,8 @@ def add_noise(record: CalibrationRecord, noise: NoiseRecord) -> CalibrationRecor
     tuned = switched_off(record["rules"], why)
     tasks = [{**task, **tuned} if task["verdict"] == "steer" else task for task in record["tasks"]]
     advice = too_small(record["examples"])  # other recipes read the same difference: none surely helps
-    parts = {**(tuned if record["verdict"] == "steer" else {}), "tasks": tasks, "advice": advice}
-    return {**new, **parts}  # type: ignore[typeddict-item]
+    new = {**new, "tasks": tasks, "advice": advice}  # type: ignore[typeddict-item]
+    return {**new, **tuned} if record["verdict"] == "steer" else new
 
 
 def noise_in_words(noise: NoiseRecord) -> str:

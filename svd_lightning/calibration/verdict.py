@@ -4,12 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from typing_extensions import TypedDict
+
 from svd_lightning.metrics import Gain
 from svd_lightning.records import CalibrationRecord, DecodingRecord, GainsRecord, Intervals, UsedRecord
 from svd_lightning.steering import SteeringRule, rule_name
 
-Verdict = Literal["steer", "control", "tuned"]
-"""What to use: the steering, the control, or the tuned model as it is."""
+Verdict = Literal["steer", "correct", "control", "tuned"]
+"""What to use: the steering, a correction, the control, or the tuned model as it is."""
+
+
+class SwitchedOff(TypedDict):
+    """The fields of a record, or of a task's, that say what is used and why."""
+
+    verdict: Verdict
+    message: str
+    used: UsedRecord
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,12 @@ def used_record(
     return used if fold_strengths is None else {**used, "fold_strengths": fold_strengths}
 
 
+def in_use(record: CalibrationRecord) -> str | None:
+    """Return what a record uses: a correction's name, `steer` or `control`; None for the tuned model as it is."""
+    verdict = record["verdict"]
+    return record["used"].get("correction") or (verdict if verdict in ("steer", "control") else None)
+
+
 def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRecord:
     """Return the record with a decoding check in it; where steering is surely worse, the tuned model is used.
 
@@ -147,13 +163,14 @@ def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRec
     if not record["guard"]:
         used = "; guard is off, so it is used all the same" if record["verdict"] == "steer" else ""
         return {**checked, "message": f"{record['message']}; but {found}{used}"}
-    message = f"steering is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
+    name = record["used"].get("correction", "steering")
+    message = f"{name} is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
     tuned = switched_off(record["rules"], message)
     tasks = [{**task, **tuned, "judged_by": "pool"} for task in record["tasks"]]
     return {**checked, **tuned, "tasks": tasks}  # type: ignore[typeddict-item]
 
 
-def switched_off(rules: Sequence[str], message: str) -> dict[str, object]:
+def switched_off(rules: Sequence[str], message: str) -> SwitchedOff:
     """Return the fields of a record, or of a task's, that say that the tuned model is used, and why."""
     gain = Gain(0.0, 0.0, 0.0).plain()
     used: UsedRecord = {"rules": list(rules), "strengths": [0.0] * len(rules), "intervals": None, "gain": gain}

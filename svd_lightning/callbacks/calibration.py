@@ -10,7 +10,15 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 
-from svd_lightning.calibration import PAPER_ALPHAS, calibrate
+from svd_lightning.calibration import (
+    PAPER_ALPHAS,
+    FittedCorrection,
+    HeldOutSteering,
+    add_noise,
+    calibrate,
+    fit_corrections,
+    in_use,
+)
 from svd_lightning.callbacks.checks import (
     as_steered,
     check_calibration_split,
@@ -22,7 +30,7 @@ from svd_lightning.callbacks.checks import (
 )
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
-from svd_lightning.callbacks.noise_check import check_noise
+from svd_lightning.callbacks.noise_check import measure_noise
 from svd_lightning.callbacks.run import as_completion_data, run_folder
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
@@ -32,9 +40,10 @@ from svd_lightning.console import console
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.decoding import steer_model
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.objective import CalibrationTokens, QuestionTokens
+from svd_lightning.objective import CalibrationTokens, QuestionTokens, label_tokens
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
-from svd_lightning.scoring import collector
+from svd_lightning.scoring import Collector, collector
 from svd_lightning.signals import Stopped, check
 from svd_lightning.steering import UNSTEERED
 from svd_lightning.strategies import run_step
@@ -61,6 +70,9 @@ class SteeringCalibration(L.Callback):
         folds: number of parts of the split in the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         others: solve the other rules and estimators too, for the comparison in tables and report.
+        corrections: fit corrections of the tuned model alone too (`LabelBias`, `CalibratedHead`), which cost
+            nothing at decoding; with the guard one is used instead of steering where that gains no more. False
+            leaves them out.
         decoded: where answers are free text, how many calibration examples to decode with the tuned model and with
             the strengths found without them. If exact match, ROUGE-L, repetition or length is surely worse, the
             guard falls back to the tuned model. 0 leaves the check out.
@@ -83,6 +95,7 @@ class SteeringCalibration(L.Callback):
         folds: int = 4,
         alphas: Sequence[float] = PAPER_ALPHAS,
         others: bool = True,
+        corrections: bool = True,
         decoded: int = 32,
         show_table: bool = True,
         snapshot: str | None = None,
@@ -90,6 +103,7 @@ class SteeringCalibration(L.Callback):
         check_options(folds, alphas, decoded)
         self.estimator, self.choice, self.guard, self.folds = estimator, choice, guard, folds
         self.alphas, self.others, self.decoded, self.show_table = tuple(alphas), others, decoded, show_table
+        self.corrections = corrections
         self._snapshots, self._trained = SnapshotFolder(snapshot), TrainedCheckpoint()
         self._on_validate = False
         self._calibrated_step: int | None = None
@@ -171,31 +185,13 @@ class SteeringCalibration(L.Callback):
         else:
             self._trained.save(trainer)
         with _evaluating(module):
-            tokens, questions = self._collect(trainer, module, data)
-            record = calibrate(
-                tokens,
-                module.configured,
-                self.estimator,
-                questions=questions,
-                choice=self.choice,
-                guard=self.guard,
-                folds=self.folds,
-                alphas=self.alphas,
-                others=self.others,
-            )
-            record = check_noise(trainer, module, data, record)
-            record = check_decoding(
-                trainer,
-                module,
-                data,
-                record,
-                tokens.example,
-                count=self.decoded,
-                progress=partial(_progress, trainer, doing="Decoding"),
-            )
+            collected = self._collect(trainer, module, data)
+            labels, tokens = collected.label_split(), collected.result(data.tasks("calibration"))
+            corrections = [] if labels is None else fit_corrections(labels, folds=self.folds)
+            record = self._decide(trainer, module, data, tokens, collected.questions(), corrections)
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
         record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
-        module.adopt(record)
+        module.adopt(record, {one.name: one.correction for one in corrections})
         self._calibrated_step = trainer.global_step
         if (folder := run_folder(trainer)) is not None and trainer.is_global_zero:
             save_calibration(folder, record, tokens)
@@ -204,10 +200,50 @@ class SteeringCalibration(L.Callback):
             for part in calibration_tables(record) if self.show_table else ():
                 console().print(part)
 
-    def _collect(
-        self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule
-    ) -> tuple[CalibrationTokens, QuestionTokens | None]:
-        """Return the calibration split's tokens of all processes, and those of its questions' options."""
+    def _decide(
+        self,
+        trainer: L.Trainer,
+        module: SteeredLanguageModel,
+        data: CompletionDataModule,
+        tokens: CalibrationTokens,
+        questions: QuestionTokens | None,
+        corrections: Sequence[FittedCorrection],
+    ) -> CalibrationRecord:
+        """Return the record after the checks of noise and decoding; if one refuses, the rest is decided anew."""
+        noise, refused = measure_noise(trainer, module, data), dict[str, str]()
+        by_fold = {one.name: one.by_fold for one in corrections}
+        while True:
+            record = calibrate(
+                tokens,
+                module.configured,
+                self.estimator,
+                questions=questions,
+                corrections=corrections,
+                refused=refused,
+                choice=self.choice,
+                guard=self.guard,
+                folds=self.folds,
+                alphas=self.alphas,
+                others=self.others,
+            )
+            wanted = in_use(record)
+            record = record if noise is None else add_noise(record, noise)
+            record = check_decoding(
+                trainer,
+                module,
+                data,
+                record,
+                HeldOutSteering(module.configured, record, tokens.example, by_fold),
+                count=self.decoded,
+                progress=partial(_progress, trainer, doing="Decoding"),
+            )
+            if wanted is None or in_use(record) == wanted or wanted in refused:
+                others = [why for name, why in refused.items() if name != wanted]
+                return {**record, "advice": [*record.get("advice", []), *others]}
+            refused[wanted] = record["message"]
+
+    def _collect(self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule) -> Collector:
+        """Return what has collected this process's share of the calibration split."""
         loader, precision = data.calibration_dataloader(), trainer.precision_plugin.val_step_context
         peft_model, snapshot = module.peft_model, self._snapshots.open(trainer, module)
         collecting = collector(
@@ -217,6 +253,7 @@ class SteeringCalibration(L.Callback):
             alphas=self.alphas,
             around=precision,
             questions=data.all_choices("calibration"),
+            corrected=label_tokens(data.answers("calibration")) if self.corrections else None,
         )
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         with torch.no_grad(), precision():
@@ -225,7 +262,7 @@ class SteeringCalibration(L.Callback):
                 on_device = trainer.strategy.batch_to_device(batch, module.device)
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()
-        return collecting.result(data.tasks("calibration")), collecting.questions()
+        return collecting
 
 
 @contextmanager

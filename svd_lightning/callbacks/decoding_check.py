@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
 
-from svd_lightning.calibration import HeldOutSteering, recall_all, withhold
+from svd_lightning.calibration import HeldOutSteering, withhold
 from svd_lightning.data import Batch, CompletionDataModule
 from svd_lightning.data.tokenise import EncodedExample
 from svd_lightning.module import SteeredLanguageModel
@@ -29,7 +28,7 @@ def check_decoding(
     module: SteeredLanguageModel,
     data: CompletionDataModule,
     record: CalibrationRecord,
-    example: Tensor,
+    steering: HeldOutSteering,
     *,
     count: int,
     progress: Progress,
@@ -43,11 +42,11 @@ def check_decoding(
     Args:
         module: in evaluation mode.
         record: what `calibrate` returned.
-        example: the example of each calibration token, int64 [N].
+        steering: what the record uses, found without each example.
         count: how many examples to decode at most; they are drawn at random, always the same ones.
         progress: shows how far the batches are.
     """
-    steered = _steered(module, data, record) if count else []
+    steered = _steered(module, data, steering) if count else []
     if not steered:
         return record
     examples = {one.id: one for one in data.examples("calibration")}
@@ -69,7 +68,7 @@ def check_decoding(
         return record
     decoding = FreeDecoding(
         module.peft_model,
-        HeldOutSteering(module.configured, record, example),
+        steering,
         {row.index: examples[row.id].references for row in rows},
         config=config,
         tokenizer=module.tokenizer,
@@ -85,13 +84,12 @@ def check_decoding(
 
 
 def _steered(
-    module: SteeredLanguageModel, data: CompletionDataModule, record: CalibrationRecord
+    module: SteeredLanguageModel, data: CompletionDataModule, steering: HeldOutSteering
 ) -> list[EncodedExample]:
-    """Return the calibration rows that the record's strengths steer; none where the user gave the strengths."""
+    """Return the calibration rows that are steered or corrected; none where the user gave the strengths."""
     if module.configured.calibrated:
         return []
-    steering = recall_all(module.configured, record)
-    return [row for row in data.rows("calibration") if any(steering.of_task(row.task).strengths or ())]
+    return [row for row in data.rows("calibration") if steering.moves(row.task)]
 
 
 def _room(module: SteeredLanguageModel, new_tokens: int) -> int:

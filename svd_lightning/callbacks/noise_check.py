@@ -3,23 +3,22 @@
 import lightning as L
 import torch
 
-from svd_lightning.calibration import add_noise
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.records import CalibrationRecord
+from svd_lightning.records import NoiseRecord
 from svd_lightning.scoring import NoiseMeter
 from svd_lightning.strategies import run_step
 
 
-def check_noise(
-    trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule, record: CalibrationRecord
-) -> CalibrationRecord:
-    """Return the record with the rounding noise, as `add_noise` puts it; in float32 there is none to speak of.
+def measure_noise(
+    trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule
+) -> NoiseRecord | None:
+    """Return the rounding noise; None in float32, where there is none to speak of.
 
     Call it on every process, with the module in evaluation mode.
     """
     if set(module.arithmetic.values()) == {"float32"}:
-        return record
+        return None
     meter = NoiseMeter(module.peft_model, module.configured.alpha)
     with torch.no_grad(), trainer.precision_plugin.val_step_context():
         for batch in data.calibration_dataloader():
@@ -27,4 +26,4 @@ def check_noise(
             run_step(trainer, module, "calibration_step", meter.add, on_device)
             if meter.enough():
                 break
-    return add_noise(record, meter.result())
+    return meter.result()

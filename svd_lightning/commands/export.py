@@ -2,16 +2,21 @@
 
 from pathlib import Path
 
+from svd_lightning.artifact.corrected import save_corrected
 from svd_lightning.artifact.hub import check_hub_name, push_folder
 from svd_lightning.artifact.save import check_target, save_artifact
 from svd_lightning.errors import InputError
+from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import open_run
+from svd_lightning.steering import Corrected
 
 
 def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool = True) -> Path:
-    """Write a run as a PEFT adapter folder that decodes steered with transformers and peft alone.
+    """Write a run as a PEFT adapter folder that decodes with transformers and peft alone, as the run does.
 
-    The folder holds adapter, tokenizer, decoding options, steering and a model card; the base is not in it.
+    The folder holds adapter, tokenizer and decoding options; the base is not in it. A steering comes with a
+    model card and code for `generate`. A calibrated head becomes part of the adapter; a label bias becomes
+    `sequence_bias` in the decoding options, and a map for servers.
 
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.
@@ -35,7 +40,26 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
             f"run: {run!r} is not calibrated; run `svd-lightning calibrate --ckpt_path CHECKPOINT` with its "
             "config first"
         )
-    folder = save_artifact(
+    folder = _save(module, target)
+    print(folder)
+    if push_to_hub is not None:
+        print(push_folder(folder, push_to_hub, private=private))
+    return folder
+
+
+def _save(module: SteeredLanguageModel, target: Path) -> Path:
+    """Write the folder for what the run decodes with."""
+    correction = module.steering.correction if isinstance(module.steering, Corrected) else None
+    mixed = any(one is not module.steering for one in module.own_steering.values())
+    if correction is not None and mixed:
+        raise InputError(
+            "run: expected one correction for all tasks, got some tasks that are decoded otherwise, which a plain "
+            "adapter cannot hold; decode it with `svd-lightning predict`"
+        )
+    if correction is not None:
+        model, tokenizer = module.peft_model, module.tokenizer
+        return save_corrected(target, model, correction, tokenizer, generation=module.generation)
+    return save_artifact(
         target,
         module.peft_model,
         module.task_steering,
@@ -44,7 +68,3 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
         generation=module.generation,
         revision=module.backbone.revision,
     )
-    print(folder)
-    if push_to_hub is not None:
-        print(push_folder(folder, push_to_hub, private=private))
-    return folder

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
@@ -155,6 +156,12 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
         """Return the examples behind the rows of a split, in order."""
         kept = set(self.split_ids(split))
         return [example for example in self._splits[split] if example.id in kept]
+
+    def answers(self, split: str) -> list[Tensor]:
+        """Return the token ids of each example's right answer, of a question's best one; int64 [C] each."""
+        if questions := self.all_choices(split):
+            return [question.choices[question.best].completion_ids for question in questions]
+        return [row.completion_ids for row in self._encoded_rows(split)]
 
     def digest(self, split: str) -> str:
         """Return the SHA-256 of the token ids of a split; it changes when what the model reads changes."""

@@ -12,11 +12,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from svd_lightning.decoding.caches import check_caches
+from svd_lightning.decoding.head_inputs import HeadInputs
 from svd_lightning.decoding.one_pass import OnePassModel
 from svd_lightning.decoding.paired_layers import PairedForward, paired_forward
+from svd_lightning.decoding.plain import PlainModel
 from svd_lightning.decoding.steered import SteeredModel
 from svd_lightning.decoding.two_pass import TwoPassModel
-from svd_lightning.decoding.virtual_tokens import PROMPT_MODELS
+from svd_lightning.decoding.virtual_tokens import PROMPT_MODELS, PromptModel
 from svd_lightning.errors import InputError
 from svd_lightning.models.arithmetic import widen_head
 from svd_lightning.models.switch import (
@@ -28,7 +30,7 @@ from svd_lightning.models.switch import (
     check_adapter,
     shallow_copy,
 )
-from svd_lightning.steering import SteeringFunction
+from svd_lightning.steering import SteeringFunction, reads_base, reads_states
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,8 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     It shares every weight and hook of the PEFT model, adds no parameter and follows later changes of the weights.
     It changes the PEFT model only inside its own forward, so any number of steered models can share one; but from
     now on the head computes in float32 (`widen_head`). LoRA, IA3 and prompt learning decode both distributions in
-    one pass of 2B rows; other adapters take two. Do not store it as an attribute of another `nn.Module`, which
+    one pass of 2B rows; other adapters take two. A steering that does not read the base (`reads_base`) takes the
+    tuned model's own pass. Do not store it as an attribute of another `nn.Module`, which
     would register the weights twice.
 
     Args:
@@ -70,8 +73,11 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     check_adapter(peft_model)
     base_model = base_of(peft_model)
     mixin, attributes = steered_class(peft_model)
+    if not reads_base(steering) and not issubclass(mixin, PromptModel):
+        mixin, attributes = PlainModel, {}
     check_caches(base_model, two_passes=mixin is TwoPassModel)
     widen_head(base_model, copy_weights=False)
+    keeps = HeadInputs(base_model.get_output_embeddings()) if reads_states(steering) else None
     model = shallow_copy(base_model, _mixed_class(type(base_model), mixin))  # type: ignore[arg-type]
     for name in _OWN_STATE:
         model.__dict__.pop(name, None)
@@ -81,6 +87,7 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
         _peft_model=peft_model,
         _base_model=base_model,
         _steering=steering,
+        _head_inputs=keeps,
         _adapter=active_adapters(peft_model)[0],
     )
     return model

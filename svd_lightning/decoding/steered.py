@@ -1,5 +1,6 @@
 """The part that all steered models share: a causal LM with steered logits, over shared weights."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -8,11 +9,12 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from svd_lightning.decoding.forbidden import ForbidAgain, ShowForbidden, shown
+from svd_lightning.decoding.head_inputs import HeadInputs
 from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits
 from svd_lightning.models.positions import position_rows
 from svd_lightning.models.switch import AdaptedModel, active_adapters, check_adapter, shallow_copy
-from svd_lightning.steering import SteeringFunction
+from svd_lightning.steering import SteeringFunction, corrected_logits, forbids
 
 Inputs = dict[str, Any]
 """Arguments of a model's forward, by name."""
@@ -29,6 +31,8 @@ class SteeredModel:
     _base_model: PreTrainedModel
     _steering: SteeringFunction
     _adapter: str
+    _head_inputs: HeadInputs | None
+    """Kept for a steering that reads them."""
     _virtual_tokens: int = 0
     _generating = False
     _columns = 0
@@ -76,7 +80,9 @@ class SteeredModel:
     def _get_logits_processor(
         self, *args: Any, logits_processor: Any = None, **kwargs: Any
     ) -> LogitsProcessorList:
-        """Put the class's processors, and the user's, between the two of `forbidden`."""
+        """Put the class's processors, and the user's, between the two of `forbidden`, where tokens may be."""
+        if not forbids(self._steering):
+            return super()._get_logits_processor(*args, logits_processor=logits_processor, **kwargs)  # type: ignore[misc]
         show = ShowForbidden(self._step_logits)
         # Guidance runs the model itself: nothing is forbidden there.
         model = shallow_copy(self)  # type: ignore[type-var]
@@ -108,7 +114,10 @@ class SteeredModel:
     def _steered_forward(self, inputs: Inputs) -> Any:
         """Run the class's `forward` with every argument by name, on both models, and steer the logits."""
         labels, return_dict = inputs.pop("labels", None), inputs.pop("return_dict", None)
-        outputs, tuned_logits, base_logits = self._both_logits(inputs)
+        with self._keeping():
+            outputs, tuned_logits, base_logits = self._both_logits(inputs)
+            states = None if self._head_inputs is None else self._head_inputs.take(tuned_logits)
+        tuned_logits = corrected_logits(self._steering, tuned_logits, states)
         outputs.logits = self._steering(tuned_logits, base_logits)
         check_logits("steered logits", outputs.logits)
         if self._generating:
@@ -118,16 +127,23 @@ class SteeredModel:
             outputs.loss = base.loss_function(logits=outputs.logits, labels=labels, vocab_size=size)
         return outputs.to_tuple() if return_dict is False else outputs
 
-    def _both_logits(self, inputs: Inputs) -> tuple[ModelOutput, Tensor, Tensor]:
-        """Return the outputs of the tuned model, its logits and the base model's, [B, K, V] each."""
+    def _both_logits(self, inputs: Inputs) -> tuple[ModelOutput, Tensor, Tensor | None]:
+        """Return the outputs of the tuned model, its logits and the base model's (None if not read), [B, K, V]."""
         raise NotImplementedError
+
+    def _keeping(self) -> AbstractContextManager[None]:
+        """Keep the head's inputs within the context; while compiling, the caller of the graph does."""
+        if self._head_inputs is None or torch.compiler.is_compiling():
+            return nullcontext()
+        return self._head_inputs.kept()
 
     def get_compiled_call(self, compile_config: Any) -> Any:
         """Return the compiled step that `generate` uses with a static cache, with logits checked outside it."""
         compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            outputs = compiled(*args, **kwargs)
+            with self._keeping():
+                outputs = compiled(*args, **kwargs)
             check_logits("steered logits", outputs.logits)
             return outputs
 

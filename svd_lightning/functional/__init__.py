@@ -1,5 +1,6 @@
 """The mathematics of steering: pure functions of tensors, torch only."""
 
+from svd_lightning.functional.corrections import correct
 from svd_lightning.functional.distributions import (
     LOG_FLOOR,
     at_label,
@@ -31,6 +32,7 @@ __all__ = [
     "at_label",
     "check_logits",
     "confidence_mask",
+    "correct",
     "expectation",
     "jacobian_product",
     "kl_direction",

@@ -13,6 +13,7 @@ from svd_lightning.objective.interface import (
     TokenObjective,
     judged_penalty,
 )
+from svd_lightning.objective.label_tokens import LabelCollector, LabelTokens, label_tokens
 from svd_lightning.objective.masked import MaskedObjective
 from svd_lightning.objective.snapshot import ReferenceSnapshot
 from svd_lightning.objective.stream import StreamedObjective, TokenStream, prefetch
@@ -25,6 +26,8 @@ __all__ = [
     "Choices",
     "Evaluation",
     "ExampleSums",
+    "LabelCollector",
+    "LabelTokens",
     "MaskedObjective",
     "Objective",
     "Priced",
@@ -36,6 +39,7 @@ __all__ = [
     "TokenStream",
     "TokenTable",
     "judged_penalty",
+    "label_tokens",
     "objective",
     "prefetch",
 ]

@@ -19,6 +19,7 @@ from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.words import (
     CHOICE_METRICS,
     answers_text,
+    correction_words,
     decoded_texts,
     gain_text,
     gain_unit,
@@ -162,22 +163,24 @@ def _choices(
     rows = []
     for name in part["metrics"][shown[0]]:
         about = distributions.get(name)
-        recipe = (
-            f"{recipe_name(about['rules'], about['strengths'])}, {strengths_text(about['strengths'])}"
-            if about
-            else ""
-        )
+        recipe = _recipe(about) if about else ""
         rows.append(Row((name, recipe, *(share_text(part["metrics"][metric][name]) for metric in shown))))
     heads = ("distribution", "steering", *(metric.replace("_normalised", " per token") for metric in shown))
     questions = f"{part['questions']} questions."
     return ReportTable(title, heads, tuple(rows), (questions, *notes), labels=2)
 
 
+def _recipe(about: DistributionRecord) -> str:
+    if (correction := about.get("correction")) is not None:
+        return correction_words(correction)
+    return f"{recipe_name(about['rules'], about['strengths'])}, {strengths_text(about['strengths'])}"
+
+
 def _comparison(
     title: str, splits: Sequence[Compared], used: UsedRecord | FiguresRecord, notes: Sequence[str]
 ) -> ReportTable:
     """Compare base, tuned and the candidates of the first split, on every split."""
-    outcomes = [_outcomes(split) for split in splits]
+    outcomes, correction = [_outcomes(split) for split in splits], used.get("correction")
 
     def row(key: object, *labels: str, used: bool = False, warning: str | None = None) -> Row:
         cells = (cell for split in outcomes for cell in split.get(key, ("", "", "")))
@@ -185,7 +188,18 @@ def _comparison(
 
     rows = [
         row("base", "base", "", "", ""),
-        row("tuned", "tuned", "", "0", "", used=not any(used["strengths"])),
+        row("tuned", "tuned", "", "0", "", used=not any(used["strengths"]) and correction is None),
+        *(
+            row(
+                one["name"],
+                correction_words(one["name"]),
+                f"ridge, λ {one['ridge']:.2g}",
+                f"{one['tokens']} tokens",
+                gain_text(one["gain"]),
+                used=one["name"] == correction,
+            )
+            for one in splits[0].get("corrections", [])
+        ),
         *(
             row(
                 _key(candidate),
@@ -209,6 +223,9 @@ def _outcomes(record: Compared) -> dict[object, Outcomes]:
         _key(one): _texts(one["nll"], one["nll_decoded"], one["accuracy"]) for one in record["candidates"]
     }
     tuned = _texts(record["nll_tuned"], record["nll_decoded_tuned"], record["accuracy_tuned"])
+    outcomes |= {
+        one["name"]: _texts(one["nll"], one["nll"], one["accuracy"]) for one in record.get("corrections", [])
+    }
     return {**outcomes, "base": (f"{record['nll_base']:.4f}", "", ""), "tuned": tuned}
 
 
@@ -237,7 +254,9 @@ def _reading(record: Compared) -> list[str]:
         decoded,
         f"Gain: {_subject(record)} over the tuned model as it is, held out by cross-fitting on the calibration "
         "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "
-        "zero, there may be no gain. Temperature alone is the control: only a gain beyond it speaks for steering.",
+        "zero, there may be no gain. Temperature alone is the control: only a gain beyond it speaks for steering. "
+        "The label bias and the calibrated head correct the tuned logits of a few tokens. Like the control they "
+        "do not read the base, and decode at the price of the tuned model.",
     ]
 
 

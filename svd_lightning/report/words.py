@@ -96,6 +96,15 @@ def named_strengths(part: UsedRecord | CalibrationRecord) -> str:
     return ", ".join(map(" ".join, zip(part["rules"], with_intervals(part), strict=True)))
 
 
+def correction_words(name: str) -> str:
+    """Return what tables call a correction.
+
+    >>> correction_words("CalibratedHead")
+    'calibrated head'
+    """
+    return {"CalibratedHead": "calibrated head", "LabelBias": "label bias"}.get(name, name)
+
+
 def task_used(task: TaskRecord, *, guard: bool) -> str:
     """Return what a task is decoded with, and whether the verdict over all examples decided it.
 
@@ -104,7 +113,8 @@ def task_used(task: TaskRecord, *, guard: bool) -> str:
     """
     verdict = task["verdict"] if guard else "steer"
     control = "flattening" if task["used"]["strengths"][0] < 0.0 else "sharpening"
-    used = {"steer": "steering", "control": control, "tuned": "tuned model"}[verdict]
+    correction = correction_words(task["used"].get("correction", ""))
+    used = {"steer": "steering", "control": control, "correct": correction, "tuned": "tuned model"}[verdict]
     return used if task["judged_by"] == "task" else f"{used}, as over all"
 
 

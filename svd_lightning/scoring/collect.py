@@ -10,12 +10,15 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from svd_lightning.calibration import LabelSplit
 from svd_lightning.data import Batch
 from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.errors import InputError
 from svd_lightning.models.hidden import base_head, base_hidden_states, tuned_head, tuned_hidden_states
 from svd_lightning.objective import (
     CalibrationTokens,
+    LabelCollector,
+    LabelTokens,
     QuestionTokens,
     ReferenceSnapshot,
     TokenCollector,
@@ -67,6 +70,10 @@ class Collector(Protocol):
         """Return the options' own tokens of all processes; None without questions. Call it on every rank."""
         ...
 
+    def label_split(self) -> LabelSplit | None:
+        """Return the tokens as corrections see them; None if they were not asked for. Call it on every rank."""
+        ...
+
 
 def collector(
     peft_model: PeftModel,
@@ -76,6 +83,7 @@ def collector(
     alphas: Sequence[float] = (),
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     questions: Sequence[EncodedQuestion] = (),
+    corrected: Tensor | None = None,
 ) -> Collector:
     """Make the collector for a steering: of a table if it has a mask, of a stream if it has none.
 
@@ -86,13 +94,18 @@ def collector(
         alphas: further masks that the table must cover.
         around: makes a context for every later pass of a stream, such as a Trainer's precision.
         questions: those of the split, of all processes, where its batches are of questions.
+        corrected: the tokens that corrections may change, int64 [k]; None collects nothing for them.
     """
+    labels = None
+    if corrected is not None:
+        width = peft_model.get_base_model().get_output_embeddings().in_features
+        labels = LabelCollector(corrected, width).to(peft_model.device)
     rows: _TableCollector | _StreamCollector
     if steering.alpha is None:
-        rows = _StreamCollector(peft_model, snapshot or ReferenceSnapshot(), around)
+        rows = _StreamCollector(peft_model, snapshot or ReferenceSnapshot(), around, labels)
     else:
         into = token_collector(steering, alphas=alphas).to(peft_model.device)
-        rows = _TableCollector(peft_model, into, snapshot)
+        rows = _TableCollector(peft_model, into, snapshot, labels)
     return QuestionCollection(rows, questions) if questions else rows
 
 
@@ -112,11 +125,35 @@ def token_collector(steering: Steering, *, alphas: Sequence[float] = ()) -> Toke
     return TokenCollector(tuple(rules.values()), features=steering.features, alpha=alpha)
 
 
-class _TableCollector:
+class _LabelPart:
+    """The part of a collector that collects for corrections, if it was asked to."""
+
+    labels: LabelCollector | None
+
+    def questions(self) -> None:
+        return None
+
+    def label_split(self) -> LabelSplit | None:
+        return None if self.labels is None else LabelSplit(self.labels.compute())
+
+    def label_part(self, choose: Choose) -> LabelTokens:
+        """Return the chosen tokens, under the chosen numbers of examples."""
+        assert self.labels is not None
+        found = self.labels.compute()
+        return found.part(*choose(found.example, found.position))
+
+
+class _TableCollector(_LabelPart):
     """Collects a table: the few numbers per token that a mask leaves."""
 
-    def __init__(self, peft_model: PeftModel, into: TokenCollector, snapshot: ReferenceSnapshot | None) -> None:
-        self._peft_model, self._into, self._snapshot = peft_model, into, snapshot
+    def __init__(
+        self,
+        peft_model: PeftModel,
+        into: TokenCollector,
+        snapshot: ReferenceSnapshot | None,
+        labels: LabelCollector | None,
+    ) -> None:
+        self._peft_model, self._into, self._snapshot, self.labels = peft_model, into, snapshot, labels
 
     def add(self, batch: Batch) -> None:
         tokens, states = completion_tokens(batch), None
@@ -126,6 +163,8 @@ class _TableCollector:
         chunks = logit_chunks(self._peft_model, batch, base_states=states, shared_prompt=batch.get("alone", False))
         for places, chunk in placed(chunks, tokens):
             add_tokens(self._into, chunk, places, batch["index"])
+            if self.labels is not None:
+                add_labels(self.labels, chunk, places, batch["index"])
 
     def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
         self._into.tasks = dict(tasks or {})
@@ -136,11 +175,8 @@ class _TableCollector:
         table = self._into.compute()
         return table.part(*choose(table.example, table.position), tasks)
 
-    def questions(self) -> None:
-        return None
 
-
-class _StreamCollector:
+class _StreamCollector(_LabelPart):
     """Collects a stream: both models' final hidden states [N, H], from which the logits are made again.
 
     The decoders run once per batch. After that a pass over the tokens costs the two heads only, a chunk of [n, V]
@@ -148,9 +184,13 @@ class _StreamCollector:
     """
 
     def __init__(
-        self, peft_model: PeftModel, snapshot: ReferenceSnapshot, around: Callable[[], AbstractContextManager[Any]]
+        self,
+        peft_model: PeftModel,
+        snapshot: ReferenceSnapshot,
+        around: Callable[[], AbstractContextManager[Any]],
+        labels: LabelCollector | None,
     ) -> None:
-        self._peft_model, self._around = peft_model, around
+        self._peft_model, self._around, self.labels = peft_model, around, labels
         self._base, self._tuned = snapshot, ReferenceSnapshot()
         self._vocabulary = peft_model.get_base_model().config.get_text_config().vocab_size
         self._chunk_size = math.ceil(CHUNK_ELEMENTS / self._vocabulary)
@@ -163,17 +203,24 @@ class _StreamCollector:
         shared = shared_columns(batch) if batch.get("alone") else 0
         ids, mask = batch["input_ids"], batch["attention_mask"]
         hidden = tuned_hidden_states(self._peft_model, ids, mask, shared_columns=shared)
-        self._tuned.put(examples, tokens.rows, completion_states(hidden, tokens))
+        states = completion_states(hidden, tokens)
+        self._tuned.put(examples, tokens.rows, states)
+        self._add_labels(states, tokens, batch["index"])
         for row, example in enumerate(examples):
             mine = tokens.rows == row
             self._labels.setdefault(example, tokens.labels[mine].cpu())
             self._positions.setdefault(example, tokens.positions[mine].cpu())
 
+    def _add_labels(self, states: Tensor, tokens: CompletionTokens, index: Tensor) -> None:
+        if self.labels is None:
+            return
+        head, example = tuned_head(self._peft_model), index[tokens.rows]
+        fields = (states, tokens.labels, example, tokens.positions)
+        for part in zip(*(field.split(self._chunk_size) for field in fields), strict=True):
+            self.labels.update(head(part[0]), *part)
+
     def result(self, tasks: Mapping[int, str] | None = None) -> TokenStream:
         return self.part(lambda example, position: (torch.ones_like(example, dtype=torch.bool), example), tasks)
-
-    def questions(self) -> None:
-        return None
 
     def part(self, choose: Choose, tasks: Mapping[int, str] | None = None) -> TokenStream:
         """Return the chosen tokens, under the chosen numbers of examples."""
@@ -190,7 +237,7 @@ class _StreamCollector:
             tasks=tasks,
         )
 
-    def _chunks(self, keep: Tensor) -> Iterator[LogitChunk]:
+    def _chunks(self, keep: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         heads, device = (tuned_head(self._peft_model), base_head(self._peft_model)), self._peft_model.device
         start = 0
         for examples in self._groups():
@@ -202,7 +249,7 @@ class _StreamCollector:
             for tuned, base, label in zip(*states, labels[mine].split(self._chunk_size), strict=True):
                 with torch.no_grad(), self._around():
                     chunk = head_logits(heads, tuned.to(device), base.to(device), label.to(device))
-                yield chunk
+                yield chunk.tuned_logits, chunk.base_logits, chunk.labels
 
     def _groups(self) -> Iterator[list[int]]:
         """Yield the examples in order, those of a chunk's worth of tokens or a little more at a time."""
@@ -235,11 +282,30 @@ def add_tokens(
         index: number of each row's example, int64 [B].
         among: the rows whose tokens are added, bool [B]; None for all.
     """
-    if among is not None:
-        keep = among[tokens.rows]
-        tokens = CompletionTokens(*(field[keep] for field in tokens))
-        chunk = LogitChunk(*(field[keep] for field in chunk))
-    into.update(*chunk, index[tokens.rows], tokens.positions)
+    tokens, chunk = _among(among, tokens, chunk)
+    into.update(chunk.tuned_logits, chunk.base_logits, chunk.labels, index[tokens.rows], tokens.positions)
+
+
+def add_labels(
+    into: LabelCollector,
+    chunk: LogitChunk,
+    tokens: CompletionTokens,
+    index: Tensor,
+    *,
+    among: Tensor | None = None,
+) -> None:
+    """Add the tokens of a chunk to what corrections need; arguments as `add_tokens` takes them."""
+    tokens, chunk = _among(among, tokens, chunk)
+    into.update(chunk.tuned_logits, chunk.tuned_states, chunk.labels, index[tokens.rows], tokens.positions)
+
+
+def _among(
+    among: Tensor | None, tokens: CompletionTokens, chunk: LogitChunk
+) -> tuple[CompletionTokens, LogitChunk]:
+    if among is None:
+        return tokens, chunk
+    keep = among[tokens.rows]
+    return CompletionTokens(*(field[keep] for field in tokens)), LogitChunk(*(field[keep] for field in chunk))
 
 
 def _ensure_base_states(

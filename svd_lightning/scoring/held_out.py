@@ -6,16 +6,17 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.calibration import describe_tasks, rescore
+from svd_lightning.calibration import NONE, describe_tasks, rescore, rescored
 from svd_lightning.data import Batch
 from svd_lightning.metrics import Completions, MeanNLL, MultipleChoice
+from svd_lightning.objective import LabelCollector
 from svd_lightning.records import CalibrationRecord, HeldOutTableRecord, TestResults
-from svd_lightning.scoring.collect import add_tokens, token_collector
+from svd_lightning.scoring.collect import add_labels, add_tokens, token_collector
 from svd_lightning.scoring.contenders import contenders, distinct, of_tokens
 from svd_lightning.scoring.labels import LabelScores, score_chunk, score_tokens
 from svd_lightning.scoring.summary import summarise
 from svd_lightning.scoring.tokens import CompletionTokens, completion_tokens, logit_chunks, placed
-from svd_lightning.steering import UNSTEERED, Steering, TaskSteering, with_built_in
+from svd_lightning.steering import UNSTEERED, Correction, Steering, TaskSteering, with_built_in
 
 
 class Likelihood:
@@ -58,6 +59,7 @@ class HeldOut:
         steering: the steering in force, of every task.
         calibration: the record of the calibration, whose candidates are scored; None for none.
         device: where tokens are gathered.
+        corrections: those that the calibration fitted, by name.
     """
 
     def __init__(
@@ -66,11 +68,18 @@ class HeldOut:
         steering: TaskSteering,
         calibration: CalibrationRecord | None,
         device: torch.device,
+        *,
+        corrections: Mapping[str, Correction] = NONE,
     ) -> None:
         self._configured, self._steering, self._calibration = configured, steering, calibration
-        self._contenders = contenders(configured, steering, calibration)
+        self._contenders = contenders(configured, steering, calibration, corrections)
         self._steerings, self._names = distinct(self._contenders)
         self._tokens = None if configured.alpha is None else token_collector(configured).to(device)
+        self._corrections, self._labels = corrections, None
+        if corrections:
+            changed = torch.cat([one.tokens for one in corrections.values()]).unique()
+            width = max(one.weights.shape[-1] for one in corrections.values() if one.reads_states)
+            self._labels = LabelCollector(changed, width).to(device)
         self._completions = Completions(list(self._steerings)).to(device)
         self._choices = MultipleChoice(list(self._steerings)).to(device)
 
@@ -88,6 +97,8 @@ class HeldOut:
             parts.append(score_chunk(chunk, of_tokens(self._steerings, batch, places.rows)))
             if self._tokens is not None:
                 add_tokens(self._tokens, chunk, places, batch["index"], among=best)
+            if self._labels is not None:
+                add_labels(self._labels, chunk, places, batch["index"], among=best)
         scores = {
             name: LabelScores(*map(torch.cat, zip(*(part[name] for part in parts), strict=True)))
             for name in self._steerings
@@ -141,4 +152,20 @@ class HeldOut:
             return {**figures, "estimator": None, "candidates": []}
         rules = (*with_built_in(self._configured.rules), *self._configured.directions)
         candidates = rescore(table, self._calibration["candidates"], rules, penalty=penalty)
-        return {**figures, "estimator": self._calibration["estimator"], "candidates": candidates}
+        found: HeldOutTableRecord = {
+            **figures,
+            "estimator": self._calibration["estimator"],
+            "candidates": candidates,
+        }
+        if self._labels is None:
+            return found
+        outcomes = rescored(self._labels.compute(), self._corrections)
+        known = {one["name"]: one for one in self._calibration.get("corrections", [])}
+        found["corrections"] = [
+            {**known[name], "nll": one.nll, "accuracy": one.accuracy} for name, one in outcomes.items()
+        ]
+        if (used := self._calibration["used"].get("correction")) in outcomes and used is not None:
+            found["correction"], mine = used, outcomes[used]
+            found["nll_steered"] = found["nll_decoded_steered"] = mine.nll
+            found["accuracy_steered"] = mine.accuracy
+        return found

@@ -6,11 +6,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from svd_lightning.calibration import LabelSplit
 from svd_lightning.data import Batch
 from svd_lightning.data.collate import IGNORED
 from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.metrics import Options
-from svd_lightning.objective import CalibrationTokens, Choices, QuestionTokens, TokenStream, TokenTable
+from svd_lightning.objective import (
+    CalibrationTokens,
+    Choices,
+    LabelCollector,
+    LabelTokens,
+    QuestionTokens,
+    TokenStream,
+    TokenTable,
+)
 
 Choose = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(example, position) of tokens, int64 [N] → which to keep, bool [N], and other numbers of examples, int64 [N]."""
@@ -25,6 +34,15 @@ class RowCollector(Protocol):
 
     def part(self, choose: Choose, tasks: Mapping[int, str] | None = None) -> TokenTable | TokenStream:
         """Return the chosen tokens, under the chosen numbers of examples."""
+        ...
+
+    @property
+    def labels(self) -> LabelCollector | None:
+        """What collects for corrections; None if nothing does."""
+        ...
+
+    def label_part(self, choose: Choose) -> LabelTokens:
+        """Return the chosen tokens as corrections see them."""
         ...
 
 
@@ -72,19 +90,28 @@ class QuestionCollection:
 
     def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
         """Return the tokens of the right answers of all processes. Call it on every rank."""
-        return self._rows.part(
-            lambda example, position: (torch.isin(example, self._best), example // self._width), tasks
-        )
+        return self._rows.part(self._right, tasks)
 
     def questions(self) -> QuestionTokens | None:
         """Return the options' own tokens of all processes; None if none differ. Call it on every rank."""
-        choices = self._choices
-        if choices is None:
+        return None if self._choices is None else QuestionTokens(self._rows.part(self._own), self._choices)
+
+    def label_split(self) -> LabelSplit | None:
+        """Return both as corrections see them; None if they were not asked for. Call it on every rank."""
+        if self._rows.labels is None:
             return None
+        answers = self._rows.label_part(self._right)
+        options = None if self._choices is None else self._rows.label_part(self._own)
+        return LabelSplit(answers, options, self._choices)
 
-        def own(example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-            place = torch.searchsorted(choices.row, example).clamp_max(len(choices.row) - 1)
-            first, end = self._spans[place].unbind(dim=-1)
-            return (choices.row[place] == example) & (position >= first) & (position < end), example
+    def _right(self, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose the tokens of the right answers, under their questions' numbers."""
+        return torch.isin(example, self._best), example // self._width
 
-        return QuestionTokens(self._rows.part(own), choices)
+    def _own(self, example: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose each option's own tokens."""
+        assert self._choices is not None
+        row = self._choices.row
+        place = torch.searchsorted(row, example).clamp_max(len(row) - 1)
+        first, end = self._spans[place].unbind(dim=-1)
+        return (row[place] == example) & (position >= first) & (position < end), example

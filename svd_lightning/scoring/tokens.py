@@ -34,7 +34,7 @@ class CompletionTokens(NamedTuple):
 
 
 class LogitChunk(NamedTuple):
-    """Both models' logits of n scored tokens, and their labels."""
+    """Both models' logits of n scored tokens, their labels, and what the tuned model gives its head."""
 
     tuned_logits: Tensor
     """[n, V]"""
@@ -42,6 +42,8 @@ class LogitChunk(NamedTuple):
     """[n, V]"""
     labels: Tensor
     """int64 [n]"""
+    tuned_states: Tensor
+    """[n, H]"""
 
 
 def completion_tokens(batch: Mapping[str, Tensor]) -> CompletionTokens:
@@ -149,7 +151,7 @@ def head_logits(heads: tuple[Head, Head], tuned: Tensor, base: Tensor, labels: T
     Raises:
         InputError: for logits that hold NaN or +∞.
     """
-    chunk = LogitChunk(heads[0](tuned), heads[1](base), labels)
+    chunk = LogitChunk(heads[0](tuned), heads[1](base), labels, tuned)
     check_logits("the tuned model's logits", chunk.tuned_logits)
     check_logits("the base model's logits", chunk.base_logits)
     return chunk

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
-from svd_lightning.steering.steering import Steering, SteeringFunction
+from svd_lightning.steering.steering import UNSTEERED, Steering, SteeringFunction
 
 
 class RowSteering:
@@ -40,8 +40,33 @@ class RowSteering:
         changed._functions = [change(function) for function in self._functions]
         return changed
 
-    def __call__(self, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
-        """Return the steered logits, [R, …, V].
+    @property
+    def reads_base(self) -> bool:
+        """Whether any row needs the base's logits."""
+        return any(getattr(function, "reads_base", True) for function in self._functions)
+
+    @property
+    def forbids(self) -> bool:
+        """Whether any row may forbid tokens."""
+        return any(getattr(function, "forbids", True) for function in self._functions)
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether, as a correction, any row needs what the tuned model gives its head."""
+        return any(getattr(function, "reads_states", False) for function in self._functions)
+
+    @property
+    def correction(self) -> "RowSteering | None":
+        """What corrects the tuned logits of each row; None if no row has a correction."""
+        corrections = [getattr(function, "correction", None) for function in self._functions]
+        if not any(corrections):
+            return None
+        rows = copy.copy(self)
+        rows._functions = [one or UNSTEERED["tuned"] for one in corrections]
+        return rows
+
+    def __call__(self, tuned_logits: Tensor, base_logits: Tensor | None) -> Tensor:
+        """Return the steered logits, [R, …, V]; where no row reads the base's, they may be None.
 
         Raises:
             InputError: if the number of rows is no multiple of the batch's.
@@ -61,13 +86,13 @@ class RowSteering:
         for n, function in enumerate(self._functions):
             rows = (number == n).nonzero().squeeze(-1)
             if len(rows):
-                part = function(tuned_logits[rows], base_logits[rows])
+                part = function(tuned_logits[rows], None if base_logits is None else base_logits[rows])
                 steered = torch.empty_like(tuned_logits, dtype=part.dtype) if steered is None else steered
                 steered[rows] = part
         assert steered is not None
         return steered
 
-    def _by_choice(self, number: Tensor, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
+    def _by_choice(self, number: Tensor, tuned_logits: Tensor, base_logits: Tensor | None) -> Tensor:
         """Run every function on every row, and pick each row's."""
         number = number.view(-1, *[1] * (tuned_logits.ndim - 1))
         first, *others = self._functions

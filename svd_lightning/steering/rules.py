@@ -15,7 +15,7 @@ class SteeringRule(Protocol):
 
     The split in two lets calibration keep only the confident tokens of each position and still evaluate the rule
     exactly on them (README, "The method"). A new rule is one class with these two methods; one in this file also
-    takes an entry in `BUILT_IN_RULES`.
+    takes an entry in `BUILT_IN_RULES`. One that never looks at log q has an attribute `reads_base` that is False.
     """
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -114,6 +114,8 @@ class Temperature:
     tensor([ 0.3466, -0.3466, -0.3466])
     """
 
+    reads_base = False
+
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """Return E_p[log p] = −H(p)."""
         return expectation(log_p, log_p)
@@ -132,6 +134,8 @@ class ConfidentSet:
 
     Source: README, "The method".
     """
+
+    reads_base = False
 
     def centre(self, log_p: Tensor, log_q: Tensor) -> Tensor:
         """Return 0: nothing is needed from the whole vocabulary."""

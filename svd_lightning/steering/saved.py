@@ -7,6 +7,7 @@ from typing import Any, TypedDict
 
 from svd_lightning.errors import InputError
 from svd_lightning.steering.by_task import TaskSteering
+from svd_lightning.steering.corrections import Corrected, correction_name
 from svd_lightning.steering.features import BUILT_IN_FEATURES, Feature
 from svd_lightning.steering.rules import BUILT_IN_RULES, SteeringRule
 from svd_lightning.steering.steering import Steering
@@ -42,6 +43,11 @@ def as_plain(steering: Steering) -> SteeringData:
     >>> as_plain(Steering(strengths=[1.5]))["rules"]
     [{'class_path': 'svd_lightning.steering.KLGradient', 'init_args': {}}]
     """
+    if isinstance(steering, Corrected) and steering.correction is not None:
+        name = correction_name(steering.correction)
+        raise InputError(
+            f"steering: expected rules with strengths, got the correction {name}; export it --as adapter"
+        )
     return {
         "rules": [_as_class_path(rule) for rule in steering.rules],
         "strengths": None if steering.strengths is None else list(steering.strengths),

@@ -13,16 +13,32 @@ from svd_lightning.functional import confidence_mask, log_probabilities, steer, 
 from svd_lightning.steering.features import Contextual, Feature, expand
 from svd_lightning.steering.rules import KLGradient, SteeringRule, VocabularyBound, rule_name
 
-SteeringFunction = Callable[[Tensor, Tensor], Tensor]
-"""(tuned logits, base logits), [..., V] each → steered logits [..., V]; usually a `Steering`."""
+SteeringFunction = Callable[[Tensor, Tensor | None], Tensor]
+"""(tuned logits, base logits), [..., V] each → steered logits [..., V]; usually a `Steering`.
+
+One with an attribute `reads_base` that is False gets None for the logits of the base, which does not run. One with an
+attribute `forbids` that is False makes no logit −∞ that was none."""
 
 Distribution = Literal["base", "tuned", "steered"]
 """Whose logits are decoded or evaluated."""
 
-UNSTEERED: dict[str, SteeringFunction] = {
-    "base": lambda tuned_logits, base_logits: base_logits,
-    "tuned": lambda tuned_logits, base_logits: tuned_logits,
-}
+
+class Tuned:
+    """The tuned model's logits as they are."""
+
+    reads_base = forbids = False
+
+    def __call__(self, tuned_logits: Tensor, base_logits: Tensor | None = None) -> Tensor:
+        """Return the tuned logits, [..., V]."""
+        return tuned_logits
+
+
+def _base(tuned_logits: Tensor, base_logits: Tensor | None) -> Tensor:
+    assert base_logits is not None
+    return base_logits
+
+
+UNSTEERED: dict[str, SteeringFunction] = {"base": _base, "tuned": Tuned()}
 """The two distributions that steering is compared with, as steering functions."""
 
 
@@ -102,6 +118,19 @@ class Steering:
         """Whether the strengths are known."""
         return self.strengths is not None
 
+    @property
+    def reads_base(self) -> bool:
+        """Whether the base's logits matter: some rule that looks at them has a strength other than 0."""
+        if self.strengths is None or self.features:
+            return True
+        rules = zip(self.strengths, self.directions, strict=True)
+        return any(strength and getattr(rule, "reads_base", True) for strength, rule in rules)
+
+    @property
+    def forbids(self) -> bool:
+        """Whether tokens outside the mask get −∞."""
+        return self.alpha is not None and self.penalty == -math.inf
+
     def with_strengths(self, strengths: Sequence[float]) -> "Steering":
         """Return the same rules, mask and penalty at other strengths."""
         return replace(self, strengths=tuple(map(float, strengths)))
@@ -110,9 +139,13 @@ class Steering:
         """Return the same rules and strengths with another penalty outside the mask."""
         return replace(self, penalty=penalty)
 
-    def __call__(self, tuned_logits: Tensor, base_logits: Tensor) -> Tensor:
-        """Return the steered logits ẑ, [..., V] and [..., V] → float32 (or float64) [..., V]."""
-        log_p, log_q = log_probabilities(tuned_logits), log_probabilities(base_logits)
+    def __call__(self, tuned_logits: Tensor, base_logits: Tensor | None) -> Tensor:
+        """Return the steered logits ẑ, [..., V] and [..., V] → float32 (or float64) [..., V].
+
+        Where `reads_base` is False the base's logits may be None.
+        """
+        log_p = log_probabilities(tuned_logits)
+        log_q = log_p if base_logits is None else log_probabilities(base_logits)
         logits = widened(tuned_logits)
         mask = None if self.alpha is None else confidence_mask(logits, self.alpha)
         directions = (rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1)) for rule in self.rules)

@@ -128,7 +128,7 @@ def test_several_steerings_are_scored_from_the_same_logits():
 
 @torch.no_grad()
 def test_the_kl_of_a_steered_distribution_is_its_own():
-    chunk = LogitChunk(torch.randn(4, 11), torch.randn(4, 11), torch.arange(4))
+    chunk = LogitChunk(torch.randn(4, 11), torch.randn(4, 11), torch.arange(4), torch.randn(4, 3))
     steered = STEERING.with_penalty(0.0)(*chunk[:2])
     found = score_chunk(chunk, {"steered": STEERING})["steered"]
     torch.testing.assert_close(found.kl, kl_divergence(steered, chunk.base_logits))

@@ -21,7 +21,7 @@ from svd_lightning.models import context_length
 from svd_lightning.models.switch import active_config
 from svd_lightning.report.words import mask_text, strengths_text
 from svd_lightning.scoring.tokens import IGNORED, logit_chunks
-from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name
+from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name, steered_logits
 
 _UNLIMITED = 2**31
 
@@ -162,8 +162,8 @@ def _positions(
     labels[:, : len(prompt_ids)] = IGNORED
     batch = {"input_ids": whole, "attention_mask": torch.ones_like(whole), "labels": labels}
     found: list[Position] = []
-    for tuned, base, chunk_labels in logit_chunks(peft_model, batch):
-        steered = steering(tuned, base)
+    for tuned, base, chunk_labels, states in logit_chunks(peft_model, batch):
+        steered = steered_logits(steering, tuned, base, states)
         check_logits("steered logits", steered)
         mask = None if steering.alpha is None else confidence_mask(tuned, steering.alpha)
         found += positions(Triple(base, tuned, steered), chunk_labels, mask, penalty=steering.penalty, top=top)

@@ -1,0 +1,131 @@
+"""Writing a correction as files that other programs read: a LoRA on the head, or a map of logit biases."""
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from svd_lightning.artifact.save import check_target, save_adapter, save_generation
+from svd_lightning.errors import InputError
+from svd_lightning.files import replacing_folder, write_json
+from svd_lightning.models.switch import check_adapter
+from svd_lightning.steering import CalibratedHead, Correction, LabelBias
+
+LOGIT_BIAS = "logit_bias.json"
+
+
+def save_corrected(
+    folder: str | Path,
+    peft_model: PeftModel,
+    correction: Correction,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    generation: GenerationConfig | None = None,
+) -> Path:
+    """Write a corrected model as a plain PEFT folder, without anything of this library. Returns its path.
+
+    A `CalibratedHead` becomes LoRA on the head, A = W [k, H] and B the k unit columns [V, k], beside the LoRA that
+    the adapter has: `peft.PeftModel.from_pretrained(base, FOLDER)` is the corrected model. A `LabelBias` is no
+    adapter: it goes into `generation_config.json` as transformers' `sequence_bias` (exact in greedy decoding and
+    sampling), and into `logit_bias.json`, the map that OpenAI-compatible servers take.
+
+    Args:
+        folder: new or empty.
+        peft_model: in evaluation mode.
+        correction: of the tuned model.
+        tokenizer: of the base.
+        generation: decoding options that replace those of the base.
+
+    Raises:
+        InputError: for a folder that holds something; for a calibrated head beside an adapter that is not plain
+            LoRA or acts on the head, or on a model that changes its head's output.
+    """
+    target = Path(folder).expanduser().absolute()
+    check_target(target)
+    check_adapter(peft_model)
+    base = peft_model.get_base_model()
+    if isinstance(correction, CalibratedHead):
+        check_head(peft_model)
+    config = copy.deepcopy(generation or GenerationConfig())
+    if isinstance(correction, LabelBias):
+        pairs = zip(correction.tokens.tolist(), correction.weights.tolist(), strict=True)
+        config.sequence_bias = [[[token], bias] for token, bias in pairs]
+    with replacing_folder(target) as new:
+        save_adapter(peft_model, new)
+        tokenizer.save_pretrained(new)
+        save_generation(base.generation_config, config, new)
+        if isinstance(correction, CalibratedHead):
+            _add_head(new, correction, base)
+        else:
+            write_json(new / LOGIT_BIAS, logit_bias(correction, tokenizer))
+    return target
+
+
+def logit_bias(correction: LabelBias, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return a label bias as the `logit_bias` of OpenAI-compatible servers, and the text of each token."""
+    tokens = correction.tokens.tolist()
+    biases = zip(map(str, tokens), correction.weights.tolist(), strict=True)
+    return {"logit_bias": dict(biases), "texts": {str(token): tokenizer.decode([token]) for token in tokens}}
+
+
+def check_head(peft_model: PeftModel) -> None:
+    """Raise InputError unless LoRA on the head, beside this adapter, adds to the logits what it should."""
+    config, base = peft_model.active_peft_config, peft_model.get_base_model()
+    head = base.get_output_embeddings()
+    odd = [name for name in ("use_dora", "layers_to_transform", "exclude_modules") if getattr(config, name, None)]
+    if type(config) is not LoraConfig or odd:
+        found = type(config).__name__ + "".join(f" with {name}" for name in odd)
+        raise InputError(
+            f"adapter: expected plain LoRA, beside which the calibrated head can stand, got {found}; decode this "
+            "run with `svd-lightning predict`"
+        )
+    if not isinstance(head, torch.nn.Linear):  # PEFT's layers are none
+        raise InputError(
+            f"adapter: expected one that leaves the head alone, got {type(head).__name__} there; decode this run "
+            "with `svd-lightning predict`"
+        )
+    if not _is_last(base, head):
+        raise InputError(
+            f"model: {type(base).__name__} changes its head's output (a soft cap or a scale), so LoRA on the head "
+            "would not be this correction; decode this run with `svd-lightning predict`"
+        )
+
+
+@torch.no_grad()
+def _is_last(base: PreTrainedModel, head: torch.nn.Module) -> bool:
+    """Return whether the logits are the head's output as it is."""
+    outputs: list[torch.Tensor] = []
+    handle = head.register_forward_hook(lambda module, args, output: outputs.append(output.clone()))
+    try:
+        logits = base(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=base.device), use_cache=False).logits
+    finally:
+        handle.remove()
+    return torch.equal(logits, outputs[0])
+
+
+def _add_head(folder: Path, correction: CalibratedHead, base: PreTrainedModel) -> None:
+    """Add LoRA on the head to a saved LoRA adapter: another target with a rank and a scale of its own."""
+    head = base.get_output_embeddings()
+    [name] = [name for name, module in base.named_modules() if module is head]
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rank, targets = len(correction.tokens), config["target_modules"]
+    whole = rf"(?:.*\.)?{name}"
+    config["target_modules"] = f"(?:{targets})|{whole}" if isinstance(targets, str) else [*targets, name]
+    config["rank_pattern"] = {**config.get("rank_pattern", {}), name: rank}
+    scale = math.sqrt(rank) if config.get("use_rslora") else rank  # PEFT divides by this: B·A comes out unscaled
+    config["alpha_pattern"] = {**config.get("alpha_pattern", {}), name: scale}
+    write_json(path, config)
+    weights = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+    units = torch.zeros(head.weight.shape[0], rank)
+    units[correction.tokens, torch.arange(rank)] = 1.0
+    weights[f"base_model.model.{name}.lora_A.weight"] = correction.weights.contiguous()
+    weights[f"base_model.model.{name}.lora_B.weight"] = units
+    save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})

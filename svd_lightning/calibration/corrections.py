@@ -1,0 +1,158 @@
+"""The corrections that a calibration tries: their fit, and what each gives examples that it has not seen."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from svd_lightning.calibration.describe import Outcome
+from svd_lightning.calibration.ridge import RidgeFit, ridge_fit
+from svd_lightning.calibration.split import example_folds
+from svd_lightning.objective import Choices, LabelTokens
+from svd_lightning.steering import CalibratedHead, Correction, LabelBias, correction_name
+
+_log = logging.getLogger(__name__)
+_LEAST_FOLDS = 3
+"""λ without one fold is chosen by fits without a second one."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSplit:
+    """A calibration split as corrections see it."""
+
+    answers: LabelTokens
+    """The label tokens: of questions with options, those of the best answers."""
+    options: LabelTokens | None = None
+    """The options' own tokens; the examples are the rows of `choices`."""
+    choices: Choices | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FittedCorrection:
+    """A correction fitted to all examples, one without each fold, and the held-out scores."""
+
+    correction: Correction
+    ridge: float
+    by_fold: list[Correction]
+    labels: Tensor
+    """Log-probability of each label, by the correction that was fitted without its fold, float64 [N]."""
+    options: Tensor | None
+    """The same for each option: the sum over its own tokens, float64 [R]."""
+    nll: float
+    """Mean NLL of the labels in nats, by the correction fitted to all of them."""
+    accuracy: float
+    """Share of the labels that then rank first."""
+
+    @property
+    def name(self) -> str:
+        """The correction's name."""
+        return correction_name(self.correction)
+
+    @property
+    def in_words(self) -> str:
+        """What a message calls it."""
+        return "the label bias" if isinstance(self.correction, LabelBias) else "the calibrated head"
+
+
+def fit_corrections(split: LabelSplit, *, folds: int) -> list[FittedCorrection]:
+    """Fit every correction to the labels of a split; none, with a word in the log, where there is nothing to fit.
+
+    Args:
+        split: the labelled tokens.
+        folds: how many folds the cross-fit has; examples are never split.
+    """
+    tokens = split.answers
+    folds = min(folds, tokens.example.unique().numel())
+    if not len(tokens.tokens):
+        _log.warning("corrections are not tried: no token is the label twice in the calibration split")
+        return []
+    if not tokens.states.isfinite().all():
+        _log.warning("corrections are not tried: the tuned model's hidden states hold NaN or infinity")
+        return []
+    if folds < _LEAST_FOLDS:
+        _log.warning("corrections are not tried: they need %s folds or more, got %s", _LEAST_FOLDS, folds)
+        return []
+    numbers, fold_of = example_folds(tokens.example, folds)
+    fold = fold_of[torch.searchsorted(numbers, tokens.example)]
+    kinds: tuple[tuple[Callable[[LabelTokens], Tensor], Callable[[Tensor, Tensor], Correction]], ...] = (
+        (_one, lambda tokens, weights: LabelBias(tokens, weights.squeeze(-1))),
+        (lambda tokens: tokens.states, CalibratedHead),
+    )
+    return [_fitted(split, features, make, fold, numbers, fold_of) for features, make in kinds]
+
+
+def _one(tokens: LabelTokens) -> Tensor:
+    return torch.ones(len(tokens.slot), 1)
+
+
+def _fitted(
+    split: LabelSplit,
+    features: Callable[[LabelTokens], Tensor],
+    make: Callable[[Tensor, Tensor], Correction],
+    fold: Tensor,
+    numbers: Tensor,
+    fold_of: Tensor,
+) -> FittedCorrection:
+    """Fit one kind.
+
+    Args:
+        features: x of each token, [N, F].
+        make: from the tokens that move, and their weights [k, F].
+        fold: of each token, int64 [N].
+        numbers, fold_of: the examples, and the fold of each.
+    """
+    tokens, x = split.answers, features(split.answers)
+    fit = ridge_fit(tokens, x, fold)
+    options = None
+    if split.options is not None and split.choices is not None:
+        question = split.choices.number[split.choices.options.question]
+        option = torch.searchsorted(split.choices.row, split.options.example)
+        unseen = fold_of[torch.searchsorted(numbers, question)][option]
+        scores = _unseen(split.options, features(split.options), fit, unseen)
+        options = torch.zeros(len(question), dtype=torch.float64).index_add_(0, option, scores)
+    shift = x.double() @ fit.weights.T
+    return FittedCorrection(
+        _moving(tokens.tokens, fit.weights, make),
+        fit.ridge,
+        [_moving(tokens.tokens, weights, make) for weights in fit.by_fold],
+        _unseen(tokens, x, fit, fold),
+        options,
+        -tokens.label_log_probs(shift).mean().item(),
+        tokens.ranked_first(shift).double().mean().item(),
+    )
+
+
+def rescored(tokens: LabelTokens, corrections: Mapping[str, Correction]) -> dict[str, Outcome]:
+    """Return what corrections achieve on other, held-out tokens, by name.
+
+    Args:
+        tokens: the other tokens, at all tokens that any of the corrections changes.
+        corrections: by name.
+    """
+    found = {}
+    for name, one in corrections.items():
+        shift = torch.zeros_like(tokens.log_p)
+        shift[:, torch.searchsorted(tokens.tokens, one.tokens)] = one.shift(tokens.states)
+        nll, first = (
+            -tokens.label_log_probs(shift).mean().item(),
+            tokens.ranked_first(shift).double().mean().item(),
+        )
+        found[name] = Outcome(nll, nll, first)
+    return found
+
+
+def _unseen(tokens: LabelTokens, features: Tensor, fit: RidgeFit, fold: Tensor) -> Tensor:
+    """Return the log-probability of each label by the weights found without its fold, float64 [N]."""
+    found = torch.zeros(len(fold), dtype=torch.float64)
+    for number, weights in enumerate(fit.by_fold):
+        mine = fold == number
+        found[mine] = tokens.part(mine).label_log_probs(features[mine].double() @ weights.T)
+    return found
+
+
+def _moving(tokens: Tensor, weights: Tensor, make: Callable[[Tensor, Tensor], Correction]) -> Correction:
+    """Return the correction of the tokens that the fit has moved."""
+    moved = weights.any(dim=-1)
+    return make(tokens[moved], weights[moved].float())

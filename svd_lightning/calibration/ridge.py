@@ -1,0 +1,137 @@
+"""The fit of a correction: a convex ridge regression along a path of penalties, chosen by cross-validation."""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from svd_lightning.functional import at_label
+from svd_lightning.objective import LabelTokens
+from svd_lightning.signals import check
+
+RIDGES = (math.inf, *(10.0 ** (step / 2) for step in range(2, -11, -1)))
+"""λ to choose from, the strongest first: ∞ (no correction), 10 down to 1e-5."""
+
+_PATIENCE = 3
+"""Weaker penalties that are tried after the best one so far before the paths end."""
+
+
+@dataclass(frozen=True, eq=False)
+class RidgeFit:
+    """Weights fitted to all examples, and without each fold."""
+
+    weights: Tensor
+    """W, float64 [k, F]; rows of 0 for tokens that are a label less than twice."""
+    ridge: float
+    """λ of W."""
+    by_fold: list[Tensor]
+    """W without each fold, at the λ that the other folds choose among themselves."""
+
+
+def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor) -> RidgeFit:
+    """Fit s_v = w_v·x to the labels, with λ by cross-validation.
+
+    minimise over W:  mean NLL of the labels under ẑ_v = z_v + w_v·x  +  λ · mean ‖x‖² · ‖W‖²
+
+    This is multinomial logistic regression with offsets, and convex. Only tokens move that are a label at least
+    twice among those that are fitted. λ has the lowest NLL over all folds, each scored by a fit without it. For
+    the fit without fold f, λ is chosen in the same way among the other folds, by fits without f too: nothing of a
+    fold reaches what it is scored with.
+
+    Args:
+        tokens: the labelled tokens.
+        features: x, [N, F].
+        fold: the fold of each token, int64 [N], from 0; at least three.
+    """
+    scale = features.double().square().sum(dim=-1).mean().sqrt().clamp_min(1e-30)
+    x, folds = features.double() / scale, range(int(fold.max()) + 1)
+    alone = [_Path(tokens, x, fold != one) for one in folds]
+    pairs = {(a, b): _Path(tokens, x, (fold != a) & (fold != b)) for a, b in combinations(folds, 2)}
+    whole, without = _Choice(), [_Choice() for _ in folds]
+    for ridge in RIDGES:
+        check()
+        for path in (*alone, *pairs.values()):
+            path.step(ridge)
+        whole.add(sum(path.nll(fold == one) for one, path in enumerate(alone)))
+        for one in folds:
+            others = ((pairs[min(one, each), max(one, each)], each) for each in folds if each != one)
+            without[one].add(sum(path.nll(fold == each) for path, each in others))
+        if all(choice.settled for choice in (whole, *without)):
+            break
+    final = _Path(tokens, x, torch.ones_like(fold, dtype=torch.bool))
+    for ridge in RIDGES[: whole.best + 1]:
+        final.step(ridge)
+    by_fold = [path.weights[choice.best] / scale for path, choice in zip(alone, without, strict=True)]
+    return RidgeFit(final.weights[-1] / scale, RIDGES[whole.best], by_fold)
+
+
+class _Choice:
+    """The held-out NLL of each penalty so far."""
+
+    def __init__(self) -> None:
+        self._nll: list[float] = []
+
+    def add(self, nll: float) -> None:
+        self._nll.append(nll)
+
+    @property
+    def best(self) -> int:
+        """The place of the best penalty."""
+        return self._nll.index(min(self._nll))
+
+    @property
+    def settled(self) -> bool:
+        """Whether weaker penalties have stopped helping."""
+        return len(self._nll) - 1 - self.best >= _PATIENCE
+
+
+class _Path:
+    """The minima for weaker and weaker penalties, each search beginning at the last one's end.
+
+    Args:
+        tokens: the labelled tokens.
+        features: x, float64 [N, F].
+        among: the tokens that are fitted, bool [N].
+    """
+
+    def __init__(self, tokens: LabelTokens, features: Tensor, among: Tensor) -> None:
+        self._tokens, self._features = tokens, features
+        self._offsets, self._x, self._outcome = tokens.offsets[among], features[among], tokens.outcome[among]
+        k = len(tokens.tokens)
+        self._free = (torch.bincount(self._outcome, minlength=k + 1)[:k] >= 2).nonzero().squeeze(-1)
+        hit = (self._outcome == self._free.unsqueeze(-1)).double()
+        self._observed = hit @ self._x / len(self._x)  # mean of [y = v] x
+        self._found = torch.zeros(len(self._free), features.shape[-1], dtype=torch.float64)
+        self._none = torch.zeros(k + 1, features.shape[-1], dtype=torch.float64)
+        self.weights: list[Tensor] = []
+        """The minima so far, float64 [k, F]."""
+
+    def step(self, ridge: float) -> None:
+        """Add the minimum for the next penalty."""
+        if math.isfinite(ridge) and len(self._free):
+            self._minimise(ridge)
+        self.weights.append(self._all(self._found)[:-1])
+
+    def nll(self, unseen: Tensor) -> float:
+        """Return the summed NLL of unseen tokens (bool [N]) at the last minimum."""
+        shift = self._features[unseen] @ self.weights[-1].T
+        return -self._tokens.part(unseen).label_log_probs(shift).sum().item()
+
+    def _all(self, free: Tensor) -> Tensor:
+        """Return the weights of all k + 1 outcomes."""
+        return self._none.index_copy(0, self._free, free)
+
+    def _minimise(self, ridge: float) -> None:
+        weights = self._found.clone()
+        search = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+        def loss() -> float:
+            log_p = torch.addmm(self._offsets, self._x, self._all(weights).T).log_softmax(dim=-1)
+            expected = log_p[:, self._free].exp().T @ self._x / len(self._x)
+            weights.grad = expected - self._observed + 2.0 * ridge * weights  # calibration runs without autograd
+            return (ridge * weights.square().sum() - at_label(log_p, self._outcome).mean()).item()
+
+        search.step(loss)
+        self._found = weights

@@ -1,0 +1,132 @@
+"""Corrections that read the tuned model alone: a number, or a vector, for each of a few tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from svd_lightning.functional import correct
+from svd_lightning.steering.steering import Steering, SteeringFunction
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBias:
+    """ẑ_v = z_v + b_v for the tokens v of the labels, z_v elsewhere; the same at every position.
+
+    >>> import torch
+    >>> LabelBias(torch.tensor([1]), torch.tensor([0.5]))(torch.zeros(3)).tolist()
+    [0.0, 0.5, 0.0]
+    """
+
+    tokens: Tensor
+    """The corrected tokens, int64 [k], each once."""
+    weights: Tensor
+    """b, float32 [k]."""
+    reads_states = False
+
+    def shift(self, states: Tensor | None) -> Tensor:
+        """Return what is added to the logits of the tokens, [k]."""
+        return self.weights
+
+    def __call__(self, logits: Tensor, states: Tensor | None = None) -> Tensor:
+        """Return the corrected logits, [..., V] → float32 (or float64) [..., V]."""
+        return correct(logits, self.tokens.to(logits.device), self.shift(states).to(logits.device))
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedHead:
+    """ẑ_v = z_v + w_v·h for the tokens v of the labels, z_v elsewhere; h is what the tuned model gives its head.
+
+    A convex fit (multinomial logistic regression with offsets) that takes k rows at decoding. Where the model's
+    logits are its head's output as it is, it is LoRA on the head: A = W and B the k unit columns.
+
+    >>> import torch
+    >>> head = CalibratedHead(torch.tensor([1]), torch.tensor([[0.5, -1.0]]))
+    >>> head(torch.zeros(3), torch.tensor([2.0, 0.25])).tolist()
+    [0.0, 0.75, 0.0]
+    """
+
+    tokens: Tensor
+    """The corrected tokens, int64 [k], each once."""
+    weights: Tensor
+    """W, float32 [k, H]."""
+    reads_states = True
+
+    def shift(self, states: Tensor | None) -> Tensor:
+        """Return what is added to the logits of the tokens, W·h: the head's inputs [..., H] → [..., k]."""
+        assert states is not None
+        weights = self.weights.to(states.device)
+        return states.to(weights.dtype) @ weights.T
+
+    def __call__(self, logits: Tensor, states: Tensor | None = None) -> Tensor:
+        """Return the corrected logits: [..., V] and the head's inputs [..., H] → float32 (or float64) [..., V]."""
+        return correct(logits, self.tokens.to(logits.device), self.shift(states))
+
+
+Correction = LabelBias | CalibratedHead
+"""What is added to the tuned logits of a few tokens without looking at the base."""
+
+
+def correction_name(correction: Correction) -> str:
+    """Return the name of a correction in tables, reports and checkpoints: its class name."""
+    return type(correction).__name__
+
+
+@dataclass(frozen=True)
+class Corrected(Steering):
+    """A steering whose rules see corrected tuned logits; with strengths of 0 the corrected tuned model itself."""
+
+    correction: Correction | None = None
+    """Applied first, by `steered_logits`, as it may read more than logits."""
+
+    @classmethod
+    def of(cls, configured: Steering, correction: Correction) -> "Corrected":
+        """Return the tuned model with a correction, unsteered: nothing is masked or penalised."""
+        zeros = (0.0,) * len(configured.directions)
+        plain = replace(configured, strengths=zeros, penalty=0.0)
+        return cls(plain.rules, zeros, plain.alpha, 0.0, plain.features, correction)
+
+
+def corrected_logits(steering: SteeringFunction, tuned_logits: Tensor, states: Tensor | None) -> Tensor:
+    """Return the tuned logits with the correction that a steering function may have; arguments as below."""
+    correction = getattr(steering, "correction", None)
+    return tuned_logits if correction is None else correction(tuned_logits, states)
+
+
+def steered_logits(
+    steering: SteeringFunction, tuned_logits: Tensor, base_logits: Tensor | None, states: Tensor | None
+) -> Tensor:
+    """Return the steered logits of any steering function, with the correction that it may have.
+
+    Args:
+        steering: maps (tuned logits, base logits) to steered logits.
+        tuned_logits, base_logits: [..., V]; the base's may be None where the steering does not read them.
+        states: what the tuned model gives its head, [..., H]; None where the steering reads none.
+    """
+    return steering(corrected_logits(steering, tuned_logits, states), base_logits)
+
+
+def reads_base(steering: SteeringFunction) -> bool:
+    """Return whether a steering function needs the base's logits; a function that does not say so does."""
+    return getattr(steering, "reads_base", True)
+
+
+def forbids(steering: SteeringFunction) -> bool:
+    """Return whether a steering function may make logits −∞; a function that does not say so may."""
+    return getattr(steering, "forbids", True)
+
+
+def reads_states(steering: SteeringFunction) -> bool:
+    """Return whether a steering function needs what the tuned model gives its head."""
+    return getattr(getattr(steering, "correction", None), "reads_states", False)
+
+
+def as_tensors(corrections: Mapping[str, Correction]) -> dict[str, dict[str, Tensor]]:
+    """Return corrections by name as tensors alone, which `from_tensors` reads back."""
+    return {name: {"tokens": one.tokens, "weights": one.weights} for name, one in corrections.items()}
+
+
+def from_tensors(content: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Correction]:
+    """Return the corrections that `as_tensors` wrote; names that this version does not know are left out."""
+    kinds = {kind.__name__: kind for kind in (LabelBias, CalibratedHead)}
+    return {name: kinds[name](**tensors) for name, tensors in content.items() if name in kinds}

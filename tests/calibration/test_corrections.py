@@ -1,0 +1,173 @@
+"""Corrections against the slow definition: logistic regression with offsets over the whole vocabulary."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from svd_lightning.calibration import LabelSplit, calibrate, fit_corrections, recall_all
+from svd_lightning.calibration.ridge import RIDGES, ridge_fit
+from svd_lightning.objective import LabelCollector, label_tokens
+from svd_lightning.steering import CalibratedHead, Corrected, KLGradient, LabelBias, Steering, with_built_in
+from svd_lightning.strength import LineSearch
+from tests.objective import reference
+
+HIDDEN, VOCABULARY = 5, 23
+
+
+class Drawn:
+    """Logits that miss what a linear map of the states, or a constant, would add for three tokens."""
+
+    def __init__(self, count=120, *, strength=2.0, seed=0):
+        make = torch.Generator().manual_seed(seed)
+        self.states = torch.randn(count, HIDDEN, generator=make)
+        self.logits = 0.5 * torch.randn(count, VOCABULARY, generator=make)
+        truth = self.logits.clone()
+        truth[:, [3, 7, 11]] += 2.5 + strength * self.states @ torch.randn(HIDDEN, 3, generator=make)
+        self.labels = torch.multinomial(truth.softmax(-1), 1, generator=make).squeeze(-1)
+        self.example = torch.arange(count) // 2
+        self.position = torch.arange(count) % 2
+
+    def tokens(self, rows=slice(None)):
+        collector = LabelCollector(label_tokens([self.labels]), HIDDEN)
+        fields = (self.logits, self.states, self.labels, self.example, self.position)
+        collector.update(*(field[rows] for field in fields))
+        return collector.compute()
+
+    def nll(self, weights, tokens, features, keep):
+        """Mean NLL of the kept labels, by logits over the whole vocabulary."""
+        logits = self.logits.double().clone()
+        logits[:, tokens] += features.double() @ weights.T
+        return F.cross_entropy(logits[keep], self.labels[keep])
+
+
+@pytest.mark.parametrize("constant", [False, True], ids=["head", "bias"])
+def test_the_fit_is_a_minimum_on_the_whole_vocabulary(constant):
+    """The gradient of the definition, by autograd over all V logits, is zero there; rare tokens stay."""
+    data = Drawn()
+    features = torch.ones(len(data.labels), 1) if constant else data.states
+    tokens, fold = data.tokens(), data.example % 4
+    fit = ridge_fit(tokens, features, fold)
+    assert 0 < fit.ridge < math.inf
+    scale = features.double().square().sum(-1).mean()
+    everything = torch.ones_like(fold, dtype=torch.bool)
+    at = fit.weights.clone().requires_grad_()
+    value = data.nll(at, tokens.tokens, features, everything) + fit.ridge * scale * at.square().sum()
+    value.backward()
+    assert at.grad.abs().max() < 1e-5
+    for number, weights in enumerate(fit.by_fold):
+        counts = torch.bincount(data.labels[fold != number], minlength=VOCABULARY)[tokens.tokens]
+        assert torch.equal(weights.any(dim=-1), counts >= 2)
+
+
+def test_folds_and_penalties_are_those_of_a_slow_search():
+    """Every fold and every λ fitted from scratch, on the whole vocabulary."""
+    data = Drawn(60)
+    tokens, fold = data.tokens(), data.example % 3
+    fit = ridge_fit(tokens, data.states, fold)
+    scale = data.states.double().square().sum(-1).mean()
+
+    def slow(keep, ridge):
+        if ridge == math.inf:
+            return torch.zeros(len(tokens.tokens), HIDDEN, dtype=torch.float64)
+        free = torch.bincount(data.labels[keep], minlength=VOCABULARY)[tokens.tokens] >= 2
+        weights = torch.zeros(len(tokens.tokens), HIDDEN, dtype=torch.float64, requires_grad=True)
+        search = torch.optim.LBFGS([weights], max_iter=500, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+        def loss():
+            search.zero_grad()
+            moved = weights * free.unsqueeze(-1)
+            value = data.nll(moved, tokens.tokens, data.states, keep) + ridge * scale * moved.square().sum()
+            value.backward()
+            return value
+
+        search.step(loss)
+        return (weights * free.unsqueeze(-1)).detach()
+
+    def nll(ridge, out, unseen):
+        return data.nll(
+            slow(~torch.isin(fold, torch.tensor(out)), ridge), tokens.tokens, data.states, fold == unseen
+        )
+
+    mean = [sum(nll(ridge, [one], one) for one in range(3)) for ridge in RIDGES]
+    assert fit.ridge == RIDGES[mean.index(min(mean))]
+    for one, weights in enumerate(fit.by_fold):
+        mean = [sum(nll(ridge, [one, each], each) for each in range(3) if each != one) for ridge in RIDGES]
+        expected = slow(fold != one, RIDGES[mean.index(min(mean))])
+        torch.testing.assert_close(weights, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_folds_labels_do_not_reach_what_scores_them():
+    """Other labels in a fold change nothing of the fit without it, its λ included."""
+    data = Drawn()
+    fold = data.example % 4
+    before = ridge_fit(data.tokens(), data.states, fold)
+    data.labels[fold == 2] = data.labels[fold == 2].roll(3)
+    after = ridge_fit(data.tokens(), data.states, fold)
+    torch.testing.assert_close(before.by_fold[2], after.by_fold[2], atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(before.by_fold[1], after.by_fold[1])
+
+
+def test_scores_are_those_of_the_corrected_logits():
+    data = Drawn()
+    tokens = data.tokens()
+    shift = torch.randn(len(data.labels), len(tokens.tokens), generator=torch.Generator().manual_seed(1))
+    logits = data.logits.clone()
+    logits[:, tokens.tokens] += shift
+    expected = logits.log_softmax(-1).gather(-1, data.labels[:, None])[:, 0]
+    torch.testing.assert_close(tokens.label_log_probs(shift).float(), expected)
+    assert torch.equal(tokens.ranked_first(shift), logits.argmax(-1) == data.labels)
+
+
+def test_noise_is_left_alone():
+    """Where the tuned model is right there is nothing to correct: held out, no correction surely helps."""
+    data = reference.tokens(160, size=13)
+    labels = torch.multinomial(data.tuned.softmax(-1), 1, generator=torch.Generator().manual_seed(3)).squeeze(-1)
+    record, _ = calibrated(reference.Tokens(data.tuned, data.base, labels, data.example, data.position))
+    assert record["verdict"] != "correct"
+
+
+def calibrated(data, states=None):
+    """Calibrate on tokens of both kinds, made from the same logits."""
+    steering = Steering([KLGradient()], alpha=0.3)
+    table = reference.table(data, rules=with_built_in([KLGradient()]), alpha=0.3)
+    collector = LabelCollector(label_tokens([data.labels]), 4)
+    states = (
+        torch.randn(len(data.labels), 4, generator=torch.Generator().manual_seed(2)) if states is None else states
+    )
+    collector.update(data.tuned, states, data.labels, data.example, data.position)
+    fitted = fit_corrections(LabelSplit(collector.compute()), folds=4)
+    return calibrate(table, steering, LineSearch(), corrections=fitted, folds=4), fitted
+
+
+@pytest.mark.parametrize(("by_states", "kind"), [(False, LabelBias), (True, CalibratedHead)], ids=["bias", "head"])
+def test_the_simplest_correction_that_does_as_well_is_used(by_states, kind):
+    """Labels off by a constant need the bias; off by a map of the states, the head."""
+    data = reference.tokens(240, size=13)
+    states = torch.randn(240, 4, generator=torch.Generator().manual_seed(2))
+    truth = data.tuned.clone()
+    truth[:, [2, 5]] += 3.0 * states[:, :2] if by_states else 3.0
+    labels = torch.multinomial(truth.softmax(-1), 1, generator=torch.Generator().manual_seed(3)).squeeze(-1)
+    data = reference.Tokens(data.tuned, data.base, labels, data.example, data.position)
+    record, fitted = calibrated(data, states)
+    assert record["verdict"] == "correct"
+    assert record["used"]["correction"] == kind.__name__
+    assert record["used"]["gain"]["low"] > 0.0
+    used = recall_all(Steering([KLGradient()], alpha=0.3), record, {one.name: one.correction for one in fitted})
+    assert isinstance(used.shared, Corrected)
+    assert isinstance(used.shared.correction, kind)
+    candidate = next(one for one in fitted if isinstance(one.correction, kind))
+    corrected = used.shared(used.shared.correction(data.tuned, states), data.base)
+    torch.testing.assert_close(-corrected.log_softmax(-1).gather(-1, labels[:, None]).mean().item(), candidate.nll)
+
+
+def test_nothing_to_fit_is_said(caplog):
+    data = Drawn(4)
+    data.labels = torch.tensor([3, 7, 11, 4])
+    assert fit_corrections(LabelSplit(data.tokens()), folds=2) == []
+    assert "no token is the label twice" in caplog.text
+    data = Drawn(20)
+    data.states[3] = math.nan
+    assert fit_corrections(LabelSplit(data.tokens()), folds=2) == []
+    assert "NaN" in caplog.text

@@ -1,0 +1,84 @@
+"""A calibration that uses a correction, from fit to predict: what a user runs."""
+
+import copy
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from svd_lightning import SteeredLanguageModel, SteeringCalibration
+from svd_lightning.calibration import HeldOutSteering, recall_all
+from svd_lightning.callbacks.decoding_check import check_decoding
+from svd_lightning.decoding import steer_model
+from svd_lightning.decoding.plain import PlainModel
+from svd_lightning.objective import label_tokens
+from svd_lightning.scoring import score_tokens
+from svd_lightning.steering import Corrected, correction_name
+from tests import chain
+
+
+@pytest.fixture(scope="module")
+def corrected(diaries, tmp_path_factory):
+    """A model that barely learned, calibrated: its marginal over the labels is wrong, which a correction mends."""
+    folder = tmp_path_factory.mktemp("corrected")
+    model, data = chain.diary_model(learning_rate=1e-4), chain.diary_data(diaries)
+    trainer = chain.fit(folder, model, data, SteeringCalibration(decoded=4, show_table=False))
+    return model, trainer, data
+
+
+def test_the_record_names_it_and_decoding_was_checked(corrected):
+    _, trainer, _ = corrected
+    record = json.loads((Path(trainer.log_dir) / "calibration.json").read_text())
+    assert record["verdict"] == "correct"
+    assert record["used"]["correction"] in ("LabelBias", "CalibratedHead")
+    assert record["decoding"]["examples"] == 4
+    assert not record["decoding"]["worse"]
+
+
+def test_what_is_measured_is_what_decodes(corrected):
+    """Held-out NLL of the record, by the module's own scoring and by the logits that decoding makes."""
+    model, _, data = corrected
+    name = model.calibration["used"]["correction"]
+    [row] = [one for one in model.calibration["corrections"] if one["name"] == name]
+    steering = model.eval().steering
+    assert isinstance(steering, Corrected)
+    decoder = steer_model(model.peft_model, steering)
+    assert isinstance(decoder, PlainModel)
+    scored, decoded = [], []
+    for batch in data.calibration_dataloader():
+        with torch.no_grad():
+            scored.append(score_tokens(model.peft_model, batch, steering).steered)
+            logits = decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        labels = batch["labels"][:, 1:]
+        log_p = logits[:, :-1].log_softmax(-1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        decoded.append(log_p[labels >= 0])
+    assert -torch.cat(scored).mean().item() == pytest.approx(row["nll"], abs=1e-5)
+    assert -torch.cat(decoded).mean().item() == pytest.approx(row["nll"], abs=1e-5)
+
+
+def test_a_checkpoint_brings_it_back(corrected):
+    model, trainer, data = corrected
+    again = SteeredLanguageModel.load_from_checkpoint(Path(trainer.log_dir) / "checkpoints" / "last.ckpt")
+    assert isinstance(again.steering, Corrected)
+    assert correction_name(again.steering.correction) == model.calibration["used"]["correction"]
+    for name, one in model.corrections.items():
+        assert torch.equal(again.corrections[name].weights, one.weights)
+        assert set(one.tokens.tolist()) <= set(label_tokens(data.answers("calibration")).tolist())
+
+
+def test_a_correction_at_24_times_its_scale_is_refused_by_decoding(corrected):
+    """The slip of method.md §10: every likelihood is computed elsewhere and looks well; only decoding shows it."""
+    model, trainer, data = corrected
+    name, example = "CalibratedHead", torch.arange(chain.SPLITS["calibration"])
+    fitted, before = model.corrections[name], copy.deepcopy(model.calibration)
+    before["used"]["correction"] = name
+    slip = replace(fitted, weights=24.0 * fitted.weights)
+    model.eval()
+    steering = HeldOutSteering(model.configured, before, example, {name: [slip] * 4})
+    record = check_decoding(trainer, model, data, before, steering, count=24, progress=iter)
+    assert "repeated_trigrams" in record["decoding"]["worse"]
+    assert record["verdict"] == "tuned"
+    assert "decoded freely it is surely worse" in record["message"]
+    assert not isinstance(recall_all(model.configured, record, model.corrections).shared, Corrected)
