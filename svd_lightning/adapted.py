@@ -11,7 +11,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from svd_lightning.errors import InputError
-from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, text_limits
+from svd_lightning.models.adapter import (
+    adapter_config,
+    adapter_template,
+    attach_new,
+    attach_trained,
+    text_limits,
+)
 from svd_lightning.models.arithmetic import Arithmetic, arithmetic_of, narrowing, widen_head
 from svd_lightning.models.backbone import Backbone
 from svd_lightning.models.identity import fingerprint, weights_digest
@@ -41,6 +47,8 @@ class AdaptedModule(L.LightningModule):
         self.adapter_config = adapter_config(adapter)
         if backbone.name_or_path is None and self.adapter_folder is not None:
             backbone = replace(backbone, name_or_path=self.adapter_config.base_model_name_or_path)
+        if self.adapter_folder is not None and backbone.chat_template is None and backbone.tokenizer is None:
+            backbone = replace(backbone, chat_template=adapter_template(self.adapter_folder))
         self.backbone, self.gradient_checkpointing = backbone, gradient_checkpointing
         self.context_length, self.vocab_size = text_limits(backbone.load_config(), self.adapter_config)
         self.model: PeftModel | None = None

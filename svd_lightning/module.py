@@ -16,7 +16,7 @@ from transformers import SchedulerType
 from svd_lightning.adapted import AdaptedModule
 from svd_lightning.calibration import recall_all
 from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
-from svd_lightning.data import Batch, CompletionDataModule
+from svd_lightning.data import Batch, CompletionDataModule, answer_ends
 from svd_lightning.decoding.generation import check_room, complete, generation_config, rows_of
 from svd_lightning.models.arithmetic import check_arithmetic, use_arithmetic
 from svd_lightning.models.backbone import Backbone
@@ -70,6 +70,9 @@ class SteeredLanguageModel(AdaptedModule):
         self.optimizer, self.schedule = optimizer, Schedule(lr_schedule, lr_schedule_args or {}, warmup_ratio)
         self.generation = generation_config(generation or {})
         self.tokenizer = self.backbone.load_tokenizer()
+        self.ends = answer_ends(self.tokenizer, self.backbone.load_stops())
+        if self.generation.eos_token_id is None:
+            self.generation.eos_token_id = sorted(self.ends)
         for rule in steering.rules:
             if isinstance(rule, VocabularyBound):
                 rule.check_vocabulary(self.tokenizer.get_vocab())

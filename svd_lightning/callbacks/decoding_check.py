@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from svd_lightning.calibration import HeldOutSteering, recall_all, withhold
-from svd_lightning.data import Batch, CompletionDataModule
+from svd_lightning.data import Batch, CompletionDataModule, Example
 from svd_lightning.data.tokenise import EncodedExample
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import CalibrationRecord
@@ -70,7 +70,7 @@ def check_decoding(
     decoding = FreeDecoding(
         module.peft_model,
         HeldOutSteering(module.configured, record, example),
-        {row.index: examples[row.id].references for row in rows},
+        {row.index: _references(examples[row.id], row) for row in rows},
         config=config,
         tokenizer=module.tokenizer,
         synced_gpus=is_sharded(trainer),
@@ -92,6 +92,11 @@ def _steered(
         return []
     steering = recall_all(module.configured, record)
     return [row for row in data.rows("calibration") if any(steering.of_task(row.task).strengths or ())]
+
+
+def _references(example: Example, row: EncodedExample) -> Sequence[str]:
+    """Return the right answers; of a conversation as the chat template writes it, its calls of tools too."""
+    return example.references if example.question is not None else (row.completion,)
 
 
 def _room(module: SteeredLanguageModel, new_tokens: int) -> int:

@@ -165,6 +165,8 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
             for ids in (row.prompt_ids, row.completion_ids):
                 digest.update(len(ids).to_bytes(8, "little"))
                 digest.update(ids.numpy().tobytes())
+            for span in row.earlier:
+                digest.update(repr(span).encode())
         return digest.hexdigest()
 
     def _model_side(self) -> tuple[PreTrainedTokenizerBase, int | None]:
@@ -179,10 +181,21 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
         context = self.context_length
         return tokenizer, context if context is not None else getattr(module, "context_length", None)
 
+    def _ends(self) -> frozenset[int] | None:
+        """Return the tokens that end an answer: those that the Trainer's module knows, or None."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        return None if self.tokenizer is not None else getattr(module, "ends", None)
+
     def _encoded(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[EncodedExample]]:
         encoded = {
             name: encode(
-                examples, tokenizer, split=name, max_length=self.max_length, skip_overlong=self.skip_overlong
+                examples,
+                tokenizer,
+                split=name,
+                max_length=self.max_length,
+                skip_overlong=self.skip_overlong,
+                ends=self._ends(),
+                parse_control_tokens=self.parse_control_tokens,
             )
             for name, examples in self._splits.items()
         }
@@ -225,6 +238,8 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
                 split=split,
                 max_length=self.max_length,
                 skip_overlong=self.skip_overlong,
+                ends=self._ends(),
+                parse_control_tokens=self.parse_control_tokens,
             )
             self._check_vocabulary(row for question in self._questions[split] for row in question.choices)
         return self._questions[split]

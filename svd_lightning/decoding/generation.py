@@ -83,9 +83,16 @@ def generate(
         tokenizer=tokenizer,
         synced_gpus=synced_gpus,
     )
-    texts = tokenizer.batch_decode(sequences[:, prompts.shape[1] :], skip_special_tokens=True)
+    answers = [_before_end(answer, config.eos_token_id) for answer in sequences[:, prompts.shape[1] :].tolist()]
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     per_row = len(texts) // len(prompts)
     return [texts[start : start + per_row] for start in range(0, len(texts), per_row)]
+
+
+def _before_end(answer: list[int], eos_token_id: int | list[int] | None) -> list[int]:
+    """Cut an answer before its end, which need not be a special token of the tokenizer."""
+    ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+    return answer[: next((place for place, token in enumerate(answer) if token in ends), None)]
 
 
 def complete(

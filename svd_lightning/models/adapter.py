@@ -8,6 +8,7 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import cached_file
 
 from svd_lightning.errors import InputError, explained
 from svd_lightning.models.backbone import UNREADABLE, context_length, existing
@@ -34,6 +35,39 @@ def read_adapter_config(folder: str) -> PeftConfig:
     if config.peft_type is None:
         raise InputError(f"adapter: cannot read the adapter {folder!r}: its configuration names no peft_type")
     return config
+
+
+def adapter_template(folder: str) -> str | None:
+    """Return the chat template that an adapter folder or hub adapter brings; None if it has none.
+
+    Trainers write it to `chat_template.jinja`, or as text into `tokenizer_config.json`. Of several the one named
+    "default" is taken.
+
+    Raises:
+        InputError: for a `tokenizer_config.json` that cannot be read.
+    """
+    source = existing(folder, "adapter")
+    if (file := _file(source, "chat_template.jinja")) is not None:
+        return file.read_text(encoding="utf-8")
+    if (file := _file(source, "tokenizer_config.json")) is None:
+        return None
+    unreadable = (ValueError, AttributeError, KeyError, TypeError)
+    with explained(
+        unreadable, lambda reason: f"adapter: cannot read the chat template in {str(file)!r}: {reason}"
+    ):
+        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(template, list):
+            template = {one["name"]: one["template"] for one in template}["default"]
+    return None if template is None else str(template)
+
+
+def _file(source: str, name: str) -> Path | None:
+    """Return a file of a folder or hub repository; None if it has no such file."""
+    try:
+        found = cached_file(source, name)
+    except OSError:
+        return None
+    return None if found is None else Path(found)
 
 
 def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:
