@@ -55,13 +55,13 @@ class ControlTokens:
             raise InputError(f"expected text without the private character U+{ord(_MARK):X}, got {value!r:.80}")
         return self._any.sub(lambda match: match[0][:1] + _MARK + match[0][1:], value)
 
-    def unmarked(self, text: str) -> str:
-        """Return a rendered text as people read it."""
-        return text.replace(_MARK, "")
+    def shown(self, text: str, *, rendered: bool) -> str:
+        """Return a text as people read it; `rendered` as in `ids`."""
+        return text.replace(_MARK, "") if rendered and not self.parse else text
 
-    def plain(self, text: str) -> str:
-        """Return a rendered text without control tokens: what decoding without special tokens gives."""
-        return self.unmarked(self._any.sub("", text))
+    def plain(self, text: str, *, rendered: bool) -> str:
+        """Return a text without control tokens, as decoding gives it; `rendered` as in `ids`."""
+        return self.shown(self._any.sub("", text), rendered=rendered) if rendered or self.parse else text
 
     def until_end(self, text: str) -> str:
         """Return a rendered text up to its first end, where decoding stops, whatever is written after it."""
@@ -79,7 +79,7 @@ class ControlTokens:
         if not texts:
             return []
         parsed = rendered or self.parse
-        with self._without_marks(any(_MARK in text for text in texts)):
+        with self._without_marks(rendered and not self.parse and any(_MARK in text for text in texts)):
             encoded = self.tokenizer(
                 list(texts),
                 add_special_tokens=special,

@@ -133,8 +133,8 @@ def encode(
             EncodedExample(
                 len(rows),
                 example.id,
-                controls.unmarked(text.prompt),
-                controls.plain(text.answer) if text.chat or controls.parse else text.answer,
+                controls.shown(text.prompt, rendered=text.chat),
+                controls.plain(text.answer, rendered=text.chat),
                 ids[: len(prompt_ids)],
                 ids[len(prompt_ids) :],
                 task=example.task,
