@@ -1,4 +1,4 @@
-"""A conversation data set from `fit` to `judge`: several turns, tools, a system message, a turn that EOS does not end."""
+"""A conversation data set from `fit` to `judge`: turns, tools, a system message, an end of turn beside EOS."""
 
 import json
 
@@ -6,10 +6,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from svd_lightning import SteeredLanguageModel
 from svd_lightning.cli import main
 from svd_lightning.data import JSONLData, ScoringCollator
-from tests.chain import read_jsonl, write_jsonl
-from tests.data.chats import byte_tokenizer
+from svd_lightning.models import Backbone
+from svd_lightning.runs import open_run
+from tests.chain import quiet_trainer, read_jsonl, small_lora, write_jsonl
+from tests.data.chats import CHATML, GEMMA, byte_tokenizer
 
 CALL = {"function": {"name": "add", "arguments": '{"a": 1}'}}
 TURNS = [
@@ -86,3 +89,32 @@ def test_perfect_answers_are_perfect_from_fit_to_judge(base, tmp_path):
     assert {name: one["exact_match"] for name, one in judged["systems"].items()} == dict.fromkeys(
         ("base", "tuned", "steered"), 1.0
     )
+
+
+def test_the_template_of_an_adapter_folder_wins_and_comes_back_with_a_run(base, tmp_path):
+    """`<end_of_turn>` ends a turn in it; the checkpoint keeps it, since the folder may be gone."""
+    module = SteeredLanguageModel(Backbone(str(base)), small_lora())
+    module.configure_model()
+    module.peft_model.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter/chat_template.jinja").write_text(GEMMA)
+    given = (
+        Backbone(str(base), chat_template="{{ messages }}"),
+        Backbone(str(base), tokenizer=str(base)),
+        Backbone(),
+    )
+    templates = [SteeredLanguageModel(one, str(tmp_path / "adapter")).tokenizer.chat_template for one in given]
+    assert templates == ["{{ messages }}", CHATML, GEMMA]
+    found = SteeredLanguageModel(adapter=str(tmp_path / "adapter"))
+    ends = found.tokenizer.convert_tokens_to_ids(["</s>", "<end_of_turn>"])
+    assert found.generation.eos_token_id == sorted(found.ends) == sorted(ends)
+    found.trainer = trainer = quiet_trainer(tmp_path)
+    trainer.strategy.connect(found)
+    found.configure_model()
+    trainer.save_checkpoint(tmp_path / "adapter.ckpt", weights_only=True)
+    (tmp_path / "adapter/chat_template.jinja").unlink()
+    assert open_run(tmp_path / "adapter.ckpt").tokenizer.chat_template == GEMMA
+
+
+def test_stops_that_the_user_gives_stay(base):
+    module = SteeredLanguageModel(Backbone(str(base)), small_lora(), generation={"eos_token_id": 7})
+    assert module.generation.eos_token_id == 7

@@ -129,7 +129,7 @@ class Renderer:
                 add_generation_prompt=answer_follows,
             )
         except Exception as error:  # a template is a program, and may raise anything
-            roles = ", ".join(turn["role"] for turn in turns)
+            roles = ", ".join(" ".join(turn["role"].split()) for turn in turns)
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"messages: the chat template refuses the roles ({roles}): {reason}") from error
         return str(text)

@@ -17,7 +17,7 @@ from peft import (
 
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone, attach_new, attach_trained, read_adapter_config
-from svd_lightning.models.adapter import as_class_path
+from svd_lightning.models.adapter import adapter_template, as_class_path
 from tests.chain import BASE_FOLDER
 
 CONFIGS = [
@@ -149,3 +149,19 @@ def test_read_adapter_config(folder):
     found = read_adapter_config(str(folder))
     assert isinstance(found, PeftConfig)
     assert found.r == 4
+
+
+def test_the_chat_template_of_an_adapter_folder(tmp_path):
+    settings, jinja = tmp_path / "tokenizer_config.json", tmp_path / "chat_template.jinja"
+    assert adapter_template(str(tmp_path)) is None
+    named = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": "{{ messages }}"}]
+    for given, expected in ((None, None), ("{{ 1 }}", "{{ 1 }}"), (named, "{{ messages }}")):
+        settings.write_text(json.dumps({"chat_template": given}))
+        assert adapter_template(str(tmp_path)) == expected
+    jinja.write_text("{{ 2 }}")
+    assert adapter_template(str(tmp_path)) == "{{ 2 }}"
+    jinja.unlink()
+    for broken in ("{", "[]", json.dumps({"chat_template": named[:1]})):
+        settings.write_text(broken)
+        with pytest.raises(InputError, match="adapter: cannot read the chat template in"):
+            adapter_template(str(tmp_path))
