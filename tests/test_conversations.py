@@ -74,11 +74,13 @@ def test_perfect_answers_are_perfect_from_fit_to_judge(base, tmp_path):
             "generation": {"max_new_tokens": 90},
         },
         "data": {"class_path": "svd_lightning.data.JSONLData", "init_args": data},
-        "calibration": {"alphas": [], "show_table": False},
+        "calibration": {"alphas": [], "show_table": False, "guard": False},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     fitted, predicted = (tmp_path / "run" / f"version_{n}" for n in range(2))
     main(["fit", "--config", str(tmp_path / "config.json")])
+    decoded = json.loads((fitted / "calibration.json").read_text())["decoding"]["metrics"]["exact_match"]
+    assert [decoded[name]["value"] for name in ("tuned", "steered")] == [1.0, 1.0]
     main(["predict", "--config", str(fitted / "config.yaml"), "--predict.compare", "true"])
     rows = read_jsonl(predicted / "predictions.jsonl")
     assert [row["reference"] for row in rows] == ANSWERS

@@ -26,8 +26,9 @@ class Rendered:
     """What generation starts from."""
     answer: str
     """What the completion adds, end of turn included."""
-    before: tuple[str, ...] = ()
-    """What generation of each earlier answer that is learned starts from: beginnings of the prompt."""
+    earlier: tuple[tuple[str, str], ...] = ()
+    """For each earlier answer that is learned two beginnings of the prompt: that from which generation of the
+    answer starts, and that before what the next message says."""
     chat: bool = True
     """Whether a chat template wrote it."""
 
@@ -74,14 +75,23 @@ class Renderer:
             )
         self._check_read(turns, tools)
         learned = [k for k, one in enumerate(example.messages) if one.role == "assistant" and one.trained]
-        before = tuple(self._apply(turns[:k], tools, answer_follows=True) for k in learned)
+        before = [self._apply(turns[:k], tools, answer_follows=True) for k in learned]
         if not all(prompt.startswith(each) for each in before):
             raise InputError(
                 "messages: expected a chat template that leaves the turns before an answer as they are when more "
                 "follow, or earlier answers are learned from other prompts than they are generated from; set "
                 "`data.last_turn_only: true`"
             )
-        return Rendered(prompt, self._controls.until_end(whole[len(prompt) :]), before)
+        until = [self._before_content(prompt, turns[: k + 2], tools) for k in learned]
+        answer = self._controls.until_end(whole[len(prompt) :])
+        return Rendered(prompt, answer, tuple(zip(before, until, strict=True)))
+
+    def _before_content(self, prompt: str, turns: Sequence[Turn], tools: Sequence[Turn]) -> str:
+        """Return the beginning of a prompt that comes before what the last of these turns says."""
+        *others, last = turns
+        other = "y" if last["content"].lstrip().startswith("x") else "x"
+        text = self._apply([*others, {**last, "content": other}], tools, answer_follows=False)
+        return prompt[: alike(prompt, text)]
 
     def _check_read(self, turns: Sequence[Turn], tools: Sequence[Turn]) -> None:
         """Refuse a template that leaves out what a message says, or the tools; tries each kind of message once."""
@@ -133,6 +143,16 @@ class Renderer:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"messages: the chat template refuses the roles ({roles}): {reason}") from error
         return str(text)
+
+
+def alike(one: Sequence[object], other: Sequence[object]) -> int:
+    """Return how many items two sequences have in common from their beginning on.
+
+    >>> alike([1, 2, 3], [1, 2, 4]), alike("ab", "abc")
+    (2, 2)
+    """
+    differ = (k for k, (this, that) in enumerate(zip(one, other, strict=False)) if this != that)
+    return next(differ, min(len(one), len(other)))
 
 
 def _without(turn: Turn, name: str) -> Turn:

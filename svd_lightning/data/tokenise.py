@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from svd_lightning.data.chat import Rendered, Renderer
+from svd_lightning.data.chat import Rendered, Renderer, alike
 from svd_lightning.data.control_tokens import ControlTokens, answer_ends
 from svd_lightning.data.examples import Example
 from svd_lightning.errors import InputError
@@ -189,30 +189,35 @@ def _token_ids(
         prompts = controls.ids([texts[i].prompt for i in chosen], special=not chat, rendered=chat)
         joint = controls.ids([texts[i].prompt + texts[i].answer for i in chosen], special=not chat, rendered=chat)
         alone = controls.ids([texts[i].answer for i in chosen], special=False, rendered=chat)
-        before = iter(controls.ids([one for i in chosen for one in texts[i].before], special=False, rendered=chat))
+        parts = [part for i in chosen for pair in texts[i].earlier for part in pair]
+        borders = iter(controls.ids(parts, special=False, rendered=chat))
         for i, prompt, both, completion in zip(chosen, prompts, joint, alone, strict=True):
             completion = _continuation(prompt, both, completion)
             if not completion or completion[-1] not in controls.ends:
                 completion = [*completion, controls.tokenizer.eos_token_id]
-            spans = [_answer_span(prompt, next(before), controls.ends) for _ in texts[i].before]
+            spans = [_answer_span(prompt, next(borders), next(borders), controls.ends) for _ in texts[i].earlier]
             ids[i] = prompt, completion, tuple(span for span in spans if span is not None)
             unended += None in spans
     if unended:
         rank_zero_warn(
-            f"{unended} of {len(texts)} conversations hold earlier answers that the chat template ends by no "
-            "control token, so that only their last answers are learned"
+            f"{unended} of {len(texts)} conversations hold earlier answers that the chat template does not end by "
+            "the token that ends the last one: these are not learned"
         )
     return ids
 
 
-def _answer_span(prompt: list[int], before: list[int], ends: Collection[int]) -> Span | None:
-    """Return where in a prompt an earlier answer stands, its end included, given the ids before it.
+def _answer_span(prompt: list[int], before: list[int], until: list[int], ends: Collection[int]) -> Span | None:
+    """Return where in a prompt an earlier answer stands, its end included; None where it has no end.
 
-    A token that spans both is no label: generation could not have written it. None where no end follows.
+    Args:
+        prompt: the ids.
+        before, until: ids of the texts before the answer, and before what the next message says. A token that
+            spans the answer's beginning is no label: generation could not have written it.
+        ends: the ids that end an answer.
     """
-    same = next((k for k, (one, other) in enumerate(zip(prompt, before, strict=False)) if one != other), None)
-    start = len(before) if same is None else same + 1
-    end = next((k for k in range(start, len(prompt)) if prompt[k] in ends), None)
+    same = alike(prompt, before)
+    start = same if same == len(before) else same + 1
+    end = next((k for k in range(start, alike(prompt, until)) if prompt[k] in ends), None)
     return None if end is None else (start, end + 1)
 
 

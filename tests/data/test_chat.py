@@ -114,8 +114,19 @@ def test_a_border_inside_a_token_gives_no_label_there(tokenizer):
 
 def test_without_control_tokens_between_turns_only_the_last_answer_is_learned(tokenizer):
     tokenizer.chat_template = CHATML.replace("<|im_end|>", "").replace("<|im_start|>", "")
-    with pytest.warns(UserWarning, match="1 of 1 conversations hold earlier answers .* no control token"):
+    with pytest.warns(UserWarning, match="1 of 1 conversations hold earlier answers .* not learned"):
         row = encoded(EXAMPLE, tokenizer)
+    assert labelled(row, tokenizer) == ["Yes.\n</s>"]
+
+
+def test_an_earlier_answer_with_another_end_is_not_learned_and_no_text_of_others_is(tokenizer):
+    """gpt-oss ends the last answer by `<|return|>`, earlier ones by `<|end|>`, as it ends all other messages."""
+    tokenizer.chat_template = CHATML.replace(
+        "said(m) }}{% endgen", "said(m) | replace('<|im_end|>', '') }}{% endgen"
+    )
+    tokenizer.chat_template += "{% if not add_generation_prompt %}</s>{% endif %}"
+    with pytest.warns(UserWarning, match="1 of 1 conversations hold earlier answers .* not learned"):
+        row = encoded(EXAMPLE, tokenizer, ends=tokenizer.convert_tokens_to_ids(["</s>", "<|im_end|>"]))
     assert labelled(row, tokenizer) == ["Yes.\n</s>"]
 
 
