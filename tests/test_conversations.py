@@ -65,6 +65,7 @@ def test_perfect_answers_are_perfect_from_fit_to_judge(base, tmp_path):
     csv = "lightning.pytorch.loggers.CSVLogger"
     logger = {"class_path": csv, "init_args": {"save_dir": str(tmp_path), "name": "run"}}
     lora = {"class_path": "peft.LoraConfig", "init_args": {"r": 2, "target_modules": ["q_proj"]}}
+    fixed = {"class_path": "svd_lightning.strength.Fixed", "init_args": {"strengths": [1.0]}}
     data = {"path": written(tmp_path, "train"), "validation": None, **splits}
     config = {
         "trainer": {**quiet, "logger": logger},
@@ -74,7 +75,7 @@ def test_perfect_answers_are_perfect_from_fit_to_judge(base, tmp_path):
             "generation": {"max_new_tokens": 90},
         },
         "data": {"class_path": "svd_lightning.data.JSONLData", "init_args": data},
-        "calibration": {"alphas": [], "show_table": False, "guard": False},
+        "calibration": {"alphas": [], "show_table": False, "guard": False, "estimator": fixed},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     fitted, predicted = (tmp_path / "run" / f"version_{n}" for n in range(2))
