@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import lightning as L
 import torch
@@ -11,7 +12,7 @@ from typing_extensions import Self
 
 from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, base_of_adapter, text_limits
-from svd_lightning.models.adapter_folder import read_weights
+from svd_lightning.models.adapter_folder import adapter_template, read_weights
 from svd_lightning.models.arithmetic import Arithmetic, arithmetic_of, narrowing, widen_head
 from svd_lightning.models.backbone import Backbone
 from svd_lightning.models.identity import fingerprint, weights_digest
@@ -42,6 +43,8 @@ class AdaptedModule(L.LightningModule):
         if self.adapter_folder is not None:
             backbone = base_of_adapter(backbone, self.adapter_config)
             read_weights(self.adapter_folder)  # a damaged file is refused before the base is loaded
+            if backbone.chat_template is None and backbone.tokenizer is None:
+                backbone = replace(backbone, chat_template=adapter_template(self.adapter_folder))
         self.backbone, self.gradient_checkpointing = backbone, gradient_checkpointing
         self.context_length, self.vocab_size = text_limits(backbone.load_config(), self.adapter_config)
         self.model: PeftModel | None = None

@@ -16,15 +16,8 @@ from transformers import SchedulerType
 from svd_lightning.adapted import AdaptedModule
 from svd_lightning.calibration import NONE, recall_all
 from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
-from svd_lightning.data import Batch, CompletionDataModule
-from svd_lightning.decoding.generation import (
-    check_room,
-    complete,
-    completed,
-    decoding_text,
-    generation_config,
-    rows_of,
-)
+from svd_lightning.data import Batch, CompletionDataModule, answer_ends
+from svd_lightning.decoding.generation import check_room, complete, generation_config, rows_of, say_sampling
 from svd_lightning.models.adapter import check_trainable
 from svd_lightning.models.arithmetic import check_arithmetic, use_arithmetic
 from svd_lightning.models.backbone import Backbone
@@ -87,6 +80,9 @@ class SteeredLanguageModel(AdaptedModule):
         self._base_generation = self.backbone.load_generation()
         self.generation = generation_config(generation or {}, self._base_generation)
         self.tokenizer = self.backbone.load_tokenizer()
+        self.ends = answer_ends(self.tokenizer, self.backbone.load_stops())
+        if self.generation.eos_token_id is None:
+            self.generation.eos_token_id = sorted(self.ends)
         for rule in steering.rules:
             if isinstance(rule, VocabularyBound):
                 rule.check_vocabulary(self.tokenizer.get_vocab())
@@ -116,8 +112,7 @@ class SteeredLanguageModel(AdaptedModule):
             self.schedule.check(self.trainer)
             check_trainable(self.adapter_config)
         if stage == "predict" and (data := self._data()) is not None:
-            options = completed(self.generation, self._base_generation)
-            check_room(options, data.rows("predict"), self.context_length)
+            check_room(self.generation, self._base_generation, data.rows("predict"), self.context_length)
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)
 
     @property
@@ -217,13 +212,7 @@ class SteeredLanguageModel(AdaptedModule):
     def on_predict_start(self) -> None:
         """Warn if the strengths in force were calibrated in other number formats; say if the base samples."""
         self._check_arithmetic()
-        options = completed(self.generation, self._base_generation)
-        if options.do_sample and self._base_generation.do_sample:
-            _log.info(
-                "predict decodes by %s: the base's own generation_config samples unless told otherwise, by "
-                "--model.generation '{do_sample: false}'",
-                decoding_text(options),
-            )
+        say_sampling(self.generation, self._base_generation)
 
     def _check_arithmetic(self) -> None:
         if self.calibration is not None:

@@ -65,7 +65,9 @@ def test_a_checkpoint_brings_it_back(corrected):
     assert correction_name(again.steering.correction) == model.calibration["used"]["correction"]
     for name, one in model.corrections.items():
         assert torch.equal(again.corrections[name].weights, one.weights)
-        assert set(one.tokens.tolist()) <= set(label_tokens(data.answers("calibration")).tolist())
+        assert set(one.tokens.tolist()) <= set(
+            label_tokens([row.completion_ids for row in data.rows("calibration")]).tolist()
+        )
 
 
 def test_a_correction_at_24_times_its_scale_is_refused_by_decoding(corrected):

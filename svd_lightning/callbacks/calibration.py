@@ -246,14 +246,16 @@ class SteeringCalibration(L.Callback):
         """Return what has collected this process's share of the calibration split."""
         loader, precision = data.calibration_dataloader(), trainer.precision_plugin.val_step_context
         peft_model, snapshot = module.peft_model, self._snapshots.open(trainer, module)
+        questions = data.all_choices("calibration")
+        answers = [one.choices[one.best] for one in questions] or data.rows("calibration")
         collecting = collector(
             peft_model,
             module.configured,
             snapshot,
             alphas=self.alphas,
             around=precision,
-            questions=data.all_choices("calibration"),
-            corrected=label_tokens(data.answers("calibration")) if self.corrections else None,
+            questions=questions,
+            corrected=label_tokens([each.completion_ids for each in answers]) if self.corrections else None,
         )
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         with torch.no_grad(), precision():

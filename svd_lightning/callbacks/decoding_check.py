@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from svd_lightning.calibration import HeldOutSteering, withhold
-from svd_lightning.data import Batch, CompletionDataModule
+from svd_lightning.data import Batch, CompletionDataModule, Example
 from svd_lightning.data.tokenise import EncodedExample
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import CalibrationRecord
@@ -69,7 +69,7 @@ def check_decoding(
     decoding = FreeDecoding(
         module.peft_model,
         steering,
-        {row.index: examples[row.id].references for row in rows},
+        {row.index: _references(examples[row.id], row) for row in rows},
         config=config,
         tokenizer=module.tokenizer,
         synced_gpus=is_sharded(trainer),
@@ -90,6 +90,11 @@ def _steered(
     if module.configured.calibrated:
         return []
     return [row for row in data.rows("calibration") if steering.moves(row.task)]
+
+
+def _references(example: Example, row: EncodedExample) -> Sequence[str]:
+    """Return the right answers; of a conversation as the chat template writes it, its calls of tools too."""
+    return example.references if example.question is not None else (row.completion,)
 
 
 def _room(module: SteeredLanguageModel, new_tokens: int) -> int:

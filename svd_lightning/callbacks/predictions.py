@@ -125,8 +125,10 @@ class PredictionWriter(BasePredictionWriter):
 
 
 def _facts(example: Example) -> KnownRecord:
-    """Return task, question, correct and incorrect, as far as the example has them."""
+    """Return task, question (of a conversation: its text), correct and incorrect, as the example has them."""
     facts: KnownRecord = {} if example.task is None else {"task": example.task}
+    if example.messages is not None:
+        facts["question"] = example.prompt  # the prompt in the record has the chat template's control tokens
     if (question := example.question) is not None:
         if question.asked is not None:
             facts["question"] = question.asked

@@ -113,13 +113,11 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _tokens(data: CompletionDataModule) -> str:
-    """Return number and digest of this process's completion tokens: (example, first position, end) each."""
+    """Return number and digest of this process's labels: (example, first position, end) of each run of them."""
     share: Any = data.calibration_dataloader().dataset
     items = [share[place] for place in range(len(share))]
     rows = [row for one in items for row in (one.choices if isinstance(one, EncodedQuestion) else [one])]
-    spans = [
-        (row.index, max(1, len(row.prompt_ids)), len(row.prompt_ids) + len(row.completion_ids)) for row in rows
-    ]
+    spans = [(row.index, max(1, start), end) for row in rows for start, end in row.spans]
     number = sum(max(0, end - start) for _, start, end in spans)
     return f"{number} {hashlib.sha256(json.dumps(spans).encode()).hexdigest()[:32]}"
 

@@ -5,6 +5,7 @@ from svd_lightning.data.collate import Batch, PredictionBatch, PredictionCollato
 from svd_lightning.data.commonsense.ready_made import CommonsenseJSON
 from svd_lightning.data.commonsense.sets import ARC, PIQA, SIQA, BoolQ, HellaSwag, OpenBookQA, WinoGrande
 from svd_lightning.data.commonsense.task import CommonsenseTask
+from svd_lightning.data.control_tokens import answer_ends
 from svd_lightning.data.datamodule import CompletionDataModule
 from svd_lightning.data.examples import ChoiceQuestion, Example, Message
 from svd_lightning.data.jsonl import JSONLChoices, JSONLData
@@ -47,6 +48,7 @@ __all__ = [
     "TruthfulQA",
     "TruthfulQuestion",
     "WinoGrande",
+    "answer_ends",
     "cut",
     "encode",
     "make_splits",

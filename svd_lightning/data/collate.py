@@ -9,10 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from svd_lightning.data.tokenise import EncodedExample
-
-IGNORED = -100
-"""The label that PyTorch's cross entropy leaves out."""
+from svd_lightning.data.tokenise import IGNORED, EncodedExample
 
 _Side = Literal["left", "right"]
 
@@ -65,12 +62,12 @@ class _Collator:
 
 
 class ScoringCollator(_Collator):
-    """Makes a `ScoringBatch`: prompt, then completion; labels are the completion's ids, not shifted, else −100."""
+    """Makes a `ScoringBatch`: prompt, then completion; labels are those of the rows, not shifted, else −100."""
 
     def __call__(self, rows: Sequence[EncodedExample]) -> ScoringBatch:
         ids = [torch.cat([row.prompt_ids, row.completion_ids]) for row in rows]
-        labels = [torch.cat([torch.full_like(row.prompt_ids, IGNORED), row.completion_ids]) for row in rows]
-        return {**self._batch(rows, ids, "right"), "labels": self._padded(labels, IGNORED, "right")}
+        labels = self._padded([row.labels for row in rows], IGNORED, "right")
+        return {**self._batch(rows, ids, "right"), "labels": labels}
 
 
 class PredictionCollator(_Collator):

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 from transformers import PreTrainedTokenizerBase
@@ -157,12 +156,6 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
         kept = set(self.split_ids(split))
         return [example for example in self._splits[split] if example.id in kept]
 
-    def answers(self, split: str) -> list[Tensor]:
-        """Return the token ids of each example's right answer, of a question's best one; int64 [C] each."""
-        if questions := self.all_choices(split):
-            return [question.choices[question.best].completion_ids for question in questions]
-        return [row.completion_ids for row in self._encoded_rows(split)]
-
     def digest(self, split: str) -> str:
         """Return the SHA-256 of the token ids of a split; it changes when what the model reads changes."""
         digest, rows = hashlib.sha256(), self._encoded_rows(split)
@@ -172,6 +165,8 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
             for ids in (row.prompt_ids, row.completion_ids):
                 digest.update(len(ids).to_bytes(8, "little"))
                 digest.update(ids.numpy().tobytes())
+            for span in row.earlier:
+                digest.update(repr(span).encode())
         return digest.hexdigest()
 
     def _model_side(self) -> tuple[PreTrainedTokenizerBase, int | None]:
@@ -186,10 +181,21 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
         context = self.context_length
         return tokenizer, context if context is not None else getattr(module, "context_length", None)
 
+    def _ends(self) -> frozenset[int] | None:
+        """Return the tokens that end an answer: those that the Trainer's module knows, or None."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        return None if self.tokenizer is not None else getattr(module, "ends", None)
+
     def _encoded(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[EncodedExample]]:
         encoded = {
             name: encode(
-                examples, tokenizer, split=name, max_length=self.max_length, skip_overlong=self.skip_overlong
+                examples,
+                tokenizer,
+                split=name,
+                max_length=self.max_length,
+                skip_overlong=self.skip_overlong,
+                ends=self._ends(),
+                parse_control_tokens=self.parse_control_tokens,
             )
             for name, examples in self._splits.items()
         }
@@ -232,6 +238,8 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
                 split=split,
                 max_length=self.max_length,
                 skip_overlong=self.skip_overlong,
+                ends=self._ends(),
+                parse_control_tokens=self.parse_control_tokens,
             )
             self._check_vocabulary(row for question in self._questions[split] for row in question.choices)
         return self._questions[split]

@@ -1,6 +1,8 @@
 """Examples and questions, before they are tokenised."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from svd_lightning.errors import InputError
 
@@ -13,6 +15,19 @@ class Message:
     """Who speaks: `system`, `user`, `assistant`, or another role that the chat template knows."""
     content: str
     """The text of the turn."""
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What else the chat template may read: `tool_calls`, `name` and the like."""
+    trained: bool = True
+    """Whether an assistant's turn is to be learned; other turns never are."""
+
+    def as_turn(self) -> dict[str, Any]:
+        """Return the message as chat templates take it."""
+        return {"role": self.role, "content": self.content, **self.fields}
+
+
+def as_context(messages: Iterable[Message]) -> tuple[Message, ...]:
+    """Return the messages with no turn of the assistant to be learned."""
+    return tuple(replace(one, trained=one.trained and one.role != "assistant") for one in messages)
 
 
 @dataclass(frozen=True)
@@ -32,11 +47,23 @@ class Example:
     group: str | None = None
     """Examples of one group (the answers to one question, say) are always in the same split."""
     messages: tuple[Message, ...] | None = None
-    """The conversation before the completion; the tokenizer's chat template turns it into the prompt."""
+    """The conversation before the completion; the tokenizer's chat template turns it into the prompt. Answers in
+    it are learned too, unless they say otherwise."""
     task: str | None = None
     """The task of the example, where a dataset mixes several."""
+    answer: Message | None = None
+    """The completion as a message, where it is more than text: the calls of tools."""
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """Descriptions (JSON schemas) of the tools that a conversation may call, for the chat template."""
+    where: str | None = field(default=None, repr=False, compare=False)
+    """File and row, for error messages."""
     question: "ChoiceQuestion | None" = field(default=None, repr=False, compare=False)
     """The question with choices behind the example, if there is one."""
+
+    @property
+    def place(self) -> str:
+        """Where to look for the example: file and row, or its id."""
+        return self.where or f"example {self.id!r}"
 
     @property
     def free_text(self) -> bool:
@@ -82,6 +109,10 @@ class ChoiceQuestion:
     """The conversation before the choices; the tokenizer's chat template turns it into the prompt."""
     asked: str | None = None
     """The question alone, for a judge of the answer, where the prompt says more."""
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """Descriptions (JSON schemas) of the tools in a conversation."""
+    where: str | None = field(default=None, repr=False, compare=False)
+    """File and row, for error messages."""
 
     def __post_init__(self) -> None:
         if not self.choices:
@@ -103,7 +134,14 @@ class ChoiceQuestion:
 
     def as_examples(self) -> tuple[Example, ...]:
         """Return the prompt with each of its choices, all under one id, for scoring."""
-        return tuple(
-            Example(self.id, self.prompt, choice, messages=self.messages, task=self.task, question=self)
-            for choice in self.choices
+        shared = Example(
+            self.id,
+            self.prompt,
+            "",
+            messages=None if self.messages is None else as_context(self.messages),
+            task=self.task,
+            question=self,
+            tools=self.tools,
+            where=self.where,
         )
+        return tuple(replace(shared, completion=choice) for choice in self.choices)

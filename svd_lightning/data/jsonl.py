@@ -1,12 +1,24 @@
 """Your own data, in files or on the hub: prompts and completions, conversations, questions with choices."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from svd_lightning.data.choices import RecordedChoices
-from svd_lightning.data.examples import ChoiceQuestion, Example, Message
+from svd_lightning.data.conversations import (
+    alpaca_prompt,
+    answer_text,
+    conversation_column,
+    people_text,
+    read_messages,
+    read_tools,
+    split_off_answer,
+)
+from svd_lightning.data.examples import ChoiceQuestion, Example, Message, as_context
 from svd_lightning.data.source_rows import RowData, SourceRow
 from svd_lightning.errors import InputError
 
@@ -15,8 +27,10 @@ from svd_lightning.errors import InputError
 class JSONLData(RowData):
     """JSONL, JSON, CSV, TSV or Parquet files, dataset folders and hub datasets of prompts and completions.
 
-    A row holds `prompt` and `completion`, or `messages`: a list of {role, content} that ends with the assistant's.
-    A split with a path of its own is taken whole; the others are cut from `path`.
+    A row holds `prompt` and `completion`, or `messages`: a list of {role, content} in OpenAI's fine-tuning format,
+    with `tools` beside it. Rows of ShareGPT (`conversations`) and Alpaca (`instruction`, `input`, `output`) are
+    read too. All answers of a conversation are learned and scored; predict writes the last one. A split with a
+    path of its own is taken whole; the others are cut from `path`.
     """
 
     predict_path: str | Path | None = None
@@ -27,6 +41,10 @@ class JSONLData(RowData):
     """The column with the completions."""
     messages_column: str = "messages"
     """The column with conversations; in a row that has it, it replaces prompt and completion."""
+    tools_column: str = "tools"
+    """The column with the tools of a conversation, a list of JSON schemas for the chat template."""
+    last_turn_only: bool = False
+    """Learn and score only the last answer of a conversation, not every one (of `weight` 1)."""
     task_column: str | None = "task"
     """The column with the task's name, where a row has one; each task has strengths of its own. Null for none."""
     split: str = "train"
@@ -50,23 +68,49 @@ class JSONLData(RowData):
 
     def _read(self, source: str | Path, *, split: str, prompts_only: bool = False) -> list[Example]:
         rows = self.named_rows(source, split=split)
-        return [self._example(row, name, prompts_only=prompts_only) for row, name in rows]
+        examples = [self._example(row, name, prompts_only=prompts_only) for row, name in rows]
+        cut = [row.where for (row, _), one in zip(rows, examples, strict=True) if self._cut(row, one)]
+        if cut and not prompts_only:
+            rank_zero_warn(
+                f"{len(cut)} of {len(rows)} conversations go on after the last answer to learn, and what comes "
+                f"after it is not used (first: {cut[0]})"
+            )
+        return examples
 
     def _example(self, row: SourceRow, name: str, *, prompts_only: bool) -> Example:
-        if row.values.get(self.messages_column) is not None:
-            messages = read_messages(row, self.messages_column)
-            answered = messages[-1].role == "assistant"
-            completion = messages[-1].content if answered else ""
-            before = messages[:-1] if answered else messages
-            prompt = "\n".join(message.content for message in before)
+        if self._column(row) is not None:
+            example = self._conversation(row, name, prompts_only=prompts_only)
+        elif self.prompt_column not in row.values and "instruction" in row.values:
+            answer = "" if prompts_only and row.values.get("output") is None else row.text("output")
+            example = Example(name, alpaca_prompt(row), answer)
         else:
-            before = None
             prompt = row.text(self.prompt_column, option="prompt_column")
             absent = prompts_only and row.values.get(self.completion_column) is None
             completion = "" if absent else row.text(self.completion_column, option="completion_column")
-        if not completion and not prompts_only:
+            example = Example(name, prompt, completion)
+        if not example.completion and not prompts_only:
             raise InputError(f"{row.where}: expected a completion, got an empty one; write it, or drop the row")
-        return Example(name, prompt, completion, messages=before, task=row.text_if_any(self.task_column))
+        return replace(example, task=row.text_if_any(self.task_column), where=row.where)
+
+    def _conversation(self, row: SourceRow, name: str, *, prompts_only: bool) -> Example:
+        messages = read_messages(row, self._column(row) or "")
+        before, answer = split_off_answer(messages, row, prompts_only=prompts_only)
+        return Example(
+            name,
+            people_text(before),
+            "" if answer is None else answer_text(answer),
+            messages=as_context(before) if self.last_turn_only else before,
+            answer=answer if answer is not None and answer.fields else None,
+            tools=read_tools(row, self.tools_column),
+        )
+
+    def _column(self, row: SourceRow) -> str | None:
+        return conversation_column(row, self.messages_column, self.prompt_column)
+
+    def _cut(self, row: SourceRow, example: Example) -> bool:
+        """Whether the conversation in a row goes on after the example's completion."""
+        column = self._column(row)
+        return column is not None and len(read_messages(row, column)) > len(example.messages or ()) + 1
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -83,6 +127,8 @@ class JSONLChoices(RecordedChoices):
     """The column with the prompts."""
     messages_column: str = "messages"
     """The column with conversations; in a row that has it, it replaces the prompt."""
+    tools_column: str = "tools"
+    """The column with the tools of a conversation, a list of JSON schemas for the chat template."""
     choices_column: str = "choices"
     """The column with the choices."""
     correct_column: str = "correct"
@@ -104,12 +150,14 @@ class JSONLChoices(RecordedChoices):
                 f"{row.where}: expected a list of texts in {self.choices_column!r}, got {choices!r:.80}"
             )
         correct = _indices(row, self.correct_column, option="correct_column")
-        messages = None
-        if row.values.get(self.messages_column) is not None:
+        messages: tuple[Message, ...] | None = None
+        tools: tuple[Mapping[str, Any], ...] = ()
+        if row.values.get(self.messages_column) not in (None, ""):
             messages = read_messages(row, self.messages_column)
+            tools = read_tools(row, self.tools_column)
             if messages[-1].role == "assistant":
                 raise InputError(f"{row.where}: expected messages before the answer, got the assistant's last")
-            prompt = "\n".join(message.content for message in messages)
+            prompt = people_text(messages)
         else:
             prompt = row.text(self.prompt_column, option="prompt_column")
         return ChoiceQuestion(
@@ -120,6 +168,8 @@ class JSONLChoices(RecordedChoices):
             best=self._best(row, correct),
             task=row.text_if_any(self.task_column),
             messages=messages,
+            tools=tools,
+            where=row.where,
         )
 
     def _best(self, row: SourceRow, correct: tuple[int, ...]) -> int:
@@ -149,20 +199,3 @@ def _indices(row: SourceRow, column: str, *, option: str) -> tuple[int, ...]:
     if any(isinstance(index, bool) or not isinstance(index, int) for index in indices):
         raise InputError(f"{row.where}: expected whole numbers from 0 in {column!r}, got {value!r:.80}")
     return tuple(indices)
-
-
-def read_messages(row: SourceRow, column: str) -> tuple[Message, ...]:
-    """Return the turns of a conversation in a column."""
-    turns: Any = row.value(column)
-    if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
-        raise InputError(
-            f"{row.where}: expected in {column!r} a list of {{role: text, content: text}}, got {turns!r:.80}"
-        )
-    messages = tuple(Message(role=turn["role"], content=turn["content"]) for turn in turns)
-    if len(messages) == 1 and messages[0].role == "assistant":
-        raise InputError(f"{row.where}: expected a message before the assistant's, got only that one")
-    return messages
-
-
-def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)

@@ -31,6 +31,9 @@ class DataOptions:
     skip_opening: float | None = None
     """Calibrate without the first tokens that at least this share of the completions have in common, such as "the
     correct answer is", which says little about an answer: 0.95, say; null counts all tokens."""
+    parse_control_tokens: bool = False
+    """Read control tokens that stand in prompts, completions and messages, such as `</s>`, as control tokens; by
+    default they are text like any other."""
     limit: int | None = None
     """The most examples of each split, for quick runs; null for all."""
     num_workers: int = 0

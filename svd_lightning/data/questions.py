@@ -1,6 +1,6 @@
 """Questions with choices as token ids and batches: one row per choice, the rows of a question together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
 from sys import maxsize
@@ -22,7 +22,7 @@ class EncodedQuestion:
     index: int
     """Number within the split of the row made of this question; of the first one, where there are several."""
     choices: tuple[EncodedExample, ...]
-    """One row per choice; all have the same prompt ids, and end with EOS."""
+    """One row per choice; all have the same prompt ids, and an end."""
     correct: tuple[int, ...] = (0,)
     """Indices of the right choices."""
     best: int = 0
@@ -51,6 +51,8 @@ def encode_questions(
     split: str,
     max_length: int,
     skip_overlong: bool = False,
+    ends: Iterable[int] | None = None,
+    parse_control_tokens: bool = False,
 ) -> list[EncodedQuestion]:
     """Tokenise the questions behind the rows of a split, each once, in their order; other rows stay as they are.
 
@@ -63,6 +65,7 @@ def encode_questions(
         split: its name.
         max_length: the most tokens of a prompt with a choice.
         skip_overlong: drop questions with a longer choice, with a warning, instead of refusing them.
+        ends, parse_control_tokens: as in `encode`.
 
     Raises:
         InputError: for a choice beyond `max_length`, or without a token of its own.
@@ -72,7 +75,16 @@ def encode_questions(
         first.setdefault(questions.get(row.id, row.id), row)
     asked = [each for each in first if isinstance(each, ChoiceQuestion)]
     options = chain.from_iterable(question.as_examples() for question in asked)
-    encoded = iter(encode(list(options), tokenizer, split=split, max_length=maxsize).rows)
+    encoded = iter(
+        encode(
+            list(options),
+            tokenizer,
+            split=split,
+            max_length=maxsize,
+            ends=ends,
+            parse_control_tokens=parse_control_tokens,
+        ).rows
+    )
     kept: list[EncodedQuestion] = []
     overlong: list[tuple[str, int]] = []
     for each, row in first.items():
@@ -110,7 +122,7 @@ class QuestionBatch(ScoringBatch):
     differ: Tensor
     """Column of the first token in which the question's choices differ, int64 [R]."""
     end: Tensor
-    """Column of the EOS, which is not part of a choice's score, int64 [R]."""
+    """Column of the end (EOS), which is not part of a choice's score, int64 [R]."""
     alone: bool
     """Whether all rows are of one question."""
 

@@ -1,9 +1,11 @@
 """Rows of a file, a folder or a hub dataset; each knows its place for error messages."""
 
+import codecs
 import csv
 import io
 import json
 from abc import ABC
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +104,7 @@ class RowData(CompletionDataModule, ABC):
         stem = source_name(source, split=split, among=[self.path, *self.split_paths().values()])
         ids = [row.values.get(self.id_column) for row in rows]
         return [
-            (row, f"{stem}-{row.number}" if each is None else str(each))
+            (row, f"{stem}-{row.number}" if each in (None, "") else str(each))
             for row, each in zip(rows, ids, strict=True)
         ]
 
@@ -152,17 +154,24 @@ def _read_json(path: Path) -> Iterable[SourceRow]:
 def _read_csv(path: Path) -> Iterable[SourceRow]:
     # Not through pandas (load_dataset), which reads the answers "None" and "NA" as missing, and "5" as a number.
     text = _read_text(path)
-    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[path.suffix.lower()])
+    # strict: a quotation mark that is never closed would make one field of all rows after it
+    delimiter = _DELIMITERS[path.suffix.lower()]
+    lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     if not text.strip():
         return
     try:
+        if repeated := [name for name, count in Counter(lines.fieldnames).items() if count > 1]:
+            raise InputError(f"{path}, line 1: expected columns of different names, got {repeated[0]!r} twice")
         for row in lines:
             where = f"{path}, line {lines.line_num}"
             if None in row or None in row.values():
                 raise InputError(f"{where}: expected {len(lines.fieldnames or ())} fields, got another number")
             yield SourceRow(where, lines.line_num, row)
     except csv.Error as error:
-        raise InputError(f"{path}, after line {lines.line_num}: not readable as CSV: {error}") from error
+        raise InputError(
+            f"{path}, after line {lines.line_num}: not readable as CSV: {error}; close each quotation mark, and "
+            "write longer texts in a .jsonl file"
+        ) from error
 
 
 def _read_parquet(path: Path) -> Iterable[SourceRow]:
@@ -189,21 +198,37 @@ def _load(
 
 
 def _read_text(path: Path) -> str:
-    unreadable = (OSError, UnicodeDecodeError)
-    with explained(unreadable, lambda reason: f"{path}: expected a readable file in UTF-8: {reason}"):
-        return path.read_bytes().decode("utf-8-sig")
+    with explained((OSError,), lambda reason: f"{path}: expected a readable file: {reason}"):
+        content = path.read_bytes()
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}, line {line}: expected text in UTF-8, got the byte 0x{content[error.start]:02x}, which is of "
+            "another encoding; save the file as UTF-8"
+        ) from error
 
 
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: expected JSON, got {text.strip()[:40]!r}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # RecursionError: brackets in brackets without end
+        reason = getattr(error, "msg", str(error))
+        raise InputError(f"{where}: expected JSON, got {text.strip()[:40]!r}: {reason}") from error
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object with the columns as keys, got {type(value).__name__}")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{where}: expected text, got half of a character, {error.object[error.start]!r}, which no encoding "
+            "has; write the whole character, or drop it"
+        ) from error
     return value
 
 
@@ -215,4 +240,11 @@ _READERS: dict[str, Callable[[Path], Iterable[SourceRow]]] = {
     ".parquet": _read_parquet,
 }
 _SPLITS = ("calibration", "validation", "test", "predict")
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, with whose mark it begins
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}

@@ -1,15 +1,25 @@
 """Examples and conversations as token ids: the same for training, scoring and the start of generation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from svd_lightning.data.examples import Example, Message
+from svd_lightning.data.chat import Rendered, Renderer, alike
+from svd_lightning.data.control_tokens import ControlTokens, answer_ends
+from svd_lightning.data.examples import Example
 from svd_lightning.errors import InputError
+
+IGNORED = -100
+"""The label that PyTorch's cross entropy leaves out."""
+
+Span: TypeAlias = tuple[int, int]
+"""Places of tokens, from the first to before the second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +33,29 @@ class EncodedExample:
     prompt: str
     """The prompt as the tokenizer read it: rendered, for a conversation."""
     completion: str
-    """The reference completion as the tokenizer read it."""
+    """The reference completion as text, without control tokens."""
     prompt_ids: Tensor
     """int64 [P], P ≥ 1: what generation starts from."""
     completion_ids: Tensor
-    """int64 [C]: the labels, EOS included unless the completion was cut."""
+    """int64 [C]: labels, the end (EOS, or what ends a turn) included unless the completion was cut."""
     task: str | None = None
     """The example's task."""
+    earlier: tuple[Span, ...] = ()
+    """Places in the prompt that are labels too: earlier answers of a conversation, each with its end."""
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        """Places of all labels in prompt and completion."""
+        return *self.earlier, (len(self.prompt_ids), len(self))
+
+    @property
+    def labels(self) -> Tensor:
+        """The ids that are labels, int64 [P + C]; −100 elsewhere."""
+        ids = torch.cat([self.prompt_ids, self.completion_ids])
+        labels = torch.full_like(ids, IGNORED)
+        for start, end in self.spans:
+            labels[start:end] = ids[start:end]
+        return labels
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -37,7 +63,7 @@ class EncodedExample:
     def emptied(self) -> "EncodedExample":
         """Return a row of the same tokens in which nothing is scored."""
         ids = torch.cat([self.prompt_ids, self.completion_ids])
-        return replace(self, index=-1, completion="", prompt_ids=ids, completion_ids=ids[:0])
+        return replace(self, index=-1, completion="", prompt_ids=ids, completion_ids=ids[:0], earlier=())
 
 
 @dataclass(frozen=True)
@@ -59,10 +85,22 @@ def encode(
     split: str,
     max_length: int,
     skip_overlong: bool = False,
+    ends: Iterable[int] | None = None,
+    parse_control_tokens: bool = False,
 ) -> EncodedSplit:
-    """Tokenise a split: the prompt with BOS as the tokenizer sets it, the completion, EOS.
+    """Tokenise a split: the prompt with BOS as the tokenizer sets it, the completion, its end.
 
-    A completion longer than what `max_length` leaves is cut at its end (and then has no EOS).
+    The end is the one that the chat template writes, or EOS. A completion longer than what `max_length` leaves is
+    cut (and then has no end).
+
+    Args:
+        examples: of the split.
+        tokenizer: of the model.
+        split: its name.
+        max_length: the most tokens of prompt and completion.
+        skip_overlong: drop prompts that leave no room, with a warning, instead of refusing them.
+        ends: ids of the tokens that end an answer; None takes those of `answer_ends`.
+        parse_control_tokens: read control tokens in the texts of users as such.
 
     Raises:
         InputError: for prompts that leave no room for one completion token, unless `skip_overlong`; for a
@@ -70,16 +108,19 @@ def encode(
     """
     if tokenizer.eos_token_id is None:
         raise InputError("tokenizer.eos_token: expected one to end completions with, got none; set it")
-    texts = [_texts(example, tokenizer) for example in examples]
+    ends = answer_ends(tokenizer) if ends is None else {*ends, tokenizer.eos_token_id}
+    controls = ControlTokens(tokenizer, ends, parse=parse_control_tokens)
+    texts = _rendered(examples, controls)
+    _warn_control_tokens(examples, controls, split)
     rows: list[EncodedExample] = []
     overlong: list[tuple[str, int]] = []
     cut = 0
-    for example, (prompt, completion), (prompt_ids, completion_ids) in zip(
-        examples, texts, _token_ids(examples, texts, tokenizer), strict=True
+    for example, text, (prompt_ids, completion_ids, earlier) in zip(
+        examples, texts, _token_ids(examples, texts, controls), strict=True
     ):
         if not prompt_ids:
             raise InputError(
-                f"prompt: expected at least one token, got none in example {example.id!r} of the {split} split; "
+                f"prompt: expected at least one token, got none in {example.place} of the {split} split; "
                 "write something in it"
             )
         room = max_length - len(prompt_ids)
@@ -88,8 +129,18 @@ def encode(
             continue
         cut += len(completion_ids) > room
         ids = torch.tensor(prompt_ids + completion_ids[:room])
-        parts = ids[: len(prompt_ids)], ids[len(prompt_ids) :]
-        rows.append(EncodedExample(len(rows), example.id, prompt, completion, *parts, task=example.task))
+        rows.append(
+            EncodedExample(
+                len(rows),
+                example.id,
+                controls.shown(text.prompt, rendered=text.chat),
+                controls.plain(text.answer, rendered=text.chat),
+                ids[: len(prompt_ids)],
+                ids[len(prompt_ids) :],
+                task=example.task,
+                earlier=earlier,
+            )
+        )
     if overlong:
         report_overlong(
             overlong,
@@ -100,34 +151,83 @@ def encode(
     return EncodedSplit(rows, cut, len(overlong))
 
 
-def _texts(example: Example, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    if example.messages is None:
-        return example.prompt, example.completion
-    if not tokenizer.chat_template:
-        raise InputError(
-            f"messages: example {example.id!r} is a conversation, but the tokenizer "
-            f"{tokenizer.name_or_path or type(tokenizer).__name__!r} has no chat template; use an "
-            "instruction-tuned model's tokenizer, or give `prompt` and `completion`"
+def _rendered(examples: Sequence[Example], controls: ControlTokens) -> list[Rendered]:
+    renderer, texts = Renderer(controls), []
+    for example in examples:
+        with _at(example):
+            text = renderer.render(example)
+            if controls.written(f"{example.prompt}{example.completion}"):
+                controls.check(text.prompt + text.answer, rendered=text.chat)
+        texts.append(text)
+    return texts
+
+
+def _warn_control_tokens(examples: Sequence[Example], controls: ControlTokens, split: str) -> None:
+    """Say how many examples hold control tokens that are read as text."""
+    found = [(one, controls.written(f"{one.prompt}{one.completion}")) for one in examples]
+    held = [(one, name) for one, name in found if name is not None]
+    if held:
+        example, name = held[0]
+        rank_zero_warn(
+            f"{len(held)} of {len(examples)} examples in the {split} split hold control tokens of the tokenizer, "
+            f"such as {name!r} in {example.place}, which are read as text; if they are meant, set "
+            "`data.parse_control_tokens: true`"
         )
-    return render(example.messages, example.completion, tokenizer)
 
 
 def _token_ids(
-    examples: Sequence[Example], texts: Sequence[tuple[str, str]], tokenizer: PreTrainedTokenizerBase
-) -> list[tuple[list[int], list[int]]]:
-    """Return the ids of prompts and completions; a rendered conversation has its special tokens already."""
-    ids: list[tuple[list[int], list[int]]] = [([], [])] * len(examples)
-    for special in (True, False):
-        chosen = [i for i, example in enumerate(examples) if (example.messages is None) is special]
-        prompts = _tokenise([texts[i][0] for i in chosen], tokenizer, special=special)
-        joint = _tokenise(["".join(texts[i]) for i in chosen], tokenizer, special=special)
-        alone = _tokenise([texts[i][1] for i in chosen], tokenizer, special=False)
+    examples: Sequence[Example], texts: Sequence[Rendered], controls: ControlTokens
+) -> list[tuple[list[int], list[int], tuple[Span, ...]]]:
+    """Return the ids of prompts and completions, and the earlier answers' spans in the prompts.
+
+    A rendered conversation has its special tokens already.
+    """
+    ids: list[tuple[list[int], list[int], tuple[Span, ...]]] = [([], [], ())] * len(texts)
+    unended = 0
+    for chat in (False, True):
+        chosen = [i for i, text in enumerate(texts) if text.chat is chat]
+        prompts = controls.ids([texts[i].prompt for i in chosen], special=not chat, rendered=chat)
+        joint = controls.ids([texts[i].prompt + texts[i].answer for i in chosen], special=not chat, rendered=chat)
+        alone = controls.ids([texts[i].answer for i in chosen], special=False, rendered=chat)
+        parts = [part for i in chosen for pair in texts[i].earlier for part in pair]
+        borders = iter(controls.ids(parts, special=False, rendered=chat))
         for i, prompt, both, completion in zip(chosen, prompts, joint, alone, strict=True):
             completion = _continuation(prompt, both, completion)
-            if completion[-1:] != [tokenizer.eos_token_id]:
-                completion = [*completion, tokenizer.eos_token_id]
-            ids[i] = prompt, completion
+            if not completion or completion[-1] not in controls.ends:
+                completion = [*completion, controls.tokenizer.eos_token_id]
+            spans = [_answer_span(prompt, next(borders), next(borders), controls.ends) for _ in texts[i].earlier]
+            ids[i] = prompt, completion, tuple(span for span in spans if span is not None)
+            unended += None in spans
+    if unended:
+        rank_zero_warn(
+            f"{unended} of {len(texts)} conversations hold earlier answers that the chat template does not end by "
+            "the token that ends the last one: these are not learned"
+        )
     return ids
+
+
+def _answer_span(prompt: list[int], before: list[int], until: list[int], ends: Collection[int]) -> Span | None:
+    """Return where in a prompt an earlier answer stands, its end included; None where it has no end.
+
+    Args:
+        prompt: the ids.
+        before, until: ids of the texts before the answer, and before what the next message says. A token that
+            spans the answer's beginning is no label: generation could not have written it.
+        ends: the ids that end an answer.
+    """
+    same = alike(prompt, before)
+    start = same if same == len(before) else same + 1
+    end = next((k for k in range(start, alike(prompt, until)) if prompt[k] in ends), None)
+    return None if end is None else (start, end + 1)
+
+
+@contextmanager
+def _at(example: Example) -> Iterator[None]:
+    """Name the example in errors."""
+    try:
+        yield
+    except InputError as error:
+        raise error if example.place in str(error) else InputError(f"{example.place}: {error}") from error
 
 
 def _continuation(prompt: list[int], joint: list[int], alone: list[int]) -> list[int]:
@@ -137,23 +237,6 @@ def _continuation(prompt: list[int], joint: list[int], alone: list[int]) -> list
     Byte-level tokenizers give the same either way; SentencePiece would add a stray `▁`.
     """
     return joint[len(prompt) :] if joint[: len(prompt)] == prompt else alone
-
-
-def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerBase, *, special: bool) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
-    return [_tidy(ids, text, tokenizer) for ids, text in zip(encoded, texts, strict=True)]
-
-
-def _tidy(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Drop the second BOS where the text brought its own, and an EOS that only the tokenizer added."""
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    if bos is not None and ids[:2] == [bos, bos]:
-        ids = ids[1:]
-    if ids[-1:] == [eos] and eos != bos and not text.rstrip().endswith(tokenizer.eos_token):
-        ids = ids[:-1]
-    return ids
 
 
 def check_vocabulary(rows: Iterable[EncodedExample], tokenizer: PreTrainedTokenizerBase, size: int) -> None:
@@ -181,36 +264,3 @@ def report_overlong(overlong: Sequence[tuple[str, int]], problem: str, expected:
             "or set `skip_overlong: true` to drop them"
         )
     rank_zero_warn(f"data.skip_overlong: dropped, since {found}")
-
-
-def render(messages: tuple[Message, ...], completion: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """Return the text before the assistant's answer, and the text that the answer adds, end of turn included.
-
-    Raises:
-        InputError: for a template that fails on these messages, or that changes the earlier turns when the answer
-            is added: generation would then start from another prompt than training.
-    """
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    prompt = _apply(turns, tokenizer, add_generation_prompt=True)
-    if not completion:
-        return prompt, ""
-    whole = _apply([*turns, {"role": "assistant", "content": completion}], tokenizer, add_generation_prompt=False)
-    if not whole.startswith(prompt):
-        raise InputError(
-            "messages: expected a chat template whose text of the whole conversation begins with the text that "
-            f"generation starts from (…{prompt[-40:]!r}), got …{whole[-60:]!r}; give `prompt` and `completion` "
-            "instead, or a tokenizer with another template"
-        )
-    answer, eos = whole[len(prompt) :], tokenizer.eos_token
-    if eos and eos in answer:  # decoding stops there, whatever the template writes after it
-        answer = answer[: answer.rindex(eos) + len(eos)]
-    return prompt, answer
-
-
-def _apply(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, *, add_generation_prompt: bool) -> str:
-    # A template is a program, and may raise anything.
-    try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except Exception as error:
-        roles = ", ".join(turn["role"] for turn in turns)
-        raise InputError(f"messages: the chat template refuses the roles ({roles}): {error}") from error

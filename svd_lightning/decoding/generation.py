@@ -1,6 +1,7 @@
 """Steered decoding of a batch of prompts, by transformers' own `generate`."""
 
 import copy
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -14,6 +15,8 @@ from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.records import PredictionRecord
 from svd_lightning.steering import SteeringFunction
+
+_log = logging.getLogger(__name__)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -84,15 +87,28 @@ def decoding_text(config: GenerationConfig) -> str:
     return ", ".join([way, *details, *limit])
 
 
-def check_room(config: GenerationConfig, prompts: Sequence[EncodedExample], context: int | None) -> None:
+def say_sampling(config: GenerationConfig, base: GenerationConfig) -> None:
+    """Say in the log that options leave sampling on, where the base's own have it on."""
+    options = completed(config, base)
+    if options.do_sample and base.do_sample:
+        _log.info(
+            "predict decodes by %s: the base's own generation_config samples unless told otherwise, by "
+            "--model.generation '{do_sample: false}'",
+            decoding_text(options),
+        )
+
+
+def check_room(
+    config: GenerationConfig, base: GenerationConfig, prompts: Sequence[EncodedExample], context: int | None
+) -> None:
     """Raise InputError if the longest of the prompts and its completion would outgrow the context.
 
     Args:
-        config: completed by the base's own options.
+        config, base: the options, and the base's own.
         prompts: to complete.
         context: how many positions the model leaves for text; None if its configuration does not say.
     """
-    longest = max((len(row.prompt_ids) for row in prompts), default=0)
+    config, longest = completed(config, base), max((len(row.prompt_ids) for row in prompts), default=0)
     if config.max_new_tokens is None and config.max_length is not None and config.max_length <= longest:
         raise InputError(
             f"generation.max_length: expected more than {longest}, the tokens of the longest prompt, which count "
@@ -140,9 +156,16 @@ def generate(
         tokenizer=tokenizer,
         synced_gpus=synced_gpus,
     )
-    texts = tokenizer.batch_decode(sequences[:, prompts.shape[1] :], skip_special_tokens=True)
+    answers = [_before_end(answer, config.eos_token_id) for answer in sequences[:, prompts.shape[1] :].tolist()]
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     per_row = len(texts) // len(prompts)
     return [texts[start : start + per_row] for start in range(0, len(texts), per_row)]
+
+
+def _before_end(answer: list[int], eos_token_id: int | list[int] | None) -> list[int]:
+    """Cut an answer before its end, which need not be a special token of the tokenizer."""
+    ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+    return answer[: next((place for place, token in enumerate(answer) if token in ends), None)]
 
 
 def complete(

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from svd_lightning.data import Batch, EncodedExample, PredictionCollator
+from svd_lightning.data import Batch, EncodedExample, PredictionCollator, answer_ends
 from svd_lightning.scoring.tokens import IGNORED, completion_tokens
 
 
@@ -22,7 +22,7 @@ class Answers(NamedTuple):
     """The sampled answers to one prompt."""
 
     ids: list[Tensor]
-    """Tokens of each answer with its EOS, int64."""
+    """Tokens of each answer with its end, int64."""
     texts: list[str]
 
 
@@ -53,10 +53,11 @@ def sample_answers(
         tokenizer: of the model.
         rows: only their prompts are used.
         samples: per prompt.
-        max_new_tokens: where an answer without EOS ends.
+        max_new_tokens: where an answer without an end is cut.
         vector: added to the logits, [V].
     """
     batch = PredictionCollator(pad_token_id=tokenizer.pad_token_id)(rows)
+    ends = sorted(answer_ends(tokenizer, model.generation_config.eos_token_id))
     config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
@@ -67,7 +68,7 @@ def sample_answers(
         num_return_sequences=samples,
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
     )
     sequences = model.generate(
         input_ids=batch["input_ids"].to(model.device),
@@ -75,7 +76,7 @@ def sample_answers(
         generation_config=config,
         logits_processor=LogitsProcessorList([] if vector is None else [AddVector(vector)]),
     )
-    ids = [_until(answer, tokenizer.eos_token_id) for answer in sequences[:, batch["input_ids"].shape[1] :].cpu()]
+    ids = [_until(answer, ends) for answer in sequences[:, batch["input_ids"].shape[1] :].cpu()]
     texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
     starts = range(0, len(ids), samples)
     return [Answers(ids[start : start + samples], texts[start : start + samples]) for start in starts]
@@ -119,7 +120,7 @@ def batches(rows: Sequence[EncodedExample], size: int, *, seed: int) -> Iterator
         yield [rows[place] for place in order[start : start + size]]
 
 
-def _until(answer: Tensor, eos_token_id: int) -> Tensor:
-    """Cut an answer after its EOS."""
-    ends = (answer == eos_token_id).nonzero()
-    return answer[: int(ends[0]) + 1] if len(ends) else answer
+def _until(answer: Tensor, ends: list[int]) -> Tensor:
+    """Cut an answer after its end."""
+    places = torch.isin(answer, torch.tensor(ends)).nonzero()
+    return answer[: int(places[0]) + 1] if len(places) else answer

@@ -18,6 +18,7 @@ from peft import (
 from peft import __version__ as peft_version
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from torch import Tensor
+from transformers.utils import cached_file
 
 from svd_lightning.errors import InputError, explained
 from svd_lightning.models.backbone import UNREADABLE, existing
@@ -107,6 +108,39 @@ def load_weights(
         raise _unfit(folder, base_name, f"it lacks the weights {_some(missing)}")
     if unknown := set(result.unexpected_keys) - stored.keys():
         raise _unfit(folder, base_name, f"it holds weights that its configuration does not name: {_some(unknown)}")
+
+
+def adapter_template(folder: str) -> str | None:
+    """Return the chat template that an adapter folder or hub adapter brings; None if it has none.
+
+    Trainers write it to `chat_template.jinja`, or as text into `tokenizer_config.json`. Of several the one named
+    "default" is taken.
+
+    Raises:
+        InputError: for a `tokenizer_config.json` that cannot be read.
+    """
+    source = existing(folder, "adapter")
+    if (file := _file(source, "chat_template.jinja")) is not None:
+        return file.read_text(encoding="utf-8")
+    if (file := _file(source, "tokenizer_config.json")) is None:
+        return None
+    unreadable = (ValueError, AttributeError, KeyError, TypeError)
+    with explained(
+        unreadable, lambda reason: f"adapter: cannot read the chat template in {str(file)!r}: {reason}"
+    ):
+        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(template, list):
+            template = {one["name"]: one["template"] for one in template}["default"]
+    return None if template is None else str(template)
+
+
+def _file(source: str, name: str) -> Path | None:
+    """Return a file of a folder or hub repository; None if it has no such file."""
+    try:
+        found = cached_file(source, name)
+    except OSError:
+        return None
+    return None if found is None else Path(found)
 
 
 def _check_config_file(folder: Path) -> None:

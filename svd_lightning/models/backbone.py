@@ -44,6 +44,8 @@ class Backbone:
     """Quantise the base to 8 bits while loading; needs a GPU and the extra `quant`."""
     tokenizer: str | None = None
     """Hub name or local folder of the tokenizer, when it is not the base's."""
+    chat_template: str | None = None
+    """A chat template in place of the tokenizer's own: a file that holds it, or its Jinja text."""
     trust_remote_code: bool = False
     """Whether code that comes with the model may run."""
 
@@ -94,7 +96,18 @@ class Backbone:
             )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        if self.chat_template is not None:
+            tokenizer.chat_template = _template(self.chat_template)
         return tokenizer
+
+    def load_stops(self) -> int | list[int] | None:
+        """Load the tokens at which the base's own `generate` stops, `eos_token_id` of its generation_config."""
+        with loading("backbone.name_or_path", self.source):
+            try:
+                config = GenerationConfig.from_pretrained(self.source, revision=self.revision)
+            except OSError:  # there is no such file: the model's configuration says it, as in `load_model`
+                config = GenerationConfig.from_model_config(self.load_config())
+        return config.eos_token_id
 
     def load_model(self) -> PreTrainedModel:
         """Load the base model, frozen, in evaluation mode, with logits in float32 (`widen_head`)."""
@@ -125,6 +138,15 @@ class Backbone:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
+
+
+def _template(given: str) -> str:
+    """Return the text of a chat template: the given text, or that of the file."""
+    if "{" in given:
+        return given
+    unreadable = (OSError, UnicodeDecodeError)
+    with explained(unreadable, lambda reason: f"backbone.chat_template: cannot read {given!r}: {reason}"):
+        return Path(given).expanduser().read_text(encoding="utf-8")
 
 
 UNREADABLE = (OSError, ValueError, RuntimeError, SafetensorError)

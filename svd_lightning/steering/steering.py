@@ -16,8 +16,8 @@ from svd_lightning.steering.rules import KLGradient, SteeringRule, VocabularyBou
 SteeringFunction = Callable[[Tensor, Tensor | None], Tensor]
 """(tuned logits, base logits), [..., V] each → steered logits [..., V]; usually a `Steering`.
 
-One with an attribute `reads_base` that is False gets None for the logits of the base, which does not run. One with an
-attribute `forbids` that is False makes no logit −∞ that was none."""
+One with an attribute `reads_base` that is False gets None for the logits of the base, which does not run. One with
+an attribute `forbids` that is False makes no logit −∞ that was none."""
 
 Distribution = Literal["base", "tuned", "steered"]
 """Whose logits are decoded or evaluated."""

@@ -40,6 +40,11 @@ def test_ids_of_the_data_are_kept(jsonl):
     assert [example.id for example in JSONLData(path, id_column="key").load()] == ["train-1", "x"]
 
 
+def test_an_empty_id_in_a_table_is_none(tmp_path):
+    (tmp_path / "t.csv").write_text("id,prompt,completion\n,a,b\n7,a,b\n,a,b\n")
+    assert [example.id for example in JSONLData(tmp_path / "t.csv").load()] == ["t-2", "7", "t-4"]
+
+
 def test_columns_can_have_other_names(jsonl):
     path = jsonl("train.jsonl", {"question": "a", "answer": "b"})
     data = JSONLData(path, prompt_column="question", completion_column="answer")

@@ -76,10 +76,11 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     assert values("~/mine.jsonl") == ROWS[:1]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_tells_the_encoding_and_is_no_part_of_the_text(tmp_path, encoding):
     path = tmp_path / "bom.csv"
-    path.write_text("prompt,completion\na,b\n", encoding="utf-8-sig")
-    assert values(path) == [{"prompt": "a", "completion": "b"}]
+    path.write_text("prompt,completion\na,é\n", encoding=encoding)
+    assert values(path) == [{"prompt": "a", "completion": "é"}]
 
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "./gone", "~/gone", "/tmp/gone/gone", "a/b/gone"])
@@ -106,6 +107,24 @@ def test_an_empty_file_is_refused(tmp_path, name, text):
         ("x.csv", "prompt,completion\na,b\nc\n", r"x\.csv, line 3: expected 2 fields"),
         ("x.csv", "prompt,completion\na,b,c\n", r"x\.csv, line 2: expected 2 fields"),
         ("x.csv", "prompt\n" + "y" * 140_000, r"x\.csv, after line 1: not readable as CSV"),
+        (
+            "x.csv",
+            'prompt,completion\na,b\nc,"d\ne,f\n',
+            r"x\.csv, after line .*not readable as CSV: .*close each quot",
+        ),
+        (
+            "x.csv",
+            "prompt,prompt\na,b\n",
+            r"x\.csv, line 1: expected columns of different names, got 'prompt' twice",
+        ),
+        ("x.jsonl", '{"a": 1}\n' + "[" * 100_000, r"x\.jsonl, line 2: expected JSON"),
+        ("x.jsonl", '{"a": ' + "1" * 5000 + "}", r"x\.jsonl, line 1: expected JSON"),
+        (
+            "x.jsonl",
+            '{}\n{"a": [{"b": "c \\ud83d"}]}',
+            r"x\.jsonl, line 2: expected text, got half of a character",
+        ),
+        ("x.json", '[{}, {"\\udc00": "a"}]', r"x\.json, row 2: expected text, got half of a character"),
         ("x.txt", "words", r"x\.txt: expected a file of type \.jsonl"),
         ("x.parquet", "words", r"cannot load .*x\.parquet"),
     ],
@@ -115,11 +134,12 @@ def test_a_malformed_file_is_refused_with_its_line(tmp_path, name, text, message
         read_rows(written(tmp_path / name, text))
 
 
-def test_a_file_in_another_encoding_is_refused(tmp_path):
+def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path):
     path = tmp_path / "x.jsonl"
-    path.write_bytes('{"prompt": "é"}'.encode("latin-1"))
-    with pytest.raises(InputError, match="UTF-8"):
+    path.write_bytes('{"prompt": "a"}\n{"prompt": "é"}'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"x\.jsonl, line 2: expected text in UTF-8, got the byte 0xe9") as caught:
         read_rows(path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_line(tmp_path):

@@ -146,6 +146,16 @@ def test_greedy_is_the_argmax_of_the_steered_logits_step_by_step(module, batch):
         assert text == module.tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
+def test_an_end_that_is_no_special_token_is_no_part_of_the_text(module, batch):
+    steering, tokenizer = Steering(strengths=[1.0]), module.tokenizer
+    [text], *_ = completions(module, batch, steering, eos_token_id=2)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    end = ids[len(ids) // 2]
+    assert end not in tokenizer.all_special_ids
+    found, *_ = completions(module, batch, steering, eos_token_id=[2, end])
+    assert found == [tokenizer.decode(ids[: ids.index(end)])]
+
+
 def test_several_sequences_belong_to_their_rows(module, batch):
     found = completions(module, batch, Steering(strengths=[1.0]), num_beams=3, num_return_sequences=3)
     assert [len(row) for row in found] == [3] * 6

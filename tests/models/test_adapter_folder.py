@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from svd_lightning.errors import InputError
 from svd_lightning.models import attach_trained, read_adapter_config
-from svd_lightning.models.adapter_folder import read_weights
+from svd_lightning.models.adapter_folder import adapter_template, read_weights
 from svd_lightning.models.switch import adapter_off
 from tests.chain import BASE_FOLDER, small_lora
 from tests.decoding import zoo
@@ -240,3 +240,19 @@ def test_an_adapter_of_another_architecture(folder):
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "target_modules": ["c_attn"]}))
     assert "cannot attach LoraConfig: Target modules {'c_attn'} not found in the base model" in refusal(folder)
+
+
+def test_the_chat_template_of_an_adapter_folder(tmp_path):
+    settings, jinja = tmp_path / "tokenizer_config.json", tmp_path / "chat_template.jinja"
+    assert adapter_template(str(tmp_path)) is None
+    named = [{"name": "tool_use", "template": "{{ tools }}"}, {"name": "default", "template": "{{ messages }}"}]
+    for given, expected in ((None, None), ("{{ 1 }}", "{{ 1 }}"), (named, "{{ messages }}")):
+        settings.write_text(json.dumps({"chat_template": given}))
+        assert adapter_template(str(tmp_path)) == expected
+    jinja.write_text("{{ 2 }}")
+    assert adapter_template(str(tmp_path)) == "{{ 2 }}"
+    jinja.unlink()
+    for broken in ("{", "[]", json.dumps({"chat_template": named[:1]})):
+        settings.write_text(broken)
+        with pytest.raises(InputError, match="adapter: cannot read the chat template in"):
+            adapter_template(str(tmp_path))

@@ -115,3 +115,22 @@ def test_both_quantisations_at_once():
 def test_a_real_base(shared):
     model = Backbone(name_or_path=str(shared / "models" / "wiki-tiny")).load_model()
     assert len(fingerprint(model)) == 32
+
+
+def test_a_chat_template_may_be_named_as_a_file_or_given_as_text(tmp_path):
+    text = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (tmp_path / "mine.jinja").write_text(text)
+    for given in (text, str(tmp_path / "mine.jinja")):
+        assert Backbone(str(BASE_FOLDER), chat_template=given).load_tokenizer().chat_template == text
+    with pytest.raises(InputError, match=r"^backbone.chat_template: cannot read .*gone\.jinja"):
+        Backbone(str(BASE_FOLDER), chat_template=str(tmp_path / "gone.jinja")).load_tokenizer()
+
+
+@pytest.mark.parametrize("eos", [5, [5, 7]])
+def test_the_bases_stops_are_those_of_its_generation_config(base_copy, eos):
+    path = base_copy / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": eos}))
+    backbone = Backbone(str(base_copy))
+    assert backbone.load_stops() == backbone.load_model().generation_config.eos_token_id == eos
+    path.unlink()
+    assert backbone.load_stops() == backbone.load_model().generation_config.eos_token_id == 2

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from svd_lightning.commands.judge.asking import Keep, opinions_by_asking
 from svd_lightning.commands.judge.protocol import Answer, Judge, Opinion, Progress
 from svd_lightning.commands.judge.replies import Replies
+from svd_lightning.data.control_tokens import ControlTokens, answer_ends
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
 
@@ -121,17 +122,16 @@ def _left_padded(rows: Sequence[Tensor]) -> Tensor:
 
 def _worded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> Iterator[tuple[list[int], int]]:
     """Yield, for each prompt and each of the words, the ids of both together and where the word begins."""
+    chat = tokenizer.chat_template is not None
+    controls = ControlTokens(tokenizer, answer_ends(tokenizer), parse=False)
     for prompt in prompts:
-        if tokenizer.chat_template is None:
+        if not chat:
             texts = [f"{prompt}\nReply: {word}" for word in _WORDS]
         else:
-            messages = [{"role": "user", "content": prompt}]
+            messages = [{"role": "user", "content": controls.marked(prompt)}]  # answers bring no control tokens
             begun = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             texts = [f"{begun}{word}" for word in _WORDS]
-        special = tokenizer.chat_template is None  # the template writes them itself
-        all_ids = [tokenizer(text, add_special_tokens=special).input_ids for text in texts]
-        if all(ids[-1] == tokenizer.eos_token_id for ids in all_ids):  # some tokenizers end every text with it
-            all_ids = [ids[:-1] for ids in all_ids]
+        all_ids = controls.ids(texts, special=not chat, rendered=chat)  # a template writes BOS itself
         start = next(place for place, ids in enumerate(zip(*all_ids, strict=False)) if len(set(ids)) > 1)
         yield from ((ids, start) for ids in all_ids)
 
@@ -150,4 +150,6 @@ def _version(backbone: Backbone) -> dict[str, object]:
     files = sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*.bin")) if folder.is_dir() else []
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     names = ("revision", "dtype", "load_in_4bit", "load_in_8bit", "tokenizer")
-    return {"source": backbone.source, "files": stamps} | {name: getattr(backbone, name) for name in names}
+    template = {} if backbone.chat_template is None else {"chat_template": backbone.chat_template}
+    options = {name: getattr(backbone, name) for name in names}
+    return {"source": backbone.source, "files": stamps, **options, **template}
