@@ -1,4 +1,4 @@
-"""What the guard says of questions with options, against what the test then finds: ARC-Easy in the paper's format.
+"""What the guard says of questions with options, against what the test then finds, in the paper's format.
 
 python benchmarks/choices.py --model ../real/smollm2-135m --data ../shared/data/commonsense --folder /tmp/choices
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from svd_lightning.cli import main as cli
 
 
-def prepare(data: Path, folder: Path, *, train: int, test: int) -> None:
+def prepare(data: Path, folder: Path, *, task: str, train: int, test: int) -> None:
     """Write the first rows of both files; the calibration and validation splits are cut from `train`."""
     for split, rows in (("train", train), ("test", test)):
-        found = json.loads((data / f"ARC-Easy.{split}.json").read_text(encoding="utf-8"))[:rows]
+        found = json.loads((data / f"{task}.{split}.json").read_text(encoding="utf-8"))[:rows]
         (folder / f"{split}.json").write_text(json.dumps(found), encoding="utf-8")
 
 
@@ -59,7 +59,8 @@ def show(record: dict, metrics: dict) -> None:
     print("| distribution | strengths | MC1, % | NLL, nats per token |\n|---|---|---|---|")
     for name, mc1 in metrics["metrics"]["MC1"].items():
         about = metrics["distributions"].get(name, {"rules": [], "strengths": []})
-        recipe = ", ".join(f"{rule} {mu:.3g}" for rule, mu in zip(about["rules"], about["strengths"], strict=True))
+        steered = zip(about["rules"], about["strengths"], strict=True)
+        recipe = about.get("correction") or ", ".join(f"{rule} {mu:.3g}" for rule, mu in steered)
         print(f"| {name} | {recipe} | {_text(mc1, 100.0, 1)} | {_text(metrics['metrics']['NLL'][name], 1.0, 3)} |")
 
 
@@ -75,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--task", default="ARC-Easy", help="prefix of the two files, such as boolq")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--name", default="after", help="of this version's runs")
     parser.add_argument("--steps", type=int, default=60)
@@ -92,7 +94,7 @@ def main() -> None:
         weights = calibrated / "checkpoints/calibrated.ckpt"
     else:
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        prepare(arguments.data, arguments.folder, train=500, test=arguments.test)
+        prepare(arguments.data, arguments.folder, task=arguments.task, train=500, test=arguments.test)
         cli(["fit", *options(arguments, "fit")])
         calibrated, weights = first, warm
     cli(["test", *chosen, f"--ckpt_path={weights}"])
