@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python benchmarks/training_precision.py MODEL_FOLDER
 
-Warm-starts the same LoRA on TruthfulQA's best answers in float32; with bfloat16 weights beside a float32 adapter, as
-`precision: bf16-true` does; and with the adapter in bfloat16 too. Prints a Markdown row for each. Every adapter is
-judged in float32, so that only training differs. A backward pass in bfloat16 takes 35 times as long without AMX.
+Warm-starts the same LoRA on TruthfulQA's best answers in float32; with bfloat16 weights beside a float32 adapter
+(`precision: bf16-true`); and with the adapter in bfloat16 too. Prints a Markdown row for each. Every adapter is
+judged in float32, so only training differs. Without AMX a backward pass in bfloat16 takes 35 times as long.
 """
 
 import time

@@ -24,7 +24,7 @@ class GainRecord(TypedDict):
 
 
 class UsedRecord(TypedDict):
-    """What decoding uses, and what was found without each fold: strengths of 0 are the tuned model as it is."""
+    """What decoding uses, and what was found without each fold; strengths of 0 are the tuned model."""
 
     rules: list[str]
     strengths: list[float]
@@ -32,40 +32,41 @@ class UsedRecord(TypedDict):
     gain: GainRecord
     fold_strengths: NotRequired[list[list[float]]]
     correction: NotRequired[str]
-    """Name of the correction in use; the strengths are 0 then."""
 
 
-class CandidateRecord(TypedDict):
+class OtherGainsRecord(TypedDict):
+    """Held-out gains over the tuned model: in nats per label token, and of MC1 (a share; null without options)."""
+
+    gain_likelihood: NotRequired[GainRecord]
+    gain_mc1: NotRequired[GainRecord | None]
+
+
+class ScoredRecord(OtherGainsRecord):
+    """What a candidate achieves on the calibration split, and gains there, held out."""
+
+    nll: float
+    accuracy: float
+    gain: GainRecord
+    """Of what is fitted: nats per token, or nats per question for the choice among options."""
+
+
+class CandidateRecord(ScoredRecord):
     """A recipe that calibration tried."""
 
     rules: list[str]
     estimator: str
     strengths: list[float]
-    nll: float
     nll_decoded: float
-    accuracy: float
-    gain: GainRecord
-    """Of what is fitted: nats per token, or nats per question for the choice among options."""
-    gain_likelihood: NotRequired[GainRecord]
-    gain_mc1: NotRequired[GainRecord | None]
     warning: str | None
     intervals: NotRequired[Intervals | None]
 
 
-class CorrectionRecord(TypedDict):
-    """A correction that calibration tried: it reads the tuned model alone, and costs nothing at decoding."""
+class CorrectionRecord(ScoredRecord):
+    """A correction that calibration tried, the number of tokens that it changes, and λ of its fit (∞: none)."""
 
     name: str
     tokens: int
-    """How many tokens it corrects."""
     ridge: float
-    """λ of its fit, chosen by cross-validation; ∞ leaves the tuned model as it is."""
-    nll: float
-    accuracy: float
-    gain: GainRecord
-    """As a `CandidateRecord` has it."""
-    gain_likelihood: GainRecord
-    gain_mc1: GainRecord | None
 
 
 class MaskRecord(TypedDict):
@@ -110,25 +111,19 @@ class FiguresRecord(TypedDict):
     accuracy_steered: float
 
 
-class GainsRecord(TypedDict):
-    """Held-out gains over the tuned model; older records have the first alone."""
+class GainsRecord(OtherGainsRecord):
+    """Held-out gains over the tuned model; the first as `ScoredRecord.gain`."""
 
     gain_over_tuned: GainRecord
-    """Of what is fitted: nats per token, or nats per question for the choice among options."""
-    gain_likelihood: NotRequired[GainRecord]
-    """Of all label tokens, in nats per token."""
-    gain_mc1: NotRequired[GainRecord | None]
-    """Of MC1, a share; null without options."""
 
 
 class QuestionsRecord(TypedDict):
-    """How questions with options are answered, held out: shares by MC1."""
+    """How questions with options are answered, held out: shares by MC1; chance is that of a guess."""
 
     count: int
     by_choice: bool
     """Whether the choice among the options was fitted, and not the likelihood of the answers."""
     chance: float
-    """Mean of 1 / number of options."""
     mc1_tuned: float
     mc1_steered: float
     """Of the strengths found, whatever the verdict."""
@@ -166,7 +161,6 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     estimator: str
     guard: bool
     questions: NotRequired[QuestionsRecord | None]
-    """Null without options."""
     advice: NotRequired[list[str]]
     """That the split is too small, or that another recipe surely helps, and how to use it."""
     tasks: list[TaskRecord]
@@ -179,7 +173,6 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     global_step: NotRequired[int]
     epoch: NotRequired[int]
     data: NotRequired[str]
-    """Digest of the calibration split."""
     arithmetic: NotRequired[dict[str, str]]
     """Number formats of decoding, as `svd_lightning.models.arithmetic_of` gives them."""
     versions: NotRequired[dict[str, str]]
@@ -211,13 +204,12 @@ class TestFiguresRecord(FiguresRecord):
 
 
 class HeldOutTableRecord(TestFiguresRecord):
-    """`test.json`: the steering in force on the test tokens, and the candidates as calibration fitted them."""
+    """`test.json`: what is in force on the test tokens, and the candidates as calibration found them."""
 
     estimator: str | None
     candidates: list[CandidateRecord]
     corrections: NotRequired[list[CorrectionRecord]]
     correction: NotRequired[str]
-    """The correction in force, of which the figures called steered are then."""
 
 
 class DistributionRecord(TypedDict):

@@ -80,8 +80,9 @@ def quiet_trainer(folder: Path, *callbacks: Callback, **options: Any) -> Steerin
 
 
 def plain_calibration(**options: Any) -> SteeringCalibration:
-    """The callback without a table, without the comparison of masks, using what it finds."""
-    return SteeringCalibration(**{"guard": False, "alphas": (), "decoded": 0, "show_table": False, **options})
+    """The callback without a table, masks to compare and corrections, using what it finds."""
+    given = {"guard": False, "alphas": (), "corrections": False, "decoded": 0, "show_table": False, **options}
+    return SteeringCalibration(**given)
 
 
 def fit(folder: Path, module: SteeredLanguageModel, data: JSONLData, *callbacks: Callback, **options: Any):

@@ -11,10 +11,10 @@ from svd_lightning.functional import at_label
 from svd_lightning.objective import LabelTokens
 from svd_lightning.signals import check
 
-RIDGES = (math.inf, *(10.0 ** (step / 2) for step in range(2, -11, -1)))
+RIDGES = (math.inf, *(10.0**power for power in range(1, -6, -1)))
 """λ to choose from, the strongest first: ∞ (no correction), 10 down to 1e-5."""
 
-_PATIENCE = 3
+_PATIENCE = 2
 """Weaker penalties that are tried after the best one so far before the paths end."""
 
 
@@ -125,7 +125,7 @@ class _Path:
 
     def _minimise(self, ridge: float) -> None:
         weights = self._found.clone()
-        search = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+        search = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
         def loss() -> float:
             log_p = torch.addmm(self._offsets, self._x, self._all(weights).T).log_softmax(dim=-1)

@@ -29,7 +29,8 @@ from svd_lightning.scoring.question_tokens import Choose, QuestionCollection
 from svd_lightning.scoring.tokens import (
     CHUNK_ELEMENTS,
     CompletionTokens,
-    LogitChunk,
+    add_labels,
+    add_tokens,
     completion_states,
     completion_tokens,
     head_logits,
@@ -263,49 +264,6 @@ class _StreamCollector(_LabelPart):
                 group, size = [], 0
         if group:
             yield group
-
-
-def add_tokens(
-    into: TokenCollector,
-    chunk: LogitChunk,
-    tokens: CompletionTokens,
-    index: Tensor,
-    *,
-    among: Tensor | None = None,
-) -> None:
-    """Add the tokens of a chunk to a table.
-
-    Args:
-        into: collects the table.
-        chunk: both models' logits of n tokens.
-        tokens: their places in the batch.
-        index: number of each row's example, int64 [B].
-        among: the rows whose tokens are added, bool [B]; None for all.
-    """
-    tokens, chunk = _among(among, tokens, chunk)
-    into.update(chunk.tuned_logits, chunk.base_logits, chunk.labels, index[tokens.rows], tokens.positions)
-
-
-def add_labels(
-    into: LabelCollector,
-    chunk: LogitChunk,
-    tokens: CompletionTokens,
-    index: Tensor,
-    *,
-    among: Tensor | None = None,
-) -> None:
-    """Add the tokens of a chunk to what corrections need; arguments as `add_tokens` takes them."""
-    tokens, chunk = _among(among, tokens, chunk)
-    into.update(chunk.tuned_logits, chunk.tuned_states, chunk.labels, index[tokens.rows], tokens.positions)
-
-
-def _among(
-    among: Tensor | None, tokens: CompletionTokens, chunk: LogitChunk
-) -> tuple[CompletionTokens, LogitChunk]:
-    if among is None:
-        return tokens, chunk
-    keep = among[tokens.rows]
-    return CompletionTokens(*(field[keep] for field in tokens)), LogitChunk(*(field[keep] for field in chunk))
 
 
 def _ensure_base_states(

@@ -11,11 +11,18 @@ from svd_lightning.data import Batch
 from svd_lightning.metrics import Completions, MeanNLL, MultipleChoice
 from svd_lightning.objective import LabelCollector
 from svd_lightning.records import CalibrationRecord, HeldOutTableRecord, TestResults
-from svd_lightning.scoring.collect import add_labels, add_tokens, token_collector
+from svd_lightning.scoring.collect import token_collector
 from svd_lightning.scoring.contenders import contenders, distinct, of_tokens
 from svd_lightning.scoring.labels import LabelScores, score_chunk, score_tokens
 from svd_lightning.scoring.summary import summarise
-from svd_lightning.scoring.tokens import CompletionTokens, completion_tokens, logit_chunks, placed
+from svd_lightning.scoring.tokens import (
+    CompletionTokens,
+    add_labels,
+    add_tokens,
+    completion_tokens,
+    logit_chunks,
+    placed,
+)
 from svd_lightning.steering import UNSTEERED, Correction, Steering, TaskSteering, with_built_in
 
 

@@ -18,6 +18,7 @@ from svd_lightning.models.hidden import (
     tuned_head,
     tuned_hidden_states,
 )
+from svd_lightning.objective import LabelCollector, TokenCollector
 
 CHUNK_ELEMENTS = 2**23
 """Default chunk: as few tokens as bring one float32 [n, V] tensor to 32 MiB. glibc maps and returns blocks of that
@@ -155,3 +156,46 @@ def head_logits(heads: tuple[Head, Head], tuned: Tensor, base: Tensor, labels: T
     check_logits("the tuned model's logits", chunk.tuned_logits)
     check_logits("the base model's logits", chunk.base_logits)
     return chunk
+
+
+def add_tokens(
+    into: TokenCollector,
+    chunk: LogitChunk,
+    tokens: CompletionTokens,
+    index: Tensor,
+    *,
+    among: Tensor | None = None,
+) -> None:
+    """Add the tokens of a chunk to a table.
+
+    Args:
+        into: collects the table.
+        chunk: both models' logits of n tokens.
+        tokens: their places in the batch.
+        index: number of each row's example, int64 [B].
+        among: the rows whose tokens are added, bool [B]; None for all.
+    """
+    tokens, chunk = _among(among, tokens, chunk)
+    into.update(chunk.tuned_logits, chunk.base_logits, chunk.labels, index[tokens.rows], tokens.positions)
+
+
+def add_labels(
+    into: LabelCollector,
+    chunk: LogitChunk,
+    tokens: CompletionTokens,
+    index: Tensor,
+    *,
+    among: Tensor | None = None,
+) -> None:
+    """Add the tokens of a chunk to what corrections need; arguments as `add_tokens` takes them."""
+    tokens, chunk = _among(among, tokens, chunk)
+    into.update(chunk.tuned_logits, chunk.tuned_states, chunk.labels, index[tokens.rows], tokens.positions)
+
+
+def _among(
+    among: Tensor | None, tokens: CompletionTokens, chunk: LogitChunk
+) -> tuple[CompletionTokens, LogitChunk]:
+    if among is None:
+        return tokens, chunk
+    keep = among[tokens.rows]
+    return CompletionTokens(*(field[keep] for field in tokens)), LogitChunk(*(field[keep] for field in chunk))

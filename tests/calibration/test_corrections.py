@@ -55,7 +55,7 @@ def test_the_fit_is_a_minimum_on_the_whole_vocabulary(constant):
     at = fit.weights.clone().requires_grad_()
     value = data.nll(at, tokens.tokens, features, everything) + fit.ridge * scale * at.square().sum()
     value.backward()
-    assert at.grad.abs().max() < 1e-5
+    assert at.grad.abs().max() < 1e-4
     for number, weights in enumerate(fit.by_fold):
         counts = torch.bincount(data.labels[fold != number], minlength=VOCABULARY)[tokens.tokens]
         assert torch.equal(weights.any(dim=-1), counts >= 2)

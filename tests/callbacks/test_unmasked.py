@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
 from tests.chain import diary_data, diary_model, plain_calibration, quiet_trainer, write_config
@@ -31,9 +32,9 @@ def test_fit_calibrates_and_test_and_report_use_it(unmasked):
     run_module("svd_lightning", "report", str(unmasked / "run/version_0"))
 
 
-def test_two_processes_find_the_same_strengths(fitted, diaries, tmp_path):
+def test_two_processes_find_the_same_strengths_and_corrections(fitted, diaries, tmp_path):
     steering = Steering([KLGradient(), NaturalGradient()], alpha=None)
-    trainer = quiet_trainer(tmp_path, plain_calibration())
+    trainer = quiet_trainer(tmp_path, plain_calibration(corrections=True))
     checkpoint = fitted / "checkpoints/last.ckpt"
     trainer.calibrate(
         module := diary_model(steering=steering), datamodule=diary_data(diaries), ckpt_path=checkpoint
@@ -45,3 +46,7 @@ def test_two_processes_find_the_same_strengths(fitted, diaries, tmp_path):
             assert found[name] == pytest.approx(module.calibration[name], rel=1e-5), name
         losses = [[c["nll"] for c in record["candidates"]] for record in (found, module.calibration)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        weights = torch.load(tmp_path / f"two/{rank}.pt")
+        for name, one in module.corrections.items():
+            torch.testing.assert_close(weights[name]["weights"], one.weights, atol=1e-4, rtol=1e-3)
+            assert torch.equal(weights[name]["tokens"], one.tokens)
