@@ -152,7 +152,7 @@ def write_config(path: Path, diaries: Path, runs: Path, **changes: dict[str, Any
                 **changes.get("data", {}),
             },
         },
-        "calibration": {"decoded": 0, **changes.get("calibration", {})},
+        "calibration": {"decoded": 0, "corrections": False, **changes.get("calibration", {})},
     }
     path.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     return path

@@ -75,7 +75,13 @@ def test_perfect_answers_are_perfect_from_fit_to_judge(base, tmp_path):
             "generation": {"max_new_tokens": 90},
         },
         "data": {"class_path": "svd_lightning.data.JSONLData", "init_args": data},
-        "calibration": {"alphas": [], "show_table": False, "guard": False, "estimator": fixed},
+        "calibration": {
+            "alphas": [],
+            "corrections": False,
+            "show_table": False,
+            "guard": False,
+            "estimator": fixed,
+        },
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     fitted, predicted = (tmp_path / "run" / f"version_{n}" for n in range(2))

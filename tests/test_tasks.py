@@ -17,7 +17,7 @@ from svd_lightning.runs import open_run
 from tests.chain import diary_data, read_jsonl, write_config, write_jsonl
 
 COUNTS = {"train": 96, "calibration": 96, "validation": 8, "test": 24, "predict": 6}
-QUICK = ("--calibration.alphas", "[]", "--calibration.others", "false")
+QUICK = ("--calibration.alphas=[]", "--calibration.others=false", "--calibration.corrections=false")
 
 
 def mixed(count, *, seed, prefix):
@@ -88,7 +88,7 @@ def test_a_task_decoded_as_all_are_has_their_steering(fitted):
     record["tasks"][0]["used"] = record["used"]
     record["tasks"][1]["used"] = {**record["used"], "strengths": [7.0]}
     module.adopt(record)
-    assert module.task_steering.of_batch({"task": ["climate", None, "climate"]}) is module.steering
+    assert module.task_steering.of_task("climate") is module.steering
     assert module.own_steering["plain"].strengths == (7.0,)
 
 

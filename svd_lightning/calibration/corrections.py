@@ -14,6 +14,11 @@ from svd_lightning.objective import Choices, LabelTokens
 from svd_lightning.steering import CalibratedHead, Correction, LabelBias, correction_name
 
 _log = logging.getLogger(__name__)
+MAX_TOKENS = 20_000
+"""Label tokens that are fitted at most; the others are scored."""
+MAX_PRODUCTS = 2**31
+"""Multiplications of a step of the search, N · F · k, beyond which states are taken by principal components."""
+_LEAST_COMPONENTS = 32
 _LEAST_FOLDS = 3
 """λ without one fold is chosen by fits without a second one."""
 
@@ -104,7 +109,9 @@ def _fitted(
         numbers, fold_of: the examples, and the fold of each.
     """
     tokens, x = split.answers, features(split.answers)
-    fit = ridge_fit(tokens, x, fold)
+    among = _some(fold)
+    basis = _components(x[among], len(tokens.tokens))
+    fit = ridge_fit(tokens, x if basis is None else x @ basis, fold, among=among).on(basis)
     options = None
     if split.options is not None and split.choices is not None:
         question = split.choices.number[split.choices.options.question]
@@ -122,6 +129,30 @@ def _fitted(
         -tokens.label_log_probs(shift).mean().item(),
         tokens.ranked_first(shift).double().mean().item(),
     )
+
+
+def _some(fold: Tensor) -> Tensor:
+    """Return which tokens are fitted, bool [N]: all, or as many as `MAX_TOKENS`, drawn at random."""
+    drawn = torch.randperm(len(fold), generator=torch.Generator().manual_seed(0))[:MAX_TOKENS]
+    if len(drawn) < len(fold):
+        _log.info("corrections are fitted to %s of the %s label tokens", len(drawn), len(fold))
+    return torch.zeros_like(fold, dtype=torch.bool).index_fill(0, drawn, True)
+
+
+def _components(states: Tensor, tokens: int) -> Tensor | None:
+    """Return an orthonormal basis [H, F] of the states' principal components; None where all of H is affordable.
+
+    Args:
+        states: of the tokens that are fitted, [N, H].
+        tokens: k.
+    """
+    size = max(_LEAST_COMPONENTS, MAX_PRODUCTS // (len(states) * tokens))
+    if size >= states.shape[-1]:
+        return None
+    _log.info("the calibrated head is fitted on %s principal components of %s", size, states.shape[-1])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.svd_lowrank(states, q=size)[2]
 
 
 def rescored(tokens: LabelTokens, corrections: Mapping[str, Correction]) -> dict[str, Outcome]:

@@ -88,6 +88,8 @@ class HeldOutSteering:
             )
             for number in range(folds)
         ]
+        everything = [one for each in self._by_fold for one in (each.shared, *each.own.values())]
+        self._reads_base = any(one.reads_base for one in everything)
 
     def moves(self, task: str | None) -> bool:
         """Return whether examples of a task are decoded otherwise than by the tuned model as it is."""
@@ -97,7 +99,8 @@ class HeldOutSteering:
     def of_batch(self, batch: Mapping[str, Any]) -> RowSteering:
         """Return the steering of a batch's rows, by their `index` and `task`; a row in no fold gets any."""
         rows = zip(batch["index"].tolist(), batch["task"], strict=True)
-        return RowSteering([self._by_fold[self._fold.get(index, 0)].of_task(task) for index, task in rows])
+        steerings = [self._by_fold[self._fold.get(index, 0)].of_task(task) for index, task in rows]
+        return RowSteering(steerings, reads_base=self._reads_base)
 
 
 def _without(record: CalibrationRecord, fold: int) -> CalibrationRecord:

@@ -29,8 +29,15 @@ class RidgeFit:
     by_fold: list[Tensor]
     """W without each fold, at the λ that the other folds choose among themselves."""
 
+    def on(self, basis: Tensor | None) -> "RidgeFit":
+        """Return the weights of x where those of x·B were fitted, B [F, F′]; the same for None."""
+        if basis is None:
+            return self
+        whole = basis.double().T
+        return RidgeFit(self.weights @ whole, self.ridge, [weights @ whole for weights in self.by_fold])
 
-def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor) -> RidgeFit:
+
+def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor, *, among: Tensor | None = None) -> RidgeFit:
     """Fit s_v = w_v·x to the labels, with λ by cross-validation.
 
     minimise over W:  mean NLL of the labels under ẑ_v = z_v + w_v·x  +  λ · mean ‖x‖² · ‖W‖²
@@ -44,23 +51,26 @@ def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor) -> RidgeFit:
         tokens: the labelled tokens.
         features: x, [N, F].
         fold: the fold of each token, int64 [N], from 0; at least three.
+        among: the tokens that are fitted and scored, bool [N]; None for all.
     """
+    among = torch.ones_like(fold, dtype=torch.bool) if among is None else among
     scale = features.double().square().sum(dim=-1).mean().sqrt().clamp_min(1e-30)
     x, folds = features.double() / scale, range(int(fold.max()) + 1)
-    alone = [_Path(tokens, x, fold != one) for one in folds]
-    pairs = {(a, b): _Path(tokens, x, (fold != a) & (fold != b)) for a, b in combinations(folds, 2)}
+    alone = [_Path(tokens, x, among & (fold != one)) for one in folds]
+    pairs = {(a, b): _Path(tokens, x, among & (fold != a) & (fold != b)) for a, b in combinations(folds, 2)}
+    unseen = [among & (fold == one) for one in folds]
     whole, without = _Choice(), [_Choice() for _ in folds]
     for ridge in RIDGES:
         check()
         for path in (*alone, *pairs.values()):
             path.step(ridge)
-        whole.add(sum(path.nll(fold == one) for one, path in enumerate(alone)))
+        whole.add(sum(path.nll(unseen[one]) for one, path in enumerate(alone)))
         for one in folds:
             others = ((pairs[min(one, each), max(one, each)], each) for each in folds if each != one)
-            without[one].add(sum(path.nll(fold == each) for path, each in others))
+            without[one].add(sum(path.nll(unseen[each]) for path, each in others))
         if all(choice.settled for choice in (whole, *without)):
             break
-    final = _Path(tokens, x, torch.ones_like(fold, dtype=torch.bool))
+    final = _Path(tokens, x, among)
     for ridge in RIDGES[: whole.best + 1]:
         final.step(ridge)
     by_fold = [path.weights[choice.best] / scale for path, choice in zip(alone, without, strict=True)]
@@ -90,6 +100,8 @@ class _Choice:
 class _Path:
     """The minima for weaker and weaker penalties, each search beginning at the last one's end.
 
+    Between the searches a path keeps weights alone: the features, which are large, are shared by all.
+
     Args:
         tokens: the labelled tokens.
         features: x, float64 [N, F].
@@ -97,12 +109,9 @@ class _Path:
     """
 
     def __init__(self, tokens: LabelTokens, features: Tensor, among: Tensor) -> None:
-        self._tokens, self._features = tokens, features
-        self._offsets, self._x, self._outcome = tokens.offsets[among], features[among], tokens.outcome[among]
+        self._tokens, self._features, self._among = tokens, features, among
         k = len(tokens.tokens)
-        self._free = (torch.bincount(self._outcome, minlength=k + 1)[:k] >= 2).nonzero().squeeze(-1)
-        hit = (self._outcome == self._free.unsqueeze(-1)).double()
-        self._observed = hit @ self._x / len(self._x)  # mean of [y = v] x
+        self._free = (torch.bincount(tokens.outcome[among], minlength=k + 1)[:k] >= 2).nonzero().squeeze(-1)
         self._found = torch.zeros(len(self._free), features.shape[-1], dtype=torch.float64)
         self._none = torch.zeros(k + 1, features.shape[-1], dtype=torch.float64)
         self.weights: list[Tensor] = []
@@ -124,14 +133,16 @@ class _Path:
         return self._none.index_copy(0, self._free, free)
 
     def _minimise(self, ridge: float) -> None:
-        weights = self._found.clone()
+        x, offsets = self._features[self._among], self._tokens.offsets[self._among]
+        outcome, weights = self._tokens.outcome[self._among], self._found.clone()
+        observed = (outcome == self._free.unsqueeze(-1)).double() @ x / len(x)  # mean of [y = v] x
         search = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
         def loss() -> float:
-            log_p = torch.addmm(self._offsets, self._x, self._all(weights).T).log_softmax(dim=-1)
-            expected = log_p[:, self._free].exp().T @ self._x / len(self._x)
-            weights.grad = expected - self._observed + 2.0 * ridge * weights  # calibration runs without autograd
-            return (ridge * weights.square().sum() - at_label(log_p, self._outcome).mean()).item()
+            log_p = torch.addmm(offsets, x, self._all(weights).T).log_softmax(dim=-1)
+            expected = log_p[:, self._free].exp().T @ x / len(x)
+            weights.grad = expected - observed + 2.0 * ridge * weights  # calibration runs without autograd
+            return (ridge * weights.square().sum() - at_label(log_p, outcome).mean()).item()
 
         search.step(loss)
         self._found = weights

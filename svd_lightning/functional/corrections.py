@@ -16,6 +16,7 @@ def correct(logits: Tensor, tokens: Tensor, shift: Tensor) -> Tensor:
     Returns:
         float32 (float64 for float64 input), [..., V].
 
+    >>> import torch
     >>> correct(torch.zeros(2, 3), torch.tensor([2]), torch.tensor([[1.0], [2.0]])).tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 2.0]]
     """

@@ -79,18 +79,20 @@ class LabelTokens:
         return (label >= corrected.amax(dim=-1)) & (label >= self.rest_top)
 
 
-def label_tokens(labels: Sequence[Tensor], *, least: int = 2) -> Tensor:
+def label_tokens(labels: Sequence[Tensor], *, least: int = 2, most: int = 2000) -> Tensor:
     """Return the tokens that are labels at least twice, int64 [k], ascending; others give a fit nothing to go by.
 
     Args:
         labels: of each example, int64.
         least: how often.
+        most: k at most; of more tokens the most frequent are taken.
 
     >>> label_tokens([torch.tensor([5, 3]), torch.tensor([5])]).tolist()
     [5]
     """
     tokens, counts = torch.cat([torch.zeros(0, dtype=torch.int64), *labels]).unique(return_counts=True)
-    return tokens[counts >= least]
+    order = counts.argsort(descending=True, stable=True)[:most]
+    return tokens[order[counts[order] >= least]].sort().values
 
 
 class LabelCollector(GatheredRows):

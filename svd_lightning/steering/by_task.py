@@ -21,9 +21,12 @@ class RowSteering:
 
     Args:
         functions: one for each of the B rows, such as a `Steering`.
+        reads_base: whether other batches read the base's logits, if this one does not: processes that share a
+            model must run as many forwards as each other.
     """
 
-    def __init__(self, functions: Sequence[SteeringFunction]) -> None:
+    def __init__(self, functions: Sequence[SteeringFunction], *, reads_base: bool = False) -> None:
+        self._others_read_base = reads_base
         self._functions = list({id(function): function for function in functions}.values())
         place = {id(function): number for number, function in enumerate(self._functions)}
         self._number = torch.tensor([place[id(function)] for function in functions])
@@ -42,8 +45,8 @@ class RowSteering:
 
     @property
     def reads_base(self) -> bool:
-        """Whether any row needs the base's logits."""
-        return any(getattr(function, "reads_base", True) for function in self._functions)
+        """Whether any row needs the base's logits, or those of another batch do."""
+        return self._others_read_base or any(getattr(one, "reads_base", True) for one in self._functions)
 
     @property
     def forbids(self) -> bool:
@@ -128,4 +131,6 @@ class TaskSteering:
     def of_batch(self, batch: Mapping[str, Any]) -> Steering | RowSteering:
         """Return the steering of a batch's rows, by their `task`: a list of names or None, which may be absent."""
         rows = [self.of_task(task) for task in batch.get("task", ())]
-        return RowSteering(rows) if any(one is not self.shared for one in rows) else self.shared
+        reads_base = any(one.reads_base for one in (self.shared, *self.own.values()))
+        as_shared = self.shared.reads_base == reads_base and all(one is self.shared for one in rows)
+        return self.shared if as_shared or not rows else RowSteering(rows, reads_base=reads_base)

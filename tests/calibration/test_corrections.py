@@ -1,12 +1,13 @@
 """Corrections against the slow definition: logistic regression with offsets over the whole vocabulary."""
 
+import logging
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from svd_lightning.calibration import LabelSplit, calibrate, fit_corrections, recall_all
+from svd_lightning.calibration import LabelSplit, calibrate, corrections, fit_corrections, recall_all
 from svd_lightning.calibration.ridge import RIDGES, ridge_fit
 from svd_lightning.objective import LabelCollector, label_tokens
 from svd_lightning.steering import CalibratedHead, Corrected, KLGradient, LabelBias, Steering, with_built_in
@@ -171,3 +172,21 @@ def test_nothing_to_fit_is_said(caplog):
     data.states[3] = math.nan
     assert fit_corrections(LabelSplit(data.tokens()), folds=2) == []
     assert "NaN" in caplog.text
+
+
+def test_large_problems_are_made_smaller(monkeypatch, caplog):
+    """States of three dimensions lose nothing by their principal components; tokens left out are scored still."""
+    data = Drawn()
+    data.states = data.states[:, :3] @ torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(5))
+    whole = fit_corrections(LabelSplit(data.tokens()), folds=3)[1]
+    monkeypatch.setattr(corrections, "_LEAST_COMPONENTS", 3)
+    monkeypatch.setattr(corrections, "MAX_PRODUCTS", 1)
+    with caplog.at_level(logging.INFO):
+        reduced = fit_corrections(LabelSplit(data.tokens()), folds=3)[1]
+    assert "3 principal components of 5" in caplog.text
+    torch.testing.assert_close(reduced.correction.weights, whole.correction.weights, atol=1e-3, rtol=1e-3)
+    monkeypatch.setattr(corrections, "MAX_TOKENS", 90)
+    fewer = fit_corrections(LabelSplit(data.tokens()), folds=3)[0]
+    assert len(fewer.labels) == len(data.labels)
+    assert "fitted to 90 of the 120 label tokens" in caplog.text
+    assert label_tokens([torch.tensor([5, 5, 5, 3, 3, 9, 9, 9])], most=2).tolist() == [5, 9]

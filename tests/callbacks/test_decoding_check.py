@@ -35,7 +35,14 @@ def calibrated(checkpoint, data_folder, tmp_path):
     def run(steering=Steering(), *, data=None, generation=None, context=None, **options):  # noqa: B008  frozen
         module = diary_model(steering=steering, generation=generation or {"max_new_tokens": 16})
         module.context_length = context or module.context_length
-        given = {"alphas": (), "others": False, "show_table": False, "decoded": 24, **options}
+        given = {
+            "alphas": (),
+            "others": False,
+            "corrections": False,
+            "show_table": False,
+            "decoded": 24,
+            **options,
+        }
         trainer = quiet_trainer(tmp_path, SteeringCalibration(**given))
         trainer.calibrate(module, datamodule=data or diary_data(data_folder), ckpt_path=checkpoint)
         return module

@@ -35,7 +35,7 @@ def test_a_run_is_exported_and_decodes_as_it_did(fitted, tmp_path):
     assert loaded.steering.strengths == tuple(module.steering.strengths)
     base = module.peft_model.get_base_model().generation_config
     assert loaded.generation.max_new_tokens == 16
-    assert loaded.generation.eos_token_id == base.eos_token_id is not None
+    assert loaded.generation.eos_token_id == [base.eos_token_id] != [None]
     calibration = loaded.content["calibration"]
     assert calibration["verdict"] == module.calibration["verdict"]
     assert len(calibration["data"]) == len(calibration["digest"]) == 64

@@ -49,7 +49,7 @@ OPTIONS = {
 }
 QUICK = [("llama", "lora", name) for name in OPTIONS]
 QUICK += [("llama", adapter, "greedy") for adapter in ("dora", "prompt", "prefix", "ia3")] + [
-    ("opt", "lora", "beams")
+    ("qwen2", "lora", "beams")
 ]
 
 
