@@ -17,7 +17,7 @@ test: $(VENV)/deepspeed
 
 # in the order of the folders: files of few tests are the slowest, and last they would keep one process waiting
 suite: $(VENV)/deepspeed
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # style, types and layers
 check: $(VENV)/installed
