@@ -10,6 +10,7 @@ import torch
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.calibration import HeldOutSteering, recall_all
+from svd_lightning.callbacks.calibration import show_calibration
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.plain import PlainModel
@@ -84,3 +85,16 @@ def test_a_correction_at_24_times_its_scale_is_refused_by_decoding(corrected):
     assert record["verdict"] == "tuned"
     assert "decoded freely it is surely worse" in record["message"]
     assert not isinstance(recall_all(model.configured, record, model.corrections).shared, Corrected)
+
+
+def test_advice_keeps_its_brackets(corrected, capsys, monkeypatch):
+    """The options of a recipe are a list, which a terminal's markup would take for a style and leave out."""
+    monkeypatch.setenv("COLUMNS", "200")
+    record = {
+        **corrected[0].calibration,
+        "advice": ["--model.steering.rules '[svd_lightning.steering.KLGradient]'"],
+    }
+    show_calibration(record)
+    shown = capsys.readouterr().out
+    assert record["advice"][0] in shown
+    assert "calibrated head" in shown

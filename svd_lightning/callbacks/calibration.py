@@ -197,8 +197,8 @@ class SteeringCalibration(L.Callback):
             save_calibration(folder, record, tokens)
         if trainer.is_global_zero:
             log_calibration(trainer, record, tokens, module.configured.directions)
-            for part in calibration_tables(record) if self.show_table else ():
-                console().print(part)
+            if self.show_table:
+                show_calibration(record)
 
     def _decide(
         self,
@@ -265,6 +265,12 @@ class SteeringCalibration(L.Callback):
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()
         return collecting
+
+
+def show_calibration(record: CalibrationRecord) -> None:
+    """Print a calibration: the candidates, what was found, the verdict and advice."""
+    for part in calibration_tables(record):
+        console().print(part, markup=False)  # options in advice have brackets
 
 
 @contextmanager
