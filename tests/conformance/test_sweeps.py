@@ -138,6 +138,7 @@ def test_every_combination_runs(sweep, start, asked, base, data, tmp_path):
         "trainer.max_steps": "2",
         "calibration.alphas": "[]",
         "calibration.show_table": "false",
+        "calibration.corrections": "false",
     }
     only = {axis: [label] for axis, label in start.published.items()}
     (start,) = warm_starts(sweep, only=only, overrides=list(overrides.items()))

@@ -26,7 +26,8 @@ STRATEGIES = {
     "repetition_penalty": {"do_sample": False, "repetition_penalty": 1.7},
 }
 
-QUICK = [("llama", a, s) for a in zoo.ADAPTERS for s in ("greedy", "several_beams")]
+QUICK = [("llama", a, "greedy") for a in zoo.ADAPTERS]
+QUICK += [("llama", a, "several_beams") for a in ("ia3", "prompt", "prefix", "dora")]
 QUICK += [(m, "lora", "several_beams") for m in zoo.ARCHITECTURES]
 QUICK += [(m, "prompt", "greedy") for m in ("mistral", "gemma3", "gpt2", "opt")]
 QUICK += [("llama", "lora", s) for s in STRATEGIES]

@@ -60,6 +60,9 @@ def test_calibration_is_that_of_one_process_on_every_rank(two, one):
     assert first["strengths"] == pytest.approx(alone["strengths"], rel=1e-5)
     for name in ("tokens", "coverage", "nll_base", "nll_tuned", "nll_steered", "kl_to_reference", "mask_size"):
         assert first[name] == pytest.approx(alone[name], rel=1e-5, abs=1e-8), name
+    for one, other in zip(first["corrections"], alone["corrections"], strict=True):
+        assert (one["name"], one["ridge"]) == (other["name"], other["ridge"])
+        assert (one["nll"], one["gain"]["mean"]) == pytest.approx((other["nll"], other["gain"]["mean"]), abs=1e-4)
     ours, theirs = first["decoding"], alone["decoding"]
     assert (ours["examples"], ours["texts"], ours["worse"]) == (5, theirs["texts"], theirs["worse"])
     for name, entries in ours["metrics"].items():
