@@ -98,10 +98,10 @@ def _references(example: Example, row: EncodedExample) -> Sequence[str]:
 
 
 def _room(module: SteeredLanguageModel, new_tokens: int) -> int:
-    """Return how many tokens a prompt may have beside the adapter's virtual ones and the answer."""
+    """Return how many tokens a prompt may have beside the answer."""
     if module.context_length is None:
         return 2**63 - 1
-    return module.context_length - getattr(module.adapter_config, "num_virtual_tokens", 0) - new_tokens
+    return module.context_length - new_tokens  # virtual tokens are counted already
 
 
 def _draw(rows: Sequence[EncodedExample], count: int) -> list[EncodedExample]:
