@@ -7,9 +7,10 @@ from svd_lightning.calibration.masks import PAPER_ALPHAS
 from svd_lightning.calibration.noise import add_noise, noise_in_words
 from svd_lightning.calibration.recall import NONE, HeldOutSteering, recall, recall_all, rescore
 from svd_lightning.calibration.recipes import CONTROL, joint_recipe
-from svd_lightning.calibration.verdict import in_use, withhold
+from svd_lightning.calibration.verdict import AS_IT_IS, in_use, withhold
 
 __all__ = [
+    "AS_IT_IS",
     "CONTROL",
     "NONE",
     "PAPER_ALPHAS",

@@ -10,7 +10,7 @@ from svd_lightning.calibration.candidates import Candidate, evidence
 from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import by_task
 from svd_lightning.calibration.split import CalibrationSplit, Scores, example_folds
-from svd_lightning.calibration.verdict import Evidence, SwitchedOff, switched_off
+from svd_lightning.calibration.verdict import AS_IT_IS, Evidence, SwitchedOff, switched_off
 from svd_lightning.metrics import Gain, mc1
 from svd_lightning.records import CalibrationRecord, CorrectionRecord, UsedRecord
 
@@ -152,7 +152,7 @@ def corrected(
     tasks = []
     for task in record["tasks"]:
         harm = evidence(split, rival.scores, tuned, among=groups[task["task"]]).harm
-        why = f"{words} is not used: in this task it surely {harm}; the tuned model is used as it is"
+        why = f"{words} is not used: in this task it surely {harm}{AS_IT_IS}"
         found = mine if harm is None else switched_off(record["rules"], why)
         tasks.append({**task, **found, "judged_by": "pool" if harm is None else "task"})
     return {**record, **mine, "tasks": tasks}  # type: ignore[typeddict-item]

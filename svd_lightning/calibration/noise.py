@@ -1,7 +1,7 @@
 """What rounding noise means for a calibration: a warning where there is much of it, and a steering refused."""
 
 from svd_lightning.calibration.advice import too_small
-from svd_lightning.calibration.verdict import switched_off
+from svd_lightning.calibration.verdict import AS_IT_IS, switched_off
 from svd_lightning.records import CalibrationRecord, NoiseRecord
 
 MUCH = 0.1
@@ -30,7 +30,7 @@ def add_noise(record: CalibrationRecord, noise: NoiseRecord) -> CalibrationRecor
         if steering:
             new["message"] += "; but its direction is mostly rounding; guard is off, so it is used all the same"
         return new
-    why = "steering is not used: its direction is mostly rounding; the tuned model is used as it is"
+    why = f"steering is not used: its direction is mostly rounding{AS_IT_IS}"
     tuned = switched_off(record["rules"], why)
     tasks = [{**task, **tuned} if task["verdict"] == "steer" else task for task in record["tasks"]]
     advice = too_small(record["examples"])  # other recipes read the same difference: none surely helps

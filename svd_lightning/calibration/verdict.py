@@ -13,6 +13,9 @@ from svd_lightning.steering import SteeringRule, rule_name
 Verdict = Literal["steer", "correct", "control", "tuned"]
 """What to use: the steering, a correction, the control, or the tuned model as it is."""
 
+AS_IT_IS = "; the tuned model is used as it is"
+"""The end of a message where nothing else is used."""
+
 
 class SwitchedOff(TypedDict):
     """The fields of a record, or of a task's, that say what is used and why."""
@@ -103,7 +106,7 @@ def explain(
     if verdict == "control":
         return f"{finding}; the control ({word}) is used"
     lost = f"; {word} surely {control.harm}" if control.gain.sure and control.harm else ""
-    return f"{finding}{lost}; the tuned model is used as it is"
+    return f"{finding}{lost}{AS_IT_IS}"
 
 
 def temperature_word(strength: float) -> str:
@@ -164,7 +167,7 @@ def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRec
         used = "; guard is off, so it is used all the same" if record["verdict"] == "steer" else ""
         return {**checked, "message": f"{record['message']}; but {found}{used}"}
     name = record["used"].get("correction", "steering")
-    message = f"{name} is not used: {found}, whatever the likelihood says; the tuned model is used as it is"
+    message = f"{name} is not used: {found}, whatever the likelihood says{AS_IT_IS}"
     tuned = switched_off(record["rules"], message)
     tasks = [{**task, **tuned, "judged_by": "pool"} for task in record["tasks"]]
     return {**checked, **tuned, "tasks": tasks}  # type: ignore[typeddict-item]

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 
 from svd_lightning.calibration import (
+    AS_IT_IS,
     PAPER_ALPHAS,
     FittedCorrection,
     HeldOutSteering,
@@ -240,7 +241,7 @@ class SteeringCalibration(L.Callback):
             if wanted is None or in_use(record) == wanted or wanted in refused:
                 others = [why for name, why in refused.items() if name != wanted]
                 return {**record, "advice": [*record.get("advice", []), *others]}
-            refused[wanted] = record["message"]
+            refused[wanted] = record["message"].removesuffix(AS_IT_IS)
 
     def _collect(self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule) -> Collector:
         """Return what has collected this process's share of the calibration split."""

@@ -46,7 +46,12 @@ def test_what_it_points_at_is_there(shown):
     rows = read_jsonl(folder / "predictions.jsonl")
     assert len(rows) == 20
     assert {"completion", "base", "tuned"} <= set(rows[0])
-    assert json.loads((folder / "calibration.json").read_text())["examples"] == 200
+    record = json.loads((folder / "calibration.json").read_text())
+    assert record["examples"] == 200
+    refused = [text for text in record["advice"] if "decoded freely it is surely worse" in text]
+    assert {text.split()[0] for text in refused} == {"LabelBias", "CalibratedHead"}  # both write in circles here
+    assert record["verdict"] == "steer"
+    assert not any("tuned model is used" in text for text in (record["message"], *refused))
     tags = EventAccumulator(str(folder)).Reload().Tags()
     assert "steer/strength" in tags["scalars"]
     assert "steer/objective" in tags["images"]
