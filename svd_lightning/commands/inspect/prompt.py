@@ -21,7 +21,15 @@ from svd_lightning.models import context_length
 from svd_lightning.models.switch import active_config
 from svd_lightning.report.words import mask_text, strengths_text
 from svd_lightning.scoring.tokens import IGNORED, logit_chunks
-from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name, steered_logits
+from svd_lightning.steering import (
+    UNSTEERED,
+    Corrected,
+    Steering,
+    SteeringFunction,
+    correction_name,
+    rule_name,
+    steered_logits,
+)
 
 _UNLIMITED = 2**31
 
@@ -103,7 +111,12 @@ def steering_text(steering: Steering) -> str:
 
     >>> steering_text(Steering(strengths=[2.0]))
     'KLGradient, μ = 2, α = 0.1, λ = −∞'
+    >>> from svd_lightning.steering import LabelBias
+    >>> steering_text(Corrected.of(Steering(), LabelBias(torch.tensor([7]), torch.tensor([0.5]))))
+    'LabelBias, 1 tokens'
     """
+    if isinstance(steering, Corrected) and steering.correction is not None:
+        return f"{correction_name(steering.correction)}, {len(steering.correction.tokens)} tokens"
     rules = " + ".join(rule_name(rule) for rule in steering.directions)
     text = f"{rules}, μ = {strengths_text(steering.strengths or ())}, {mask_text(steering.alpha)}"
     if steering.alpha is None:

@@ -81,13 +81,14 @@ def _mask_note(steering: Steering) -> tuple[str, ...]:
 
 
 def _guard_notes(module: SteeredLanguageModel) -> tuple[str, ...]:
-    """Return a note on the strengths that the guard turned down, where it keeps the tuned model."""
+    """Return a note on the strengths that the guard turned down, where it keeps the tuned model or corrects it."""
     record = module.calibration
     if record is None or module.configured.calibrated or any(record["used"]["strengths"]):
         return ()
     rules = ", ".join(rule_name(rule) for rule in module.configured.directions)
     found = strengths_text(record["strengths"])
+    used = record["used"].get("correction", "the tuned model")
     return (
-        f"The guard decodes with the tuned model here: {record['message']}. To look at what the strengths found "
+        f"The guard decodes with {used} here: {record['message']}. To look at what the strengths found "
         f"for {rules} would do, give --strengths '[{found}]'.",
     )
