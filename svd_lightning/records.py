@@ -62,11 +62,11 @@ class CandidateRecord(ScoredRecord):
 
 
 class CorrectionRecord(ScoredRecord):
-    """A correction that calibration tried, the number of tokens that it changes, and λ of its fit (∞: none)."""
+    """A correction that calibration tried, how many tokens it changes, and what was chosen for it (λ: `ridge`)."""
 
     name: str
     tokens: int
-    ridge: float
+    settings: dict[str, float]
 
 
 class MaskRecord(TypedDict):

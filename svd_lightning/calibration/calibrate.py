@@ -1,12 +1,12 @@
 """The calibration procedure: from calibration tokens to the strengths in use, and the record of all results."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from svd_lightning.calibration.advice import better_recipe, too_small
 from svd_lightning.calibration.candidates import evidence, fit_all
-from svd_lightning.calibration.choose import choose, corrected, correction_records, rivals_of
+from svd_lightning.calibration.choose import Check, decided
 from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import figures
 from svd_lightning.calibration.masks import compare_masks, recommend
@@ -28,7 +28,7 @@ def calibrate(
     *,
     questions: QuestionTokens | None = None,
     corrections: Sequence[FittedCorrection] = (),
-    refused: Collection[str] = (),
+    check: Check = lambda record: record,
     choice: bool = True,
     guard: bool = True,
     folds: int = 4,
@@ -47,7 +47,7 @@ def calibrate(
             and for MC1, which no steering in use may surely lower.
         corrections: fitted to the same tokens (`fit_corrections`), with as many folds; with the guard one is used
             where a steering gains no more.
-        refused: what a check of an earlier record has refused (`in_use`): a correction is chosen among the rest.
+        check: looks at the record before it is final. What it switches off is left out, and the rest decided anew.
         choice: fit the choice among the options, if every example has some, rather than the tokens' likelihood.
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
         folds: how many folds the cross-fit behind every gain has; examples are never split.
@@ -83,11 +83,6 @@ def calibrate(
     verdict = decide(*gains, is_control=best is control)
     used = {"steer": best.used(), "control": control.used(), "tuned": used_record(rules)}
     tasks = calibrate_tasks(split, steering, best, control, tuned, verdict=verdict, guard=guard, folds=folds)
-    rivals = rivals_of(split, tuned, corrections)
-    steering_helps = best if verdict == "steer" else None
-    free = choose(
-        split, tuned, corrections, rivals, control=control, steering=steering_helps, refused=refused, folds=folds
-    )
     masks = compare_masks(whole, rules, alphas, folds=folds) if isinstance(tokens, TokenTable) else []
     advice = better_recipe(split, found, tuned, steering, chosen=chosen.key, verdict=verdict)
     record: CalibrationRecord = {
@@ -107,13 +102,11 @@ def calibrate(
         "used": used[verdict if guard else "steer"],
         "tasks": tasks,
         "candidates": [candidate.plain() for candidate in found.values()],
-        "corrections": correction_records(corrections, rivals),
         "sweep": masks,
         "recommended": recommend(masks),
     }
-    if free is None or not guard:
-        return record
-    return corrected(record, split, tuned, free, rivals[free.fitted.name])
+    steered = best if verdict == "steer" else None
+    return decided(record, split, tuned, corrections, control=control, steering=steered, folds=folds, check=check)
 
 
 def _about(split: CalibrationSplit, tuned: Scores, steered: Scores, control: Scores) -> QuestionsRecord | None:

@@ -1,6 +1,6 @@
 """The choice among all that a calibration has fitted: the cheapest candidate that does as well as the best."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +10,16 @@ from svd_lightning.calibration.candidates import Candidate, evidence
 from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import by_task
 from svd_lightning.calibration.split import CalibrationSplit, Scores, example_folds
-from svd_lightning.calibration.verdict import AS_IT_IS, Evidence, SwitchedOff, switched_off
+from svd_lightning.calibration.verdict import AS_IT_IS, Evidence, SwitchedOff, in_use, switched_off
 from svd_lightning.metrics import Gain, mc1
 from svd_lightning.records import CalibrationRecord, CorrectionRecord, UsedRecord
 
 _TWO_ERRORS = 2 * 1.96
 """Standard errors that a 95 % interval spans."""
+
+
+Check = Callable[[CalibrationRecord], CalibrationRecord]
+"""Looks at what a record uses: the same record, perhaps with more in it, or one that uses the tuned model."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,41 @@ class Chosen:
     fitted: FittedCorrection
     gain: Gain
     """Held out, over the tuned model, with the choice itself made on other folds."""
+
+
+def decided(
+    record: CalibrationRecord,
+    split: CalibrationSplit,
+    tuned: Scores,
+    corrections: Sequence[FittedCorrection],
+    *,
+    control: Candidate,
+    steering: Candidate | None,
+    folds: int,
+    check: Check,
+) -> CalibrationRecord:
+    """Return the record with the best candidate that a check lets pass in use, and why others are not.
+
+    Args:
+        record: with the verdict on steering alone.
+        control, steering, folds: as `choose` has them.
+        check: refuses what is not to be used.
+    """
+    rivals = rivals_of(split, tuned, corrections)
+    record = {**record, "corrections": correction_records(corrections, rivals)}
+    refused: dict[str | None, CalibrationRecord] = {}
+    while True:
+        found = choose(
+            split, tuned, corrections, rivals, control=control, steering=steering, refused=refused, folds=folds
+        )
+        free = found if record["guard"] else None
+        now = record if free is None else corrected(record, split, tuned, free, rivals[free.fitted.name])
+        wanted = in_use(now)
+        checked = refused.get(wanted) or check(now)
+        if wanted is None or wanted in refused or in_use(checked) == wanted:
+            others = [each["message"].removesuffix(AS_IT_IS) for name, each in refused.items() if name != wanted]
+            return {**checked, "advice": [*checked.get("advice", []), *others]}
+        refused[wanted] = checked
 
 
 def scores_of(split: CalibrationSplit, fitted: FittedCorrection) -> Scores:
@@ -63,7 +102,7 @@ def choose(
     *,
     control: Candidate,
     steering: Candidate | None,
-    refused: Collection[str] = (),
+    refused: Collection[str | None] = (),
     folds: int,
 ) -> Chosen | None:
     """Return the correction to use; None where the control, the steering or the tuned model serves as well.
@@ -119,7 +158,7 @@ def correction_records(
         {
             "name": one.name,
             "tokens": len(one.correction.tokens),
-            "ridge": one.ridge,
+            "settings": dict(one.settings),
             "nll": one.nll,
             "accuracy": one.accuracy,
             "gain": rivals[one.name].over_tuned.gain.plain(),

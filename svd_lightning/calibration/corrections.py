@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from svd_lightning.calibration.describe import Outcome
-from svd_lightning.calibration.ridge import RidgeFit, ridge_fit
+from svd_lightning.calibration.prior import prior_fit
+from svd_lightning.calibration.ridge import LinearFit, ridge_fit
 from svd_lightning.calibration.split import example_folds
 from svd_lightning.objective import Choices, LabelTokens
-from svd_lightning.steering import CalibratedHead, Correction, LabelBias, correction_name
+from svd_lightning.steering import CalibratedHead, Correction, LabelBias, Prior, correction_name
 
 _log = logging.getLogger(__name__)
 MAX_TOKENS = 20_000
@@ -21,6 +22,12 @@ MAX_PRODUCTS = 2**31
 _LEAST_COMPONENTS = 32
 _LEAST_FOLDS = 3
 """λ without one fold is chosen by fits without a second one."""
+
+_FITS: tuple[tuple[type[Correction], Callable[..., LinearFit]], ...] = (
+    (Prior, prior_fit),
+    (LabelBias, ridge_fit),
+    (CalibratedHead, ridge_fit),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +46,8 @@ class FittedCorrection:
     """A correction fitted to all examples, one without each fold, and the held-out scores."""
 
     correction: Correction
-    ridge: float
+    settings: Mapping[str, float]
+    """What was chosen beside its weights, by name."""
     by_fold: list[Correction]
     labels: Tensor
     """Log-probability of each label, by the correction that was fitted without its fold, float64 [N]."""
@@ -58,7 +66,7 @@ class FittedCorrection:
     @property
     def in_words(self) -> str:
         """What a message calls it."""
-        return "the label bias" if isinstance(self.correction, LabelBias) else "the calibrated head"
+        return f"the {self.correction.words}"
 
 
 def fit_corrections(split: LabelSplit, *, folds: int) -> list[FittedCorrection]:
@@ -81,21 +89,13 @@ def fit_corrections(split: LabelSplit, *, folds: int) -> list[FittedCorrection]:
         return []
     numbers, fold_of = example_folds(tokens.example, folds)
     fold = fold_of[torch.searchsorted(numbers, tokens.example)]
-    kinds: tuple[tuple[Callable[[LabelTokens], Tensor], Callable[[Tensor, Tensor], Correction]], ...] = (
-        (_one, lambda tokens, weights: LabelBias(tokens, weights.squeeze(-1))),
-        (lambda tokens: tokens.states, CalibratedHead),
-    )
-    return [_fitted(split, features, make, fold, numbers, fold_of) for features, make in kinds]
-
-
-def _one(tokens: LabelTokens) -> Tensor:
-    return torch.ones(len(tokens.slot), 1)
+    return [_fitted(split, kind, fit, fold, numbers, fold_of) for kind, fit in _FITS]
 
 
 def _fitted(
     split: LabelSplit,
-    features: Callable[[LabelTokens], Tensor],
-    make: Callable[[Tensor, Tensor], Correction],
+    kind: type[Correction],
+    fit_to: Callable[..., LinearFit],
     fold: Tensor,
     numbers: Tensor,
     fold_of: Tensor,
@@ -103,27 +103,27 @@ def _fitted(
     """Fit one kind.
 
     Args:
-        features: x of each token, [N, F].
-        make: from the tokens that move, and their weights [k, F].
+        kind: the class of the correction.
+        fit_to: fits the weights of its features.
         fold: of each token, int64 [N].
         numbers, fold_of: the examples, and the fold of each.
     """
-    tokens, x = split.answers, features(split.answers)
+    tokens, x = split.answers, kind.features(split.answers.states)
     among = _some(fold)
     basis = _components(x[among], len(tokens.tokens))
-    fit = ridge_fit(tokens, x if basis is None else x @ basis, fold, among=among).on(basis)
+    fit = fit_to(tokens, x if basis is None else x @ basis, fold, among=among).on(basis)
     options = None
     if split.options is not None and split.choices is not None:
         question = split.choices.number[split.choices.options.question]
         option = torch.searchsorted(split.choices.row, split.options.example)
         unseen = fold_of[torch.searchsorted(numbers, question)][option]
-        scores = _unseen(split.options, features(split.options), fit, unseen)
+        scores = _unseen(split.options, kind.features(split.options.states), fit, unseen)
         options = torch.zeros(len(question), dtype=torch.float64).index_add_(0, option, scores)
     shift = x.double() @ fit.weights.T
     return FittedCorrection(
-        _moving(tokens.tokens, fit.weights, make),
-        fit.ridge,
-        [_moving(tokens.tokens, weights, make) for weights in fit.by_fold],
+        _moving(tokens.tokens, fit.weights, kind),
+        fit.settings,
+        [_moving(tokens.tokens, weights, kind) for weights in fit.by_fold],
         _unseen(tokens, x, fit, fold),
         options,
         -tokens.label_log_probs(shift).mean().item(),
@@ -174,7 +174,7 @@ def rescored(tokens: LabelTokens, corrections: Mapping[str, Correction]) -> dict
     return found
 
 
-def _unseen(tokens: LabelTokens, features: Tensor, fit: RidgeFit, fold: Tensor) -> Tensor:
+def _unseen(tokens: LabelTokens, features: Tensor, fit: LinearFit, fold: Tensor) -> Tensor:
     """Return the log-probability of each label by the weights found without its fold, float64 [N]."""
     found = torch.zeros(len(fold), dtype=torch.float64)
     for number, weights in enumerate(fit.by_fold):
@@ -183,7 +183,7 @@ def _unseen(tokens: LabelTokens, features: Tensor, fit: RidgeFit, fold: Tensor) 
     return found
 
 
-def _moving(tokens: Tensor, weights: Tensor, make: Callable[[Tensor, Tensor], Correction]) -> Correction:
+def _moving(tokens: Tensor, weights: Tensor, kind: type[Correction]) -> Correction:
     """Return the correction of the tokens that the fit has moved."""
     moved = weights.any(dim=-1)
-    return make(tokens[moved], weights[moved].float())
+    return kind.fitted(tokens[moved], weights[moved].float())

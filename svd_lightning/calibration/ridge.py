@@ -1,6 +1,7 @@
 """The fit of a correction: a convex ridge regression along a path of penalties, chosen by cross-validation."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -19,25 +20,31 @@ _PATIENCE = 2
 
 
 @dataclass(frozen=True, eq=False)
-class RidgeFit:
-    """Weights fitted to all examples, and without each fold."""
+class LinearFit:
+    """Weights of features, fitted to all examples and without each fold."""
 
     weights: Tensor
     """W, float64 [k, F]; rows of 0 for tokens that are a label less than twice."""
-    ridge: float
-    """λ of W."""
     by_fold: list[Tensor]
-    """W without each fold, at the λ that the other folds choose among themselves."""
+    """W without each fold, of which nothing reaches them."""
+    settings: Mapping[str, float]
+    """What was chosen for W beside it, by name: λ as `ridge`."""
 
-    def on(self, basis: Tensor | None) -> "RidgeFit":
+    def on(self, basis: Tensor | None) -> "LinearFit":
         """Return the weights of x where those of x·B were fitted, B [F, F′]; the same for None."""
         if basis is None:
             return self
         whole = basis.double().T
-        return RidgeFit(self.weights @ whole, self.ridge, [weights @ whole for weights in self.by_fold])
+        return LinearFit(self.weights @ whole, [weights @ whole for weights in self.by_fold], self.settings)
 
 
-def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor, *, among: Tensor | None = None) -> RidgeFit:
+def free_tokens(tokens: LabelTokens) -> Tensor:
+    """Return the places of the tokens that are a label at least twice among these, int64 [f]; others stay."""
+    k = len(tokens.tokens)
+    return (torch.bincount(tokens.outcome, minlength=k + 1)[:k] >= 2).nonzero().squeeze(-1)
+
+
+def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor, *, among: Tensor) -> LinearFit:
     """Fit s_v = w_v·x to the labels, with λ by cross-validation.
 
     minimise over W:  mean NLL of the labels under ẑ_v = z_v + w_v·x  +  λ · mean ‖x‖² · ‖W‖²
@@ -51,11 +58,10 @@ def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor, *, among: Ten
         tokens: the labelled tokens.
         features: x, [N, F].
         fold: the fold of each token, int64 [N], from 0; at least three.
-        among: the tokens that are fitted and scored, bool [N]; None for all.
+        among: the tokens that are fitted and scored, bool [N].
     """
-    among = torch.ones_like(fold, dtype=torch.bool) if among is None else among
     scale = features.double().square().sum(dim=-1).mean().sqrt().clamp_min(1e-30)
-    x, folds = features.double() / scale, range(int(fold.max()) + 1)
+    x, folds = features / scale.float(), range(int(fold.max()) + 1)
     alone = [_Path(tokens, x, among & (fold != one)) for one in folds]
     pairs = {(a, b): _Path(tokens, x, among & (fold != a) & (fold != b)) for a, b in combinations(folds, 2)}
     unseen = [among & (fold == one) for one in folds]
@@ -74,7 +80,7 @@ def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor, *, among: Ten
     for ridge in RIDGES[: whole.best + 1]:
         final.step(ridge)
     by_fold = [path.weights[choice.best] / scale for path, choice in zip(alone, without, strict=True)]
-    return RidgeFit(final.weights[-1] / scale, RIDGES[whole.best], by_fold)
+    return LinearFit(final.weights[-1] / scale, by_fold, {"ridge": RIDGES[whole.best]})
 
 
 class _Choice:
@@ -100,20 +106,20 @@ class _Choice:
 class _Path:
     """The minima for weaker and weaker penalties, each search beginning at the last one's end.
 
-    Between the searches a path keeps weights alone: the features, which are large, are shared by all.
+    Between the searches a path keeps weights alone: the features, which are large, are shared by all. Searches
+    run in float32, which halves their time: at the minimum a rounding error changes the loss in the second order.
 
     Args:
         tokens: the labelled tokens.
-        features: x, float64 [N, F].
+        features: x, float32 [N, F].
         among: the tokens that are fitted, bool [N].
     """
 
     def __init__(self, tokens: LabelTokens, features: Tensor, among: Tensor) -> None:
         self._tokens, self._features, self._among = tokens, features, among
-        k = len(tokens.tokens)
-        self._free = (torch.bincount(tokens.outcome[among], minlength=k + 1)[:k] >= 2).nonzero().squeeze(-1)
-        self._found = torch.zeros(len(self._free), features.shape[-1], dtype=torch.float64)
-        self._none = torch.zeros(k + 1, features.shape[-1], dtype=torch.float64)
+        self._free = free_tokens(tokens.part(among))
+        self._found = torch.zeros(len(self._free), features.shape[-1])
+        self._none = torch.zeros(len(tokens.tokens) + 1, features.shape[-1])
         self.weights: list[Tensor] = []
         """The minima so far, float64 [k, F]."""
 
@@ -121,11 +127,11 @@ class _Path:
         """Add the minimum for the next penalty."""
         if math.isfinite(ridge) and len(self._free):
             self._minimise(ridge)
-        self.weights.append(self._all(self._found)[:-1])
+        self.weights.append(self._all(self._found)[:-1].double())
 
     def nll(self, unseen: Tensor) -> float:
         """Return the summed NLL of unseen tokens (bool [N]) at the last minimum."""
-        shift = self._features[unseen] @ self.weights[-1].T
+        shift = self._features[unseen].double() @ self.weights[-1].T
         return -self._tokens.part(unseen).label_log_probs(shift).sum().item()
 
     def _all(self, free: Tensor) -> Tensor:
@@ -133,9 +139,9 @@ class _Path:
         return self._none.index_copy(0, self._free, free)
 
     def _minimise(self, ridge: float) -> None:
-        x, offsets = self._features[self._among], self._tokens.offsets[self._among]
+        x, offsets = self._features[self._among], self._tokens.part(self._among).offsets.float()
         outcome, weights = self._tokens.outcome[self._among], self._found.clone()
-        observed = (outcome == self._free.unsqueeze(-1)).double() @ x / len(x)  # mean of [y = v] x
+        observed = (outcome == self._free.unsqueeze(-1)).float() @ x / len(x)  # mean of [y = v] x
         search = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
         def loss() -> float:

@@ -11,14 +11,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import track
 
 from svd_lightning.calibration import (
-    AS_IT_IS,
     PAPER_ALPHAS,
     FittedCorrection,
     HeldOutSteering,
     add_noise,
     calibrate,
     fit_corrections,
-    in_use,
 )
 from svd_lightning.callbacks.checks import (
     as_steered,
@@ -71,7 +69,7 @@ class SteeringCalibration(L.Callback):
         folds: number of parts of the split in the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         others: solve the other rules and estimators too, for the comparison in tables and report.
-        corrections: fit corrections of the tuned model alone too (`LabelBias`, `CalibratedHead`), which cost
+        corrections: fit corrections of the tuned model alone too (those of `CORRECTIONS`), which cost
             nothing at decoding; with the guard one is used instead of steering where that gains no more. False
             leaves them out.
         decoded: where answers are free text, how many calibration examples to decode with the tuned model and with
@@ -210,38 +208,28 @@ class SteeringCalibration(L.Callback):
         questions: QuestionTokens | None,
         corrections: Sequence[FittedCorrection],
     ) -> CalibrationRecord:
-        """Return the record after the checks of noise and decoding; if one refuses, the rest is decided anew."""
-        noise, refused = measure_noise(trainer, module, data), dict[str, str]()
-        by_fold = {one.name: one.by_fold for one in corrections}
-        while True:
-            record = calibrate(
-                tokens,
-                module.configured,
-                self.estimator,
-                questions=questions,
-                corrections=corrections,
-                refused=refused,
-                choice=self.choice,
-                guard=self.guard,
-                folds=self.folds,
-                alphas=self.alphas,
-                others=self.others,
-            )
-            wanted = in_use(record)
+        """Return the record of a calibration whose outcome noise and decoding do not refuse."""
+        noise, by_fold = measure_noise(trainer, module, data), {one.name: one.by_fold for one in corrections}
+
+        def check(record: CalibrationRecord) -> CalibrationRecord:
             record = record if noise is None else add_noise(record, noise)
-            record = check_decoding(
-                trainer,
-                module,
-                data,
-                record,
-                HeldOutSteering(module.configured, record, tokens.example, by_fold),
-                count=self.decoded,
-                progress=partial(_progress, trainer, doing="Decoding"),
-            )
-            if wanted is None or in_use(record) == wanted or wanted in refused:
-                others = [why for name, why in refused.items() if name != wanted]
-                return {**record, "advice": [*record.get("advice", []), *others]}
-            refused[wanted] = record["message"].removesuffix(AS_IT_IS)
+            steering = HeldOutSteering(module.configured, record, tokens.example, by_fold)
+            shown = partial(_progress, trainer, doing="Decoding")
+            return check_decoding(trainer, module, data, record, steering, count=self.decoded, progress=shown)
+
+        return calibrate(
+            tokens,
+            module.configured,
+            self.estimator,
+            questions=questions,
+            corrections=corrections,
+            check=check,
+            choice=self.choice,
+            guard=self.guard,
+            folds=self.folds,
+            alphas=self.alphas,
+            others=self.others,
+        )
 
     def _collect(self, trainer: L.Trainer, module: SteeredLanguageModel, data: CompletionDataModule) -> Collector:
         """Return what has collected this process's share of the calibration split."""

@@ -21,7 +21,7 @@ def log_calibration(
     trainer: L.Trainer, record: CalibrationRecord, tokens: CalibrationTokens, rules: Sequence[SteeringRule]
 ) -> None:
     """Log a calibration's warnings; give its numbers to every logger, its figures to TensorBoard."""
-    good = record["verdict"] == "steer" and not record.get("decoding", {}).get("worse")
+    good = record["verdict"] in ("steer", "correct") and not record.get("decoding", {}).get("worse")
     for text in (record["warning"], None if good else record["message"], *record.get("advice", [])):
         if text:
             _log.warning("calibration: %s", text)

@@ -139,7 +139,7 @@ class LabelCollector(GatheredRows):
             "position": position,
         }
         for name, value in new.items():
-            getattr(self, name).append(value.detach())
+            getattr(self, name).append(value.detach().cpu())  # states of all tokens would fill a device
 
     def compute(self) -> LabelTokens:
         """Return the tokens of all processes on the CPU, in order and without repetitions."""

@@ -19,6 +19,7 @@ from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.words import (
     CHOICE_METRICS,
     answers_text,
+    correction_fit,
     correction_words,
     decoded_texts,
     gain_text,
@@ -193,8 +194,7 @@ def _comparison(
             row(
                 one["name"],
                 correction_words(one["name"]),
-                f"ridge, λ {one['ridge']:.2g}",
-                f"{one['tokens']} tokens",
+                *correction_fit(one),
                 gain_text(one["gain"]),
                 used=one["name"] == correction,
             )

@@ -7,6 +7,7 @@ from typing import Any
 from svd_lightning.records import (
     CalibrationRecord,
     CandidateRecord,
+    CorrectionRecord,
     FiguresRecord,
     GainRecord,
     Intervals,
@@ -14,6 +15,7 @@ from svd_lightning.records import (
     TaskRecord,
     UsedRecord,
 )
+from svd_lightning.steering import CORRECTIONS
 
 Strengths = UsedRecord | TaskRecord | CalibrationRecord
 """Records with strengths; old ones lack the intervals."""
@@ -102,7 +104,21 @@ def correction_words(name: str) -> str:
     >>> correction_words("CalibratedHead")
     'calibrated head'
     """
-    return {"CalibratedHead": "calibrated head", "LabelBias": "label bias"}.get(name, name)
+    return CORRECTIONS[name].words if name in CORRECTIONS else name
+
+
+def correction_fit(one: CorrectionRecord) -> tuple[str, str]:
+    """Return how a correction was fitted, and the number or the count of what was fitted.
+
+    >>> correction_fit({"name": "Prior", "tokens": 6, "settings": {"strength": 1.5, "kappa": 0.1}})
+    ('leave-one-out, κ 0.1', '1.5')
+    >>> correction_fit({"name": "LabelBias", "tokens": 6, "settings": {"ridge": 0.01}})
+    ('ridge, λ 0.01', '6 tokens')
+    """
+    settings = one["settings"]
+    if "kappa" in settings:
+        return f"leave-one-out, κ {settings['kappa']:g}", f"{settings['strength']:.3g}"
+    return f"ridge, λ {settings['ridge']:.2g}", f"{one['tokens']} tokens"
 
 
 def task_used(task: TaskRecord, *, guard: bool) -> str:

@@ -100,7 +100,7 @@ def contenders(
         for name, (rules, estimator) in recipes.items():
             if (strengths := fitted.get((rules, estimator))) is not None:
                 found[name] = Contender(recall(configured, rules, strengths), estimator)
-    found |= {name: Contender(Corrected.of(configured, one), "ridge") for name, one in corrections.items()}
+    found |= {name: Contender(Corrected.of(configured, one), None) for name, one in corrections.items()}
     if steering.calibrated:
         used = None if calibration is None or configured.calibrated else calibration["estimator"]
         own = {task: one for task, one in steering.own.items() if one is not steering.shared}

@@ -2,10 +2,12 @@
 
 from svd_lightning.steering.by_task import RowSteering, TaskSteering
 from svd_lightning.steering.corrections import (
+    CORRECTIONS,
     CalibratedHead,
     Corrected,
     Correction,
     LabelBias,
+    Prior,
     as_tensors,
     corrected_logits,
     correction_name,
@@ -44,6 +46,7 @@ from svd_lightning.steering.steering import UNSTEERED, Distribution, Steering, S
 __all__ = [
     "BUILT_IN_FEATURES",
     "BUILT_IN_RULES",
+    "CORRECTIONS",
     "UNSTEERED",
     "Agreement",
     "CalibratedHead",
@@ -58,6 +61,7 @@ __all__ = [
     "KLGradient",
     "LabelBias",
     "NaturalGradient",
+    "Prior",
     "RowSteering",
     "Steering",
     "SteeringFunction",

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from svd_lightning.functional import correct
@@ -22,7 +24,18 @@ class LabelBias:
     """The corrected tokens, int64 [k], each once."""
     weights: Tensor
     """b, float32 [k]."""
-    reads_states = False
+    words: ClassVar[str] = "label bias"
+    reads_states: ClassVar[bool] = False
+
+    @staticmethod
+    def features(states: Tensor) -> Tensor:
+        """Return what the shift of a token is linear in, x of the head's inputs: [N, H] → 1, [N, 1]."""
+        return torch.ones(len(states), 1)
+
+    @classmethod
+    def fitted(cls, tokens: Tensor, weights: Tensor) -> "LabelBias":
+        """Return the correction of these tokens, int64 [k], by the weights of the features, [k, 1]."""
+        return cls(tokens, weights.squeeze(-1))
 
     def shift(self, states: Tensor | None) -> Tensor:
         """Return what is added to the logits of the tokens, [k]."""
@@ -31,6 +44,17 @@ class LabelBias:
     def __call__(self, logits: Tensor, states: Tensor | None = None) -> Tensor:
         """Return the corrected logits, [..., V] → float32 (or float64) [..., V]."""
         return correct(logits, self.tokens.to(logits.device), self.shift(states).to(logits.device))
+
+
+@dataclass(frozen=True, eq=False)
+class Prior(LabelBias):
+    """ẑ_v = z_v + μ·(d_v − d_other), d_v = log((n_v + κ) / (E_v + κ)), for the tokens v of the labels.
+
+    n_v is how often v is a label, E_v how often the tuned model expects it, the sum of its probabilities; all
+    other tokens together are one outcome. So μ and κ alone are fitted, where `LabelBias` fits a number per token.
+    """
+
+    words: ClassVar[str] = "prior"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +74,18 @@ class CalibratedHead:
     """The corrected tokens, int64 [k], each once."""
     weights: Tensor
     """W, float32 [k, H]."""
-    reads_states = True
+    words: ClassVar[str] = "calibrated head"
+    reads_states: ClassVar[bool] = True
+
+    @staticmethod
+    def features(states: Tensor) -> Tensor:
+        """Return what the shift of a token is linear in: the head's inputs themselves, [N, H]."""
+        return states
+
+    @classmethod
+    def fitted(cls, tokens: Tensor, weights: Tensor) -> "CalibratedHead":
+        """Return the correction of these tokens, int64 [k], by the weights of the features, [k, H]."""
+        return cls(tokens, weights)
 
     def shift(self, states: Tensor | None) -> Tensor:
         """Return what is added to the logits of the tokens, W·h: the head's inputs [..., H] → [..., k]."""
@@ -65,6 +100,9 @@ class CalibratedHead:
 
 Correction = LabelBias | CalibratedHead
 """What is added to the tuned logits of a few tokens without looking at the base."""
+
+CORRECTIONS: Mapping[str, type[Correction]] = {kind.__name__: kind for kind in (Prior, LabelBias, CalibratedHead)}
+"""All kinds by name, those of the fewest parameters first."""
 
 
 def correction_name(correction: Correction) -> str:
@@ -82,9 +120,9 @@ class Corrected(Steering):
     @classmethod
     def of(cls, configured: Steering, correction: Correction) -> "Corrected":
         """Return the tuned model with a correction, unsteered: nothing is masked or penalised."""
-        zeros = (0.0,) * len(configured.directions)
-        plain = replace(configured, strengths=zeros, penalty=0.0)
-        return cls(plain.rules, zeros, plain.alpha, 0.0, plain.features, correction)
+        zeros = (0.0,) * len(configured.rules)
+        plain = replace(configured, features=(), strengths=zeros, penalty=0.0)
+        return cls(plain.rules, zeros, plain.alpha, 0.0, (), correction)
 
 
 def corrected_logits(steering: SteeringFunction, tuned_logits: Tensor, states: Tensor | None) -> Tensor:
@@ -128,5 +166,4 @@ def as_tensors(corrections: Mapping[str, Correction]) -> dict[str, dict[str, Ten
 
 def from_tensors(content: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Correction]:
     """Return the corrections that `as_tensors` wrote; names that this version does not know are left out."""
-    kinds = {kind.__name__: kind for kind in (LabelBias, CalibratedHead)}
-    return {name: kinds[name](**tensors) for name, tensors in content.items() if name in kinds}
+    return {name: CORRECTIONS[name](**tensors) for name, tensors in content.items() if name in CORRECTIONS}

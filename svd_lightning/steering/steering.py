@@ -121,7 +121,7 @@ class Steering:
     @property
     def reads_base(self) -> bool:
         """Whether the base's logits matter: some rule that looks at them has a strength other than 0."""
-        if self.strengths is None or self.features:
+        if self.strengths is None or (self.features and any(self.strengths)):
             return True
         rules = zip(self.strengths, self.directions, strict=True)
         return any(strength and getattr(rule, "reads_base", True) for strength, rule in rules)

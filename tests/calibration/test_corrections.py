@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from svd_lightning.calibration import LabelSplit, calibrate, corrections, fit_corrections, recall_all
+from svd_lightning.calibration.prior import prior_fit
 from svd_lightning.calibration.ridge import RIDGES, ridge_fit
 from svd_lightning.objective import LabelCollector, label_tokens
-from svd_lightning.steering import CalibratedHead, Corrected, KLGradient, LabelBias, Steering, with_built_in
+from svd_lightning.steering import CalibratedHead, Corrected, KLGradient, Prior, Steering, with_built_in
 from svd_lightning.strength import LineSearch
 from tests.objective import reference
 
@@ -43,18 +44,21 @@ class Drawn:
         return F.cross_entropy(logits[keep], self.labels[keep])
 
 
+def every(fold):
+    return torch.ones_like(fold, dtype=torch.bool)
+
+
 @pytest.mark.parametrize("constant", [False, True], ids=["head", "bias"])
 def test_the_fit_is_a_minimum_on_the_whole_vocabulary(constant):
     """The gradient of the definition, by autograd over all V logits, is zero there; rare tokens stay."""
     data = Drawn()
     features = torch.ones(len(data.labels), 1) if constant else data.states
     tokens, fold = data.tokens(), data.example % 4
-    fit = ridge_fit(tokens, features, fold)
-    assert 0 < fit.ridge < math.inf
+    fit = ridge_fit(tokens, features, fold, among=every(fold))
+    assert 0 < fit.settings["ridge"] < math.inf
     scale = features.double().square().sum(-1).mean()
-    everything = torch.ones_like(fold, dtype=torch.bool)
     at = fit.weights.clone().requires_grad_()
-    value = data.nll(at, tokens.tokens, features, everything) + fit.ridge * scale * at.square().sum()
+    value = data.nll(at, tokens.tokens, features, every(fold)) + fit.settings["ridge"] * scale * at.square().sum()
     value.backward()
     assert at.grad.abs().max() < 1e-4
     for number, weights in enumerate(fit.by_fold):
@@ -66,7 +70,7 @@ def test_folds_and_penalties_are_those_of_a_slow_search():
     """Every fold and every λ fitted from scratch, on the whole vocabulary."""
     data = Drawn(60)
     tokens, fold = data.tokens(), data.example % 3
-    fit = ridge_fit(tokens, data.states, fold)
+    fit = ridge_fit(tokens, data.states, fold, among=every(fold))
     scale = data.states.double().square().sum(-1).mean()
 
     def slow(keep, ridge):
@@ -92,7 +96,7 @@ def test_folds_and_penalties_are_those_of_a_slow_search():
         )
 
     mean = [sum(nll(ridge, [one], one) for one in range(3)) for ridge in RIDGES]
-    assert fit.ridge == RIDGES[mean.index(min(mean))]
+    assert fit.settings["ridge"] == RIDGES[mean.index(min(mean))]
     for one, weights in enumerate(fit.by_fold):
         mean = [sum(nll(ridge, [one, each], each) for each in range(3) if each != one) for ridge in RIDGES]
         expected = slow(fold != one, RIDGES[mean.index(min(mean))])
@@ -103,11 +107,55 @@ def test_a_folds_labels_do_not_reach_what_scores_them():
     """Other labels in a fold change nothing of the fit without it, its λ included."""
     data = Drawn()
     fold = data.example % 4
-    before = ridge_fit(data.tokens(), data.states, fold)
+    before = ridge_fit(data.tokens(), data.states, fold, among=every(fold))
     data.labels[fold == 2] = data.labels[fold == 2].roll(3)
-    after = ridge_fit(data.tokens(), data.states, fold)
+    after = ridge_fit(data.tokens(), data.states, fold, among=every(fold))
     torch.testing.assert_close(before.by_fold[2], after.by_fold[2], atol=1e-6, rtol=1e-6)
     assert not torch.allclose(before.by_fold[1], after.by_fold[1])
+
+
+def test_the_prior_is_fitted_to_examples_that_its_counts_leave_out():
+    """Written out: for each example the counts of all others, their direction over V logits, and one strength."""
+    data = Drawn(90)
+    tokens, fold = data.tokens(), data.example % 3
+    fit = prior_fit(tokens, torch.ones(90, 1), fold, among=every(fold))
+    kappa, strength = fit.settings["kappa"], fit.settings["strength"]
+    p = data.logits.double().softmax(-1)
+
+    def direction(keep):
+        labels = torch.bincount(data.labels[keep], minlength=VOCABULARY).double()
+        expected = p[keep].sum(0)
+        inside = torch.zeros(VOCABULARY, dtype=torch.bool).index_fill(0, tokens.tokens, True)
+        d = ((labels + kappa) / (expected + kappa)).log()
+        other = ((labels[~inside].sum() + kappa) / (expected[~inside].sum() + kappa)).log()
+        return torch.where(inside, d - other, 0.0)
+
+    torch.testing.assert_close(fit.weights[:, 0], strength * direction(every(fold))[tokens.tokens])
+    left_out = torch.stack([direction(data.example != number) for number in data.example])
+    mu = torch.tensor(strength, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(data.logits.double() + mu * left_out, data.labels).backward()
+    assert abs(mu.grad) < 1e-5
+    before = fit.by_fold[1]
+    data.labels[fold == 1] = data.labels[fold == 1].roll(3)
+    after = prior_fit(data.tokens(), torch.ones(90, 1), fold, among=every(fold))
+    torch.testing.assert_close(before, after.by_fold[1])
+    assert not torch.allclose(before, after.by_fold[0])
+
+
+def test_labels_that_seldom_repeat_give_the_prior_little_strength():
+    """Labels drawn evenly, as the tuned model expects: with counts of their own they ask for a strength of 1."""
+    make = torch.Generator().manual_seed(0)
+    labels, logits = torch.randint(60, (120,), generator=make), torch.zeros(120, 61)
+    collector = LabelCollector(label_tokens([labels]), 1)
+    collector.update(logits, torch.zeros(120, 1), labels, torch.arange(120), torch.zeros(120, dtype=torch.int64))
+    tokens, fold = collector.compute(), torch.arange(120) % 4
+    fit = prior_fit(tokens, torch.ones(120, 1), fold, among=every(fold))
+    counts, expected = torch.bincount(labels, minlength=61).double(), 120 / 61
+    d = ((counts + 0.1) / (expected + 0.1)).log()
+    leaking = min(
+        (F.cross_entropy(mu * d.expand(120, -1), labels).item(), mu) for mu in torch.linspace(0, 3, 31).tolist()
+    )
+    assert abs(fit.settings["strength"]) < 0.5 * leaking[1]
 
 
 def test_scores_are_those_of_the_corrected_logits():
@@ -142,9 +190,9 @@ def calibrated(data, states=None):
     return calibrate(table, steering, LineSearch(), corrections=fitted, folds=4), fitted
 
 
-@pytest.mark.parametrize(("by_states", "kind"), [(False, LabelBias), (True, CalibratedHead)], ids=["bias", "head"])
+@pytest.mark.parametrize(("by_states", "kind"), [(False, Prior), (True, CalibratedHead)], ids=["prior", "head"])
 def test_the_simplest_correction_that_does_as_well_is_used(by_states, kind):
-    """Labels off by a constant need the bias; off by a map of the states, the head."""
+    """Labels off by a constant need the prior; off by a map of the states, the head."""
     data = reference.tokens(240, size=13)
     states = torch.randn(240, 4, generator=torch.Generator().manual_seed(2))
     truth = data.tuned.clone()
@@ -178,11 +226,11 @@ def test_large_problems_are_made_smaller(monkeypatch, caplog):
     """States of three dimensions lose nothing by their principal components; tokens left out are scored still."""
     data = Drawn()
     data.states = data.states[:, :3] @ torch.randn(3, HIDDEN, generator=torch.Generator().manual_seed(5))
-    whole = fit_corrections(LabelSplit(data.tokens()), folds=3)[1]
+    whole = fit_corrections(LabelSplit(data.tokens()), folds=3)[2]
     monkeypatch.setattr(corrections, "_LEAST_COMPONENTS", 3)
     monkeypatch.setattr(corrections, "MAX_PRODUCTS", 1)
     caplog.set_level(logging.INFO, logger="svd_lightning")
-    reduced = fit_corrections(LabelSplit(data.tokens()), folds=3)[1]
+    reduced = fit_corrections(LabelSplit(data.tokens()), folds=3)[2]
     assert "3 principal components of 5" in caplog.text
     torch.testing.assert_close(reduced.correction.weights, whole.correction.weights, atol=1e-3, rtol=1e-3)
     monkeypatch.setattr(corrections, "MAX_TOKENS", 90)

@@ -21,7 +21,15 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import PredictionRecord
 from svd_lightning.report import ReportTable, Row
 from svd_lightning.runs import claim_folder
-from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction, rule_name, with_built_in
+from svd_lightning.steering import (
+    CORRECTIONS,
+    UNSTEERED,
+    Corrected,
+    Steering,
+    SteeringFunction,
+    rule_name,
+    with_built_in,
+)
 from svd_lightning.trainer import SteeringTrainer
 
 BASE_FOLDER = Path(__file__).parent / "base"
@@ -34,6 +42,7 @@ _SHOWN = {
     ("NaturalGradient", "LineSearch"): "natural gradient, line search",
     ("KLGradient + NaturalGradient + Temperature", "LineSearch"): "three rules jointly, line search",
 }
+"""What the table calls each recipe."""
 
 
 def demo(
@@ -123,13 +132,18 @@ def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, N
             # a penalty of −∞ would forbid some true words: without a penalty all have a finite score
             compared[name] = Steering(chosen, candidate["strengths"], alpha=module.steering.alpha, penalty=0.0)
             strengths[name] = ", ".join(f"{strength:.2f}" for strength in candidate["strengths"])
+    for correction in module.corrections.values():
+        compared[correction.words] = Corrected.of(module.configured, correction)
+        strengths[correction.words] = f"{len(correction.tokens)} tokens"
     module.eval()
     return nearness(module.peft_model, data.test_dataloader(), TASK, compared), strengths
 
 
 def _table(results: dict[str, Nearness], strengths: dict[str, str]) -> ReportTable:
     heads = ("distribution", "strength μ", "NLL per token", "KL to the truth", "accuracy")
-    shown = ((name, strengths[name], results[name]) for name in ("base", "tuned", *_SHOWN.values()))
+    free = (kind.words for kind in CORRECTIONS.values())
+    order = [name for name in ("base", "tuned", *_SHOWN.values(), *free) if name in results]
+    shown = ((name, strengths[name], results[name]) for name in order)
     rows = ((name, mu, f"{near.nll:.4f}", f"{near.kl:.4f}", f"{near.accuracy:.1%}") for name, mu, near in shown)
     return ReportTable("Held-out diaries", heads, tuple(map(Row, rows)))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from svd_lightning.commands.demo.task import Language
 from svd_lightning.functional import label_nll
 from svd_lightning.scoring.tokens import IGNORED, logit_chunks
-from svd_lightning.steering import SteeringFunction
+from svd_lightning.steering import SteeringFunction, steered_logits
 
 
 class Nearness(NamedTuple):
@@ -37,7 +37,7 @@ def nearness(
         peft_model: in evaluation mode, on the CPU.
         batches: scoring batches of diaries.
         truth: the language that the diaries are written in.
-        distributions: by name, functions of tuned and base logits that return the logits to compare.
+        distributions: by name, steerings or other functions of tuned and base logits.
     """
     sums = {name: torch.zeros(3, dtype=torch.float64) for name in distributions}
     count = 0
@@ -47,7 +47,8 @@ def nearness(
         for chunk in logit_chunks(peft_model, batch):
             part = true_log_probs[start : (start := start + len(chunk.labels))]
             for name, steer in distributions.items():
-                sums[name] += _sums(steer(chunk.tuned_logits, chunk.base_logits), chunk.labels, part)
+                logits = steered_logits(steer, chunk.tuned_logits, chunk.base_logits, chunk.tuned_states)
+                sums[name] += _sums(logits, chunk.labels, part)
         count += start
     return {name: Nearness(*(total / count).tolist()) for name, total in sums.items()}
 

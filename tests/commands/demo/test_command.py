@@ -36,7 +36,7 @@ def test_training_and_steering_come_nearer_to_the_truth(table):
     assert steered < table["tuned"] < table["base"], "NLL"
     assert steered[1] < table["tuned"][1] < table["base"][1], "KL to the truth"
     assert steered[0] <= mean[0]
-    assert "sharpened (control)" in table
+    assert {"sharpened (control)", "prior", "label bias", "calibrated head"} < set(table)
 
 
 def test_what_it_points_at_is_there(shown):
@@ -49,7 +49,11 @@ def test_what_it_points_at_is_there(shown):
     record = json.loads((folder / "calibration.json").read_text())
     assert record["examples"] == 200
     refused = [text for text in record["advice"] if "decoded freely it is surely worse" in text]
-    assert {text.split()[0] for text in refused} == {"LabelBias", "CalibratedHead"}  # both write in circles here
+    assert {text.split()[0] for text in refused} == {
+        "Prior",
+        "LabelBias",
+        "CalibratedHead",
+    }  # all write in circles here
     assert record["verdict"] == "steer"
     assert not any("tuned model is used" in text for text in (record["message"], *refused))
     tags = EventAccumulator(str(folder)).Reload().Tags()
