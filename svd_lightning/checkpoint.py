@@ -11,8 +11,8 @@ from torch import Tensor
 
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
-from svd_lightning.models.adapter import as_class_path
-from svd_lightning.records import CalibrationRecord, ClassPath
+from svd_lightning.models.adapter import ClassPath, as_class_path
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.steering import Steering, as_plain, feature_name, rule_name, with_short_paths
 
 _log = logging.getLogger(__name__)

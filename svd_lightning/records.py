@@ -1,18 +1,11 @@
 """Types of everything that a run writes as JSON: plain numbers, strings, lists and dictionaries, nothing else."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from typing_extensions import NotRequired, TypedDict
 
 Intervals = list[list[float]]
 """[low, high] of each strength, 95 %, two-sided."""
-
-
-class ClassPath(TypedDict):
-    """An object as configurations and checkpoints write it: its class, and the arguments that are not defaults."""
-
-    class_path: str
-    init_args: dict[str, Any]
 
 
 class GainRecord(TypedDict):
@@ -42,12 +35,16 @@ class OtherGainsRecord(TypedDict):
 
 
 class ScoredRecord(OtherGainsRecord):
-    """What a candidate achieves on the calibration split, and gains there, held out."""
+    """What a candidate achieves on the calibration split and gains there, held out.
+
+    The drift is how far it moves the tuned distribution at tokens of the prompts, KL in nats.
+    """
 
     nll: float
     accuracy: float
     gain: GainRecord
-    """Of what is fitted: nats per token, or nats per question for the choice among options."""
+    reads_base: NotRequired[bool]
+    drift: NotRequired[float]
 
 
 class CandidateRecord(ScoredRecord):

@@ -97,4 +97,4 @@ def test_advice_keeps_its_brackets(corrected, capsys, monkeypatch):
     show_calibration(record)
     shown = capsys.readouterr().out
     assert record["advice"][0] in shown
-    assert "calibrated head" in shown
+    assert "label bias" in shown

@@ -29,7 +29,7 @@ from svd_lightning.callbacks.checks import (
 )
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
-from svd_lightning.callbacks.noise_check import measure_noise
+from svd_lightning.callbacks.meters import measure_drift, measure_noise
 from svd_lightning.callbacks.run import as_completion_data, run_folder
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
@@ -188,9 +188,11 @@ class SteeringCalibration(L.Callback):
             labels, tokens = collected.label_split(), collected.result(data.tasks("calibration"))
             corrections = [] if labels is None else fit_corrections(labels, folds=self.folds)
             record = self._decide(trainer, module, data, tokens, collected.questions(), corrections)
+            fitted = {one.name: one.correction for one in corrections}
+            record = measure_drift(trainer, module, data, record, fitted)
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
         record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
-        module.adopt(record, {one.name: one.correction for one in corrections})
+        module.adopt(record, fitted)
         self._calibrated_step = trainer.global_step
         if (folder := run_folder(trainer)) is not None and trainer.is_global_zero:
             save_calibration(folder, record, tokens)

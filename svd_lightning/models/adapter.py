@@ -9,12 +9,19 @@ from typing import Any
 
 from peft import AdaLoraModel, PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model
 from transformers import PretrainedConfig, PreTrainedModel
+from typing_extensions import TypedDict
 
 from svd_lightning.errors import InputError, explained
 from svd_lightning.models.adapter_folder import load_weights, read_adapter_config, read_weights
 from svd_lightning.models.backbone import Backbone, context_length, existing
 from svd_lightning.models.switch import check_separable
-from svd_lightning.records import ClassPath
+
+
+class ClassPath(TypedDict):
+    """An object as configurations and checkpoints write it: its class, and the arguments that are not defaults."""
+
+    class_path: str
+    init_args: dict[str, Any]
 
 
 def adapter_config(adapter: PeftConfig | str | None) -> PeftConfig:

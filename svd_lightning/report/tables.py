@@ -22,6 +22,7 @@ from svd_lightning.report.words import (
     correction_fit,
     correction_words,
     decoded_texts,
+    drift_text,
     gain_text,
     gain_unit,
     in_use,
@@ -188,14 +189,15 @@ def _comparison(
         return Row((*labels, *cells), used, warning)
 
     rows = [
-        row("base", "base", "", "", ""),
-        row("tuned", "tuned", "", "0", "", used=not any(used["strengths"]) and correction is None),
+        row("base", "base", "", "", "", ""),
+        row("tuned", "tuned", "", "0", "", "", used=not any(used["strengths"]) and correction is None),
         *(
             row(
                 one["name"],
                 correction_words(one["name"]),
                 *correction_fit(one),
                 gain_text(one["gain"]),
+                drift_text(one),
                 used=one["name"] == correction,
             )
             for one in splits[0].get("corrections", [])
@@ -207,6 +209,7 @@ def _comparison(
                 candidate["estimator"],
                 strengths_text(candidate["strengths"]),
                 gain_text(candidate["gain"]),
+                drift_text(candidate),
                 used=in_use(candidate, used),
                 warning=candidate.get("warning"),
             )
@@ -214,7 +217,7 @@ def _comparison(
         ),
     ]
     again = (f"{name}, test" for name in _OUTCOMES * (len(splits) - 1))
-    heads = ("distribution", "estimator", "strength μ", _GAIN, *_OUTCOMES, *again)
+    heads = ("distribution", "estimator", "strength μ", _GAIN, "drift", *_OUTCOMES, *again)
     return ReportTable(title, heads, tuple(rows), tuple(filter(None, notes)), labels=2)
 
 
@@ -255,8 +258,9 @@ def _reading(record: Compared) -> list[str]:
         f"Gain: {_subject(record)} over the tuned model as it is, held out by cross-fitting on the calibration "
         "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "
         "zero, there may be no gain. Temperature alone is the control: only a gain beyond it speaks for steering. "
-        "The label bias and the calibrated head correct the tuned logits of a few tokens. Like the control they "
-        "do not read the base, and decode at the price of the tuned model.",
+        "Corrections change the tuned logits of a few tokens. What does not read the base decodes at the price of "
+        "the tuned model. Drift: what a candidate does to other text, KL(candidate ‖ tuned) in nats at tokens of "
+        "the prompts.",
     ]
 
 

@@ -12,6 +12,7 @@ from svd_lightning.records import (
     GainRecord,
     Intervals,
     MetricRecord,
+    ScoredRecord,
     TaskRecord,
     UsedRecord,
 )
@@ -111,14 +112,23 @@ def correction_fit(one: CorrectionRecord) -> tuple[str, str]:
     """Return how a correction was fitted, and the number or the count of what was fitted.
 
     >>> correction_fit({"name": "Prior", "tokens": 6, "settings": {"strength": 1.5, "kappa": 0.1}})
-    ('leave-one-out, κ 0.1', '1.5')
+    ('κ 0.1', '1.5')
     >>> correction_fit({"name": "LabelBias", "tokens": 6, "settings": {"ridge": 0.01}})
-    ('ridge, λ 0.01', '6 tokens')
+    ('ridge 0.01', '6 tokens')
     """
     settings = one["settings"]
     if "kappa" in settings:
-        return f"leave-one-out, κ {settings['kappa']:g}", f"{settings['strength']:.3g}"
-    return f"ridge, λ {settings['ridge']:.2g}", f"{one['tokens']} tokens"
+        return f"κ {settings['kappa']:g}", f"{settings['strength']:.3g}"
+    return f"ridge {settings['ridge']:.2g}", f"{one['tokens']} tokens"
+
+
+def drift_text(one: ScoredRecord) -> str:
+    """Return a candidate's drift; "" where a record has none.
+
+    >>> drift_text({"drift": 0.01234})
+    '0.0123'
+    """
+    return f"{one['drift']:.4f}" if "drift" in one else ""
 
 
 def task_used(task: TaskRecord, *, guard: bool) -> str:

@@ -1,6 +1,7 @@
 """Labelled batches under base, tuned and steered: calibration tokens, validation and test."""
 
 from svd_lightning.scoring.collect import Collector, collector
+from svd_lightning.scoring.drift import DriftMeter
 from svd_lightning.scoring.free_decoding import FreeDecoding
 from svd_lightning.scoring.held_out import HeldOut, Likelihood
 from svd_lightning.scoring.labels import score_tokens
@@ -9,6 +10,7 @@ from svd_lightning.scoring.summary import scalars
 
 __all__ = [
     "Collector",
+    "DriftMeter",
     "FreeDecoding",
     "HeldOut",
     "Likelihood",

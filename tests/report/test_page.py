@@ -94,7 +94,7 @@ def test_the_page_nests_and_holds_every_number(any_case, text):
             + candidate["estimator"]
             + (f"⚠ {candidate['warning']}" if candidate["warning"] else "")
         )
-        row = [name, strengths_text(candidate["strengths"]), gain_text(candidate["gain"]), *scores]
+        row = [name, strengths_text(candidate["strengths"]), gain_text(candidate["gain"]), "", *scores]
         assert row in found.rows
     for choice in record["sweep"]:
         assert any(
