@@ -17,7 +17,7 @@ class GainRecord(TypedDict):
 
 
 class UsedRecord(TypedDict):
-    """What decoding uses, and what was found without each fold; strengths of 0 are the tuned model."""
+    """What decoding uses, with another recipe's name if it is that; strengths of 0 are the tuned model."""
 
     rules: list[str]
     strengths: list[float]
@@ -25,6 +25,7 @@ class UsedRecord(TypedDict):
     gain: GainRecord
     fold_strengths: NotRequired[list[list[float]]]
     correction: NotRequired[str]
+    recipe: NotRequired[str]
 
 
 class OtherGainsRecord(TypedDict):

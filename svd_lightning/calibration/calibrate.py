@@ -29,6 +29,7 @@ def calibrate(
     questions: QuestionTokens | None = None,
     corrections: Sequence[FittedCorrection] = (),
     check: Check = lambda record: record,
+    any_recipe: bool = False,
     choice: bool = True,
     guard: bool = True,
     folds: int = 4,
@@ -48,6 +49,7 @@ def calibrate(
         corrections: fitted to the same tokens (`fit_corrections`), with as many folds; with the guard one is used
             where a steering gains no more.
         check: looks at the record before it is final. What it switches off is left out, and the rest decided anew.
+        any_recipe: with the guard, use whichever rules and estimator do best, not the configured ones alone.
         choice: fit the choice among the options, if every example has some, rather than the tokens' likelihood.
         guard: fall back to the control, or to the tuned model, where the steering's held-out gain is not sure.
         folds: how many folds the cross-fit behind every gain has; examples are never split.
@@ -105,8 +107,17 @@ def calibrate(
         "sweep": masks,
         "recommended": recommend(masks),
     }
-    steered = best if verdict == "steer" else None
-    return decided(record, split, tuned, corrections, control=control, steering=steered, folds=folds, check=check)
+    return decided(
+        record,
+        split,
+        tuned,
+        corrections,
+        found,
+        chosen=chosen.key,
+        any_recipe=any_recipe,
+        folds=folds,
+        check=check,
+    )
 
 
 def _about(split: CalibrationSplit, tuned: Scores, steered: Scores, control: Scores) -> QuestionsRecord | None:

@@ -1,6 +1,6 @@
 """The choice among all that a calibration has fitted: the cheapest candidate that does as well as the best."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,14 +9,16 @@ from torch import Tensor
 from svd_lightning.calibration.candidates import Candidate, evidence
 from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import by_task
+from svd_lightning.calibration.recipes import CONTROL, RecipeKey
 from svd_lightning.calibration.split import CalibrationSplit, Scores, example_folds
-from svd_lightning.calibration.verdict import AS_IT_IS, Evidence, SwitchedOff, in_use, switched_off
+from svd_lightning.calibration.verdict import AS_IT_IS, SwitchedOff, Verdict, in_use, switched_off
 from svd_lightning.metrics import Gain, mc1
 from svd_lightning.records import CalibrationRecord, CorrectionRecord, UsedRecord
 
 _TWO_ERRORS = 2 * 1.96
 """Standard errors that a 95 % interval spans."""
-
+_MOST_REFUSED = 4
+"""Candidates that a check may refuse, one after the other, before the tuned model is used."""
 
 Check = Callable[[CalibrationRecord], CalibrationRecord]
 """Looks at what a record uses: the same record, perhaps with more in it, or one that uses the tuned model."""
@@ -27,18 +29,16 @@ class Rival:
     """A candidate for use, whatever its kind."""
 
     name: str
+    """As `in_use` has it."""
+    words: str
+    """What a message calls it."""
     scores: Scores
     """Held out."""
-    over_tuned: Evidence
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A correction that is to be used."""
-
-    fitted: FittedCorrection
-    gain: Gain
-    """Held out, over the tuned model, with the choice itself made on other folds."""
+    beyond: tuple[Scores, ...]
+    """What it must surely do better than."""
+    verdict: Verdict
+    used: UsedRecord | None
+    """The record's entry if it is used; None for what the verdict on the configured steering speaks of."""
 
 
 def decided(
@@ -46,34 +46,78 @@ def decided(
     split: CalibrationSplit,
     tuned: Scores,
     corrections: Sequence[FittedCorrection],
+    recipes: Mapping[RecipeKey, Candidate],
     *,
-    control: Candidate,
-    steering: Candidate | None,
+    chosen: RecipeKey,
+    any_recipe: bool,
     folds: int,
     check: Check,
 ) -> CalibrationRecord:
     """Return the record with the best candidate that a check lets pass in use, and why others are not.
 
+    Candidates are those whose held-out gain over the tuned model is sure (of a steering, over the control too) and
+    that surely harm nothing. Among them the first is taken, in the order temperature, corrections, steerings (from
+    cheap and simple to dear), whose gain lies within one standard error of the best. The gain that is reported is
+    not the winner's luck: for each fold the choice is made on the other folds. If that gain is not sure, the
+    verdict on the configured steering stands.
+
     Args:
-        record: with the verdict on steering alone.
-        control, steering, folds: as `choose` has them.
+        record: with the verdict on the configured steering alone.
+        recipes: all that were fitted.
+        chosen: the configured one.
+        any_recipe: take any of the recipes, not the configured one alone.
+        folds: as the cross-fit has them.
         check: refuses what is not to be used.
     """
-    rivals = rivals_of(split, tuned, corrections)
-    record = {**record, "corrections": correction_records(corrections, rivals)}
-    refused: dict[str | None, CalibrationRecord] = {}
+    records = correction_records(split, tuned, corrections)
+    record = {**record, "corrections": records}
+    order = [*_free(split, tuned, record, corrections, recipes[CONTROL.key])]
+    order += _steered(tuned, recipes, chosen=chosen, verdict=record["verdict"], any_recipe=any_recipe)
+    refused: dict[str, CalibrationRecord] = {}
     while True:
-        found = choose(
-            split, tuned, corrections, rivals, control=control, steering=steering, refused=refused, folds=folds
-        )
-        free = found if record["guard"] else None
-        now = record if free is None else corrected(record, split, tuned, free, rivals[free.fitted.name])
+        left = [] if len(refused) >= _MOST_REFUSED else [one for one in order if one.name not in refused]
+        best, gain = choose(split, tuned, left, folds=folds)
+        now = record
+        if record["guard"] and best is not None and best.used is not None and gain.sure:
+            now = adopted(record, split, tuned, best, gain)
         wanted = in_use(now)
-        checked = refused.get(wanted) or check(now)
+        checked = refused.get(wanted or "") or check(now)
         if wanted is None or wanted in refused or in_use(checked) == wanted:
             others = [each["message"].removesuffix(AS_IT_IS) for name, each in refused.items() if name != wanted]
             return {**checked, "advice": [*checked.get("advice", []), *others]}
         refused[wanted] = checked
+
+
+def _free(
+    split: CalibrationSplit,
+    tuned: Scores,
+    record: CalibrationRecord,
+    corrections: Sequence[FittedCorrection],
+    control: Candidate,
+) -> list[Rival]:
+    """Return what decodes without the base, the simplest first."""
+    off = switched_off(record["rules"], "")["used"]
+    found = [Rival("control", "sharpening", control.held_out, (tuned,), "control", None)]
+    for one in corrections:
+        used: UsedRecord = {**off, "correction": one.name}
+        found.append(Rival(one.name, one.in_words, scores_of(split, one), (tuned,), "correct", used))
+    return found
+
+
+def _steered(
+    tuned: Scores, recipes: Mapping[RecipeKey, Candidate], *, chosen: RecipeKey, verdict: str, any_recipe: bool
+) -> list[Rival]:
+    """Return the configured recipe, if it is to steer; with `any_recipe` the others, those of few rules first."""
+    beyond = tuned, recipes[CONTROL.key].held_out
+    found = []
+    if verdict == "steer":
+        found.append(Rival("steer", "steering", recipes[chosen].held_out, beyond, "steer", None))
+    others = [one for key, one in recipes.items() if key not in (chosen, CONTROL.key)] if any_recipe else []
+    for one in sorted(others, key=lambda each: len(each.recipe.rules)):
+        names, estimator = one.recipe.key
+        name = f"{' + '.join(names)} by {estimator}"
+        found.append(Rival(name, name, one.held_out, beyond, "steer", {**one.used(), "recipe": name}))
+    return found
 
 
 def scores_of(split: CalibrationSplit, fitted: FittedCorrection) -> Scores:
@@ -85,62 +129,34 @@ def scores_of(split: CalibrationSplit, fitted: FittedCorrection) -> Scores:
     return Scores(choices.log_probs(fitted.options) if split.by_choice else fitted.labels, fitted.labels, first)
 
 
-def rivals_of(split: CalibrationSplit, tuned: Scores, corrections: Sequence[FittedCorrection]) -> dict[str, Rival]:
-    """Return the corrections as candidates, by name, the simplest first."""
-    found = {}
-    for one in corrections:
-        scores = scores_of(split, one)
-        found[one.name] = Rival(one.name, scores, evidence(split, scores, tuned))
-    return found
-
-
 def choose(
-    split: CalibrationSplit,
-    tuned: Scores,
-    corrections: Sequence[FittedCorrection],
-    rivals: dict[str, Rival],
-    *,
-    control: Candidate,
-    steering: Candidate | None,
-    refused: Collection[str | None] = (),
-    folds: int,
-) -> Chosen | None:
-    """Return the correction to use; None where the control, the steering or the tuned model serves as well.
-
-    Candidates are those whose held-out gain over the tuned model is sure and that surely harm nothing. Among them
-    the first is taken, in the order temperature, label bias, calibrated head, steering (from cheap and simple to
-    dear), whose gain lies within one standard error of the best. The gain that is reported is not the winner's
-    luck: for each fold the choice is made on the other folds. If that gain is not sure, no correction is used.
+    split: CalibrationSplit, tuned: Scores, order: Sequence[Rival], *, folds: int
+) -> tuple[Rival | None, Gain]:
+    """Return the candidate to use, None for the tuned model, and the held-out gain of choosing so.
 
     Args:
-        corrections, rivals: what was fitted, and the same as candidates.
-        control: sharpening alone.
-        steering: the configured recipe, if the verdict on it is to steer.
-        refused: names of those that a check has refused, as `in_use` gives them.
-        folds: as the cross-fit has them.
+        order: the candidates, from cheap and simple to dear.
+        folds: for each of them the choice is made on the others.
     """
-    order = [Rival("control", control.held_out, control.over_tuned), *rivals.values()]
-    if steering is not None:
-        order.append(Rival("steer", steering.held_out, steering.over_tuned))
-    eligible = [one for one in order if one.over_tuned.helps and one.name not in refused]
-    names = {one.name: one for one in corrections}
-    best = _pick(split, tuned, eligible, None)
-    if best is None or best.name not in names:
-        return None
     numbers, fold = example_folds(split.example, folds)
-    unseen = torch.zeros_like(tuned.fitted)
+    unseen = tuned.fitted.clone()
     for number in range(folds):
         others, mine = numbers[fold != number], torch.isin(split.example, numbers[fold == number])
-        picked = _pick(split, tuned, eligible, others)
+        picked = _pick(split, tuned, order, others)
         unseen[mine] = (tuned if picked is None else picked.scores).fitted[mine]
     gain = evidence(split, Scores(unseen, tuned.labels, None), tuned).gain
-    return Chosen(names[best.name], gain) if gain.sure else None
+    return _pick(split, tuned, order, None), gain
 
 
-def _pick(split: CalibrationSplit, tuned: Scores, eligible: Sequence[Rival], among: Tensor | None) -> Rival | None:
+def _pick(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival], among: Tensor | None) -> Rival | None:
     """Return the first candidate within one standard error of the best, by some examples (None for all)."""
-    gains = [evidence(split, one.scores, tuned, among=among).gain.mean for one in eligible]
-    if not gains:
+    eligible, gains = [], []
+    for one in order:
+        over = [evidence(split, one.scores, other, among=among) for other in one.beyond]
+        if all(each.gain.sure for each in over) and over[0].harm is None:
+            eligible.append(one)
+            gains.append(over[0].gain.mean)
+    if not eligible:
         return None
     best = eligible[gains.index(max(gains))]
     for one in eligible:
@@ -151,47 +167,51 @@ def _pick(split: CalibrationSplit, tuned: Scores, eligible: Sequence[Rival], amo
 
 
 def correction_records(
-    corrections: Sequence[FittedCorrection], rivals: dict[str, Rival]
+    split: CalibrationSplit, tuned: Scores, corrections: Sequence[FittedCorrection]
 ) -> list[CorrectionRecord]:
     """Return what the record says of every correction that was tried."""
-    return [
-        {
-            "name": one.name,
-            "tokens": len(one.correction.tokens),
-            "settings": dict(one.settings),
-            "nll": one.nll,
-            "accuracy": one.accuracy,
-            "gain": rivals[one.name].over_tuned.gain.plain(),
-            "gain_likelihood": rivals[one.name].over_tuned.likelihood.plain(),
-            "gain_mc1": rivals[one.name].over_tuned.plain().get("gain_mc1"),
-        }
-        for one in corrections
-    ]
+    found: list[CorrectionRecord] = []
+    for one in corrections:
+        over_tuned = evidence(split, scores_of(split, one), tuned)
+        found.append(
+            {
+                "name": one.name,
+                "tokens": len(one.correction.tokens),
+                "settings": dict(one.settings),
+                "nll": one.nll,
+                "accuracy": one.accuracy,
+                "gain": over_tuned.gain.plain(),
+                "gain_likelihood": over_tuned.likelihood.plain(),
+                "gain_mc1": over_tuned.plain().get("gain_mc1"),
+            }
+        )
+    return found
 
 
-def corrected(
-    record: CalibrationRecord, split: CalibrationSplit, tuned: Scores, chosen: Chosen, rival: Rival
+def adopted(
+    record: CalibrationRecord, split: CalibrationSplit, tuned: Scores, best: Rival, gain: Gain
 ) -> CalibrationRecord:
-    """Return the record with a correction in use, but for the tasks that it surely harms.
+    """Return the record with a candidate in use, but for the tasks that it surely harms.
 
     Args:
-        record: with the verdict on steering.
-        rival: the chosen correction as a candidate.
+        record: with the verdict on the configured steering.
+        best: what is to be used.
+        gain: held out, over the tuned model.
     """
-    words, gain, unit = chosen.fitted.in_words, chosen.gain, "question" if split.by_choice else "token"
+    assert best.used is not None
+    unit = "question" if split.by_choice else "token"
+    price = ", and it costs nothing at decoding" if best.verdict == "correct" else ""
     message = (
-        f"{words} helps most: its held-out gain over the tuned model is {gain.mean:+.4f} [{gain.low:+.4f}, "
-        f"{gain.high:+.4f}] nats per {unit}, and it costs nothing at decoding ({split.tokens.num_examples} "
-        "calibration examples)"
+        f"{best.words} helps most: its held-out gain over the tuned model is {gain.mean:+.4f} [{gain.low:+.4f}, "
+        f"{gain.high:+.4f}] nats per {unit}{price} ({split.tokens.num_examples} calibration examples)"
     )
-    off = switched_off(record["rules"], message)
-    used: UsedRecord = {**off["used"], "gain": gain.plain(), "correction": chosen.fitted.name}
-    mine: SwitchedOff = {"verdict": "correct", "message": message, "used": used}
+    used: UsedRecord = {**best.used, "gain": gain.plain()}
+    mine: SwitchedOff = {"verdict": best.verdict, "message": message, "used": used}
     groups = by_task(split.tokens.example, split.tokens.tasks)
     tasks = []
     for task in record["tasks"]:
-        harm = evidence(split, rival.scores, tuned, among=groups[task["task"]]).harm
-        why = f"{words} is not used: in this task it surely {harm}{AS_IT_IS}"
+        harm = evidence(split, best.scores, tuned, among=groups[task["task"]]).harm
+        why = f"{best.words} is not used: in this task it surely {harm}{AS_IT_IS}"
         found = mine if harm is None else switched_off(record["rules"], why)
         tasks.append({**task, **found, "judged_by": "pool" if harm is None else "task"})
     return {**record, **mine, "tasks": tasks}  # type: ignore[typeddict-item]

@@ -144,9 +144,12 @@ def used_record(
 
 
 def in_use(record: CalibrationRecord) -> str | None:
-    """Return what a record uses: a correction's name, `steer` or `control`; None for the tuned model as it is."""
-    verdict = record["verdict"]
-    return record["used"].get("correction") or (verdict if verdict in ("steer", "control") else None)
+    """Return what a record uses, None for the tuned model as it is.
+
+    It is the name of a correction, or of a recipe that is not the configured one; else `steer` or `control`.
+    """
+    verdict, used = record["verdict"], record["used"]
+    return used.get("correction") or used.get("recipe") or (verdict if verdict in ("steer", "control") else None)
 
 
 def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRecord:
@@ -166,7 +169,7 @@ def withhold(record: CalibrationRecord, check: DecodingRecord) -> CalibrationRec
     if not record["guard"]:
         used = "; guard is off, so it is used all the same" if record["verdict"] == "steer" else ""
         return {**checked, "message": f"{record['message']}; but {found}{used}"}
-    name = record["used"].get("correction", "steering")
+    name = record["used"].get("correction") or record["used"].get("recipe") or "steering"
     message = f"{name} is not used: {found}, whatever the likelihood says{AS_IT_IS}"
     tuned = switched_off(record["rules"], message)
     tasks = [{**task, **tuned, "judged_by": "pool"} for task in record["tasks"]]

@@ -72,6 +72,7 @@ class SteeringCalibration(L.Callback):
         corrections: fit corrections of the tuned model alone too (those of `CORRECTIONS`), which cost
             nothing at decoding; with the guard one is used instead of steering where that gains no more. False
             leaves them out.
+        any_recipe: with the guard, use whichever rules and estimator do best, not the configured ones alone.
         decoded: where answers are free text, how many calibration examples to decode with the tuned model and with
             the strengths found without them. If exact match, ROUGE-L, repetition or length is surely worse, the
             guard falls back to the tuned model. 0 leaves the check out.
@@ -95,6 +96,7 @@ class SteeringCalibration(L.Callback):
         alphas: Sequence[float] = PAPER_ALPHAS,
         others: bool = True,
         corrections: bool = True,
+        any_recipe: bool = False,
         decoded: int = 32,
         show_table: bool = True,
         snapshot: str | None = None,
@@ -102,7 +104,7 @@ class SteeringCalibration(L.Callback):
         check_options(folds, alphas, decoded)
         self.estimator, self.choice, self.guard, self.folds = estimator, choice, guard, folds
         self.alphas, self.others, self.decoded, self.show_table = tuple(alphas), others, decoded, show_table
-        self.corrections = corrections
+        self.corrections, self.any_recipe = corrections, any_recipe
         self._snapshots, self._trained = SnapshotFolder(snapshot), TrainedCheckpoint()
         self._on_validate = False
         self._calibrated_step: int | None = None
@@ -226,6 +228,7 @@ class SteeringCalibration(L.Callback):
             questions=questions,
             corrections=corrections,
             check=check,
+            any_recipe=self.any_recipe,
             choice=self.choice,
             guard=self.guard,
             folds=self.folds,

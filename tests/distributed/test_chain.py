@@ -1,6 +1,7 @@
 """Fit, calibrate, checkpoint, resume, validate, test, predict: two processes find what one finds."""
 
 import math
+
 import pytest
 import torch
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
