@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/candidates.py MODEL_FOLDER RESULTS_FOLDER
 
-Warm starts are LoRA (r 8, q and v) of three lengths: one that barely began, one that stopped half way, and a longer
-one with a large learning rate. The guard may choose any recipe and correction. A finished cell is a JSON file in the
+Warm starts are LoRA (r 8, q and v) of three lengths: barely begun, stopped half way, and a longer one
+with a large learning rate. The guard may choose any recipe and correction. A finished cell is a JSON file in the
 results folder, where a second run finds it; the Markdown table of each is printed.
 """
 
