@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from svd_lightning.calibration.describe import Outcome
+from svd_lightning.calibration.losses import ChoiceLoss, LabelLoss, Loss
 from svd_lightning.calibration.prior import prior_fit
 from svd_lightning.calibration.ridge import LinearFit, ridge_fit
 from svd_lightning.calibration.split import example_folds
@@ -40,6 +41,13 @@ class LabelSplit:
     """The options' own tokens; the examples are the rows of `choices`."""
     choices: Choices | None = None
 
+    def loss(self, *, choice: bool) -> Loss:
+        """Return what is fitted: the choice, if it is wanted and every example has options, or the likelihood."""
+        if not choice or self.options is None or self.choices is None:
+            return LabelLoss(self.answers)
+        every = bool(torch.isin(self.answers.example, self.choices.number).all())
+        return ChoiceLoss(self.options, self.choices) if every else LabelLoss(self.answers)
+
 
 @dataclass(frozen=True, eq=False)
 class FittedCorrection:
@@ -69,12 +77,13 @@ class FittedCorrection:
         return f"the {self.correction.words}"
 
 
-def fit_corrections(split: LabelSplit, *, folds: int) -> list[FittedCorrection]:
+def fit_corrections(split: LabelSplit, *, folds: int, choice: bool = True) -> list[FittedCorrection]:
     """Fit every correction to the labels of a split; none, with a word in the log, where there is nothing to fit.
 
     Args:
         split: the labelled tokens.
         folds: how many folds the cross-fit has; examples are never split.
+        choice: fit the choice among the options, if every example has some, rather than the tokens' likelihood.
     """
     tokens = split.answers
     folds = min(folds, tokens.example.unique().numel())
@@ -87,31 +96,30 @@ def fit_corrections(split: LabelSplit, *, folds: int) -> list[FittedCorrection]:
     if folds < _LEAST_FOLDS:
         _log.warning("corrections are not tried: they need %s folds or more, got %s", _LEAST_FOLDS, folds)
         return []
-    numbers, fold_of = example_folds(tokens.example, folds)
-    fold = fold_of[torch.searchsorted(numbers, tokens.example)]
-    return [_fitted(split, kind, fit, fold, numbers, fold_of) for kind, fit in _FITS]
+    loss = split.loss(choice=choice)
+    return [_fitted(split, loss, kind, fit, *example_folds(tokens.example, folds)) for kind, fit in _FITS]
 
 
 def _fitted(
     split: LabelSplit,
+    loss: Loss,
     kind: type[Correction],
     fit_to: Callable[..., LinearFit],
-    fold: Tensor,
     numbers: Tensor,
     fold_of: Tensor,
 ) -> FittedCorrection:
     """Fit one kind.
 
     Args:
+        loss: what is fitted.
         kind: the class of the correction.
         fit_to: fits the weights of its features.
-        fold: of each token, int64 [N].
         numbers, fold_of: the examples, and the fold of each.
     """
-    tokens, x = split.answers, kind.features(split.answers.states)
-    among = _some(fold)
-    basis = _components(x[among], len(tokens.tokens))
-    fit = fit_to(tokens, x if basis is None else x @ basis, fold, among=among).on(basis)
+    x, among = kind.features(loss.tokens.states), _some(loss.unit)
+    basis = _components(x[among], len(loss.tokens.tokens))
+    fold = fold_of[torch.searchsorted(numbers, loss.unit)]
+    fit = fit_to(loss, x if basis is None else x @ basis, fold, among=among).on(basis)
     options = None
     if split.options is not None and split.choices is not None:
         question = split.choices.number[split.choices.options.question]
@@ -119,24 +127,28 @@ def _fitted(
         unseen = fold_of[torch.searchsorted(numbers, question)][option]
         scores = _unseen(split.options, kind.features(split.options.states), fit, unseen)
         options = torch.zeros(len(question), dtype=torch.float64).index_add_(0, option, scores)
-    shift = x.double() @ fit.weights.T
+    tokens, answered = split.answers, kind.features(split.answers.states)
+    shift = answered.double() @ fit.weights.T
     return FittedCorrection(
         _moving(tokens.tokens, fit.weights, kind),
         fit.settings,
         [_moving(tokens.tokens, weights, kind) for weights in fit.by_fold],
-        _unseen(tokens, x, fit, fold),
+        _unseen(tokens, answered, fit, fold_of[torch.searchsorted(numbers, tokens.example)]),
         options,
         -tokens.label_log_probs(shift).mean().item(),
         tokens.ranked_first(shift).double().mean().item(),
     )
 
 
-def _some(fold: Tensor) -> Tensor:
-    """Return which tokens are fitted, bool [N]: all, or as many as `MAX_TOKENS`, drawn at random."""
-    drawn = torch.randperm(len(fold), generator=torch.Generator().manual_seed(0))[:MAX_TOKENS]
-    if len(drawn) < len(fold):
-        _log.info("corrections are fitted to %s of the %s label tokens", len(drawn), len(fold))
-    return torch.zeros_like(fold, dtype=torch.bool).index_fill(0, drawn, True)
+def _some(unit: Tensor) -> Tensor:
+    """Return which tokens are fitted, bool [N]: all, or at most `MAX_TOKENS`, of examples drawn at random."""
+    numbers, row, counts = unit.unique(return_inverse=True, return_counts=True)
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
+    drawn = torch.zeros_like(numbers, dtype=torch.bool)
+    drawn[order] = counts[order].cumsum(0) <= MAX_TOKENS
+    if not drawn.all():
+        _log.info("corrections are fitted to %s of the %s tokens", int(counts[drawn].sum()), len(unit))
+    return drawn[row]
 
 
 def _components(states: Tensor, tokens: int) -> Tensor | None:

@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from svd_lightning.functional import at_label
+from svd_lightning.calibration.losses import Loss
 from svd_lightning.objective import LabelTokens
 from svd_lightning.signals import check
 
@@ -44,39 +44,39 @@ def free_tokens(tokens: LabelTokens) -> Tensor:
     return (torch.bincount(tokens.outcome, minlength=k + 1)[:k] >= 2).nonzero().squeeze(-1)
 
 
-def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor, *, among: Tensor) -> LinearFit:
-    """Fit s_v = w_v·x to the labels, with λ by cross-validation.
+def ridge_fit(loss: Loss, features: Tensor, fold: Tensor, *, among: Tensor) -> LinearFit:
+    """Fit s_v = w_v·x to a loss of the labels, with λ by cross-validation.
 
-    minimise over W:  mean NLL of the labels under ẑ_v = z_v + w_v·x  +  λ · mean ‖x‖² · ‖W‖²
+    minimise over W:  mean loss under ẑ_v = z_v + w_v·x  +  λ · mean ‖x‖² · ‖W‖²
 
-    This is multinomial logistic regression with offsets, and convex. Only tokens move that are a label at least
-    twice among those that are fitted. λ has the lowest NLL over all folds, each scored by a fit without it. For
-    the fit without fold f, λ is chosen in the same way among the other folds, by fits without f too: nothing of a
-    fold reaches what it is scored with.
+    With the NLL of the labels this is multinomial logistic regression with offsets, and convex. Only tokens move
+    that are a label at least twice among those that are fitted. λ has the lowest loss over all folds, each scored
+    by a fit without it. For the fit without fold f, λ is chosen in the same way among the other folds, by fits
+    without f too: nothing of a fold reaches what it is scored with.
 
     Args:
-        tokens: the labelled tokens.
+        loss: of the labelled tokens.
         features: x, [N, F].
         fold: the fold of each token, int64 [N], from 0; at least three.
         among: the tokens that are fitted and scored, bool [N].
     """
     scale = features.double().square().sum(dim=-1).mean().sqrt().clamp_min(1e-30)
     x, folds = features / scale.float(), range(int(fold.max()) + 1)
-    alone = [_Path(tokens, x, among & (fold != one)) for one in folds]
-    pairs = {(a, b): _Path(tokens, x, among & (fold != a) & (fold != b)) for a, b in combinations(folds, 2)}
+    alone = [_Path(loss, x, among & (fold != one)) for one in folds]
+    pairs = {(a, b): _Path(loss, x, among & (fold != a) & (fold != b)) for a, b in combinations(folds, 2)}
     unseen = [among & (fold == one) for one in folds]
     whole, without = _Choice(), [_Choice() for _ in folds]
     for ridge in RIDGES:
         check()
         for path in (*alone, *pairs.values()):
             path.step(ridge)
-        whole.add(sum(path.nll(unseen[one]) for one, path in enumerate(alone)))
+        whole.add(sum(path.total(unseen[one]) for one, path in enumerate(alone)))
         for one in folds:
             others = ((pairs[min(one, each), max(one, each)], each) for each in folds if each != one)
-            without[one].add(sum(path.nll(unseen[each]) for path, each in others))
+            without[one].add(sum(path.total(unseen[each]) for path, each in others))
         if all(choice.settled for choice in (whole, *without)):
             break
-    final = _Path(tokens, x, among)
+    final = _Path(loss, x, among)
     for ridge in RIDGES[: whole.best + 1]:
         final.step(ridge)
     by_fold = [path.weights[choice.best] / scale for path, choice in zip(alone, without, strict=True)]
@@ -84,23 +84,23 @@ def ridge_fit(tokens: LabelTokens, features: Tensor, fold: Tensor, *, among: Ten
 
 
 class _Choice:
-    """The held-out NLL of each penalty so far."""
+    """The held-out loss of each penalty so far."""
 
     def __init__(self) -> None:
-        self._nll: list[float] = []
+        self._loss: list[float] = []
 
-    def add(self, nll: float) -> None:
-        self._nll.append(nll)
+    def add(self, loss: float) -> None:
+        self._loss.append(loss)
 
     @property
     def best(self) -> int:
         """The place of the best penalty."""
-        return self._nll.index(min(self._nll))
+        return self._loss.index(min(self._loss))
 
     @property
     def settled(self) -> bool:
         """Whether weaker penalties have stopped helping."""
-        return len(self._nll) - 1 - self.best >= _PATIENCE
+        return len(self._loss) - 1 - self.best >= _PATIENCE
 
 
 class _Path:
@@ -110,16 +110,16 @@ class _Path:
     run in float32, which halves their time: at the minimum a rounding error changes the loss in the second order.
 
     Args:
-        tokens: the labelled tokens.
+        loss: of the labelled tokens.
         features: x, float32 [N, F].
         among: the tokens that are fitted, bool [N].
     """
 
-    def __init__(self, tokens: LabelTokens, features: Tensor, among: Tensor) -> None:
-        self._tokens, self._features, self._among = tokens, features, among
-        self._free = free_tokens(tokens.part(among))
+    def __init__(self, loss: Loss, features: Tensor, among: Tensor) -> None:
+        self._loss, self._features, self._among = loss, features, among
+        self._free = free_tokens(loss.tokens.part(among))
         self._found = torch.zeros(len(self._free), features.shape[-1])
-        self._none = torch.zeros(len(tokens.tokens) + 1, features.shape[-1])
+        self._none = torch.zeros(len(loss.tokens.tokens) + 1, features.shape[-1])
         self.weights: list[Tensor] = []
         """The minima so far, float64 [k, F]."""
 
@@ -129,26 +129,22 @@ class _Path:
             self._minimise(ridge)
         self.weights.append(self._all(self._found)[:-1].double())
 
-    def nll(self, unseen: Tensor) -> float:
-        """Return the summed NLL of unseen tokens (bool [N]) at the last minimum."""
-        shift = self._features[unseen].double() @ self.weights[-1].T
-        return -self._tokens.part(unseen).label_log_probs(shift).sum().item()
+    def total(self, unseen: Tensor) -> float:
+        """Return the summed loss of unseen tokens (bool [N]) at the last minimum."""
+        return self._loss.part(unseen).total(self._features[unseen].double() @ self.weights[-1].T)
 
     def _all(self, free: Tensor) -> Tensor:
         """Return the weights of all k + 1 outcomes."""
         return self._none.index_copy(0, self._free, free)
 
     def _minimise(self, ridge: float) -> None:
-        x, offsets = self._features[self._among], self._tokens.part(self._among).offsets.float()
-        outcome, weights = self._tokens.outcome[self._among], self._found.clone()
-        observed = (outcome == self._free.unsqueeze(-1)).float() @ x / len(x)  # mean of [y = v] x
+        x, part, weights = self._features[self._among], self._loss.part(self._among), self._found.clone()
         search = torch.optim.LBFGS([weights], max_iter=100, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
 
-        def loss() -> float:
-            log_p = torch.addmm(offsets, x, self._all(weights).T).log_softmax(dim=-1)
-            expected = log_p[:, self._free].exp().T @ x / len(x)
-            weights.grad = expected - observed + 2.0 * ridge * weights  # calibration runs without autograd
-            return (ridge * weights.square().sum() - at_label(log_p, outcome).mean()).item()
+        def closure() -> float:
+            loss, gradient = part(x @ self._all(weights).T)
+            weights.grad = gradient[:, self._free].T @ x + 2.0 * ridge * weights  # no autograd in calibration
+            return loss + ridge * weights.square().sum().item()
 
-        search.step(loss)
+        search.step(closure)
         self._found = weights

@@ -188,7 +188,7 @@ class SteeringCalibration(L.Callback):
         with _evaluating(module):
             collected = self._collect(trainer, module, data)
             labels, tokens = collected.label_split(), collected.result(data.tasks("calibration"))
-            corrections = [] if labels is None else fit_corrections(labels, folds=self.folds)
+            corrections = [] if labels is None else fit_corrections(labels, folds=self.folds, choice=self.choice)
             record = self._decide(trainer, module, data, tokens, collected.questions(), corrections)
             fitted = {one.name: one.correction for one in corrections}
             record = measure_drift(trainer, module, data, record, fitted)
