@@ -13,6 +13,7 @@ from svd_lightning.report.render import ReportTable, templates
 from svd_lightning.report.tables import candidate_table, choice_tables, decoding_table, mask_table, task_table
 from svd_lightning.report.words import (
     answers_text,
+    correction_words,
     gain_text,
     gain_unit,
     in_use,
@@ -44,9 +45,11 @@ def page(run: Run) -> str:
         found=found,
         used=_strengths(record["used"]),
         steered=any(record["used"]["strengths"]),
+        corrected=correction_words(record["used"].get("correction", "")),
         outside_forbidden=record["penalty"] == -math.inf,
         numbers=_numbers(record),
         noise=noise_in_words(record["noise"]) if "noise" in record else None,
+        candidates=candidate_table(run.record, run.test),
         tables=list(_tables(run)),
         figures=[(name, canvas.svg(figure)) for name, figure in drawn.items()],
         masks=mask_table(record) if record.get("sweep") else None,
@@ -55,7 +58,6 @@ def page(run: Run) -> str:
 
 
 def _tables(run: Run) -> Iterator[ReportTable]:
-    yield candidate_table(run.record, run.test)
     if run.metrics is not None:
         yield from choice_tables(run.metrics)
     if "decoding" in run.record:
@@ -66,7 +68,9 @@ def _tables(run: Run) -> Iterator[ReportTable]:
 
 def _numbers(record: CalibrationRecord) -> tuple[tuple[str, str, str], ...]:
     """Return the few numbers to look at first: name, value and unit."""
-    used = next((candidate for candidate in record["candidates"] if in_use(candidate, record["used"])), None)
+    corrections = {one["name"]: one for one in record.get("corrections", [])}
+    recipe = next((candidate for candidate in record["candidates"] if in_use(candidate, record["used"])), None)
+    used = corrections.get(record["used"].get("correction", ""), recipe)
     return (
         ("NLL, base model", f"{record['nll_base']:.4f}", "nats per token"),
         ("NLL, tuned", f"{record['nll_tuned']:.4f}", "nats per token"),

@@ -55,6 +55,21 @@ def case(data: Tokens, rules, *, alphas=(0.05, 0.1, 0.5), penalty=float("-inf"),
     return Case(steering, table, {**record, "epoch": 0, "global_step": 10})
 
 
+def corrected(one: Case) -> Case:
+    """The case with a calibrated head in use."""
+    gain = {"mean": 0.3, "low": 0.2, "high": 0.4}
+    used = {**one.record["used"], "strengths": [0.0] * len(one.record["rules"]), "gain": gain}
+    head = {"name": "CalibratedHead", "tokens": 6, "settings": {"ridge": 0.01}, "nll": 1.25, "accuracy": 0.5}
+    record = {
+        **one.record,
+        "verdict": "correct",
+        "message": "the calibrated head helps most",
+        "used": {**used, "correction": "CalibratedHead"},
+        "corrections": [{**head, "gain": gain, "drift": 0.01}],
+    }
+    return Case(one.steering, one.table, record)
+
+
 TWO_TASKS = {number: "even <b>" if number % 2 == 0 else "odd" for number in range(120)}
 _BUILT = {
     "one-rule": lambda: case(near(), [KLGradient()]),

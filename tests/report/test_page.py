@@ -19,7 +19,7 @@ from svd_lightning.report.words import (
     with_intervals,
 )
 from svd_lightning.steering import with_built_in
-from tests.report.cases import CASES
+from tests.report.cases import CASES, corrected
 
 _VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -82,6 +82,14 @@ def text(any_case, tmp_path_factory):
 @pytest.fixture(scope="module")
 def one():
     return CASES["one-rule"]()
+
+
+def test_a_correction_in_use_is_named(one, tmp_path):
+    text = " ".join(Page(written(corrected(one), tmp_path)).text.split())
+    assert "In use: calibrated head, which reads no base" in text
+    assert "+0.3000 [+0.2000, +0.4000]" in text
+    assert "NLL, as used1.2500" in text.replace(" 1.2500", "1.2500")
+    assert "the tuned model as it is, strength" not in text
 
 
 def test_the_page_nests_and_holds_every_number(any_case, text):

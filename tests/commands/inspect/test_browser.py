@@ -1,29 +1,16 @@
 """The page in a real browser: keyboard, pointer, phone width, both colour schemes, and nothing on the console."""
 
-import shutil
-
 import pytest
 
 from svd_lightning.commands.inspect import page
+from tests.browser import browser, visit
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-QUIET = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+__all__ = ["browser"]
 
 CONTRASTS = """
 const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
@@ -46,22 +33,6 @@ return [...document.querySelectorAll("[role=tab]")].map((token) => {
 """The contrast of every token's letters with what lies behind them, as WCAG defines it."""
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not CHROMIUM or not DRIVER:
-        pytest.skip("Chromium or its driver is not here (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*QUIET, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    driver.command_executor.client_config.timeout = 30
-    driver.set_page_load_timeout(20)
-    yield driver
-    driver.quit()
-
-
 @pytest.fixture
 def opened(browser, tmp_path):
     """Opens an inspection's page in a window, light or dark."""
@@ -69,11 +40,7 @@ def opened(browser, tmp_path):
     def show(inspection, *, width=1280, height=900, scheme="light"):
         path = tmp_path / "inspect.html"
         path.write_text(page(inspection), encoding="utf-8")
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        wanted = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wanted})
-        browser.get(path.as_uri())
+        visit(browser, path, width=width, height=height, scheme=scheme)
         return browser
 
     yield show
