@@ -57,4 +57,4 @@ def test_help_names_the_command(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert "report              Write the calibration of a run as one HTML file" in capsys.readouterr().out
+    assert "report            Write the calibration of a run as one HTML file" in capsys.readouterr().out

@@ -1,0 +1,20 @@
+"""What `svd-lightning` calls: help and spelling at once, and everything else once its imports are done."""
+
+import sys
+
+from svd_lightning.cli.help import short_help
+from svd_lightning.cli.verbs import VERBS
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: `svd-lightning` and `python -m svd_lightning`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if (text := short_help(given)) is not None:
+        print(text)
+        sys.exit(0)
+    if not given or given[0] not in VERBS:
+        print(f"error: expected a verb, one of {', '.join(VERBS)}; see svd-lightning --help", file=sys.stderr)
+        sys.exit(2)
+    from svd_lightning.cli.running import run  # torch and the like take seconds, and help must not wait for them
+
+    run(given)

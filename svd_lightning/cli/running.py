@@ -1,0 +1,78 @@
+"""Running a verb: by its own parser, with one line for bad input and for signals."""
+
+import logging
+import os
+import sys
+import warnings
+from pkgutil import resolve_name
+
+from jsonargparse import auto_cli
+
+from svd_lightning.cli.parser import TRACEBACK, OneLineParser
+from svd_lightning.cli.verbs import COMMANDS, PASSING
+from svd_lightning.errors import InputError
+from svd_lightning.files import disk_trouble
+from svd_lightning.signals import Stopped, answering
+
+
+def run(given: list[str]) -> None:
+    """Run the verb that comes first; bad input, a full disk and signals end in one line."""
+    _quiet_libraries()
+    try:
+        with answering():
+            _dispatch(given[0], given[1:])
+    except Stopped as stop:
+        stop.tell("nothing is half written; the same command starts again")
+        raise
+    except InputError as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        sys.exit(f"error: {error}")
+    except Exception as error:
+        if os.environ.get(TRACEBACK) or (trouble := disk_trouble(error)) is None:
+            raise
+        sys.exit(f"error: {trouble}")
+
+
+def _dispatch(verb: str, options: list[str]) -> None:
+    if verb in COMMANDS:
+        run_function(verb, options)
+    elif verb in PASSING:
+        sys.exit(resolve_name(PASSING[verb].target)(options))
+    else:
+        from svd_lightning.cli.lightning_verbs import run_lightning  # seconds that functions need not wait for
+
+        run_lightning(verb, options)
+
+
+def run_function(verb: str, options: list[str]) -> None:
+    """Run a verb that is a function, with its arguments as options."""
+    auto_cli(
+        resolve_name(COMMANDS[verb].target),
+        args=[_underscored(option) for option in options],
+        prog=f"svd-lightning {verb}",
+        parser_class=OneLineParser,
+        description=COMMANDS[verb].about,
+        allow_abbrev=False,
+    )
+
+
+def _underscored(argument: str) -> str:
+    """Write `--push-to-hub` as `--push_to_hub`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+
+
+def _quiet_libraries() -> None:
+    """Silence warnings on which a user cannot act: loaders, defaults, and deprecations between libraries."""
+    for message in (
+        ".*does not have many workers.*",
+        ".*loftq_config.*",
+        ".*LeafSpec.*",
+        ".*isinstance.treespec.*",
+        ".*is_gradient_checkpointing.*",
+        ".*Found keys that are in the model state dict.*",
+        ".*args parameter is intended to run from within Python.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("svd_lightning").setLevel(logging.INFO)
