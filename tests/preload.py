@@ -4,7 +4,7 @@ import gc
 
 gc.disable()  # the collector would look at a million new objects again and again: seconds
 
-import svd_lightning.cli.lightning_verbs  # noqa: E402, F401
+import svd_lightning.cli.lightning_verbs  # noqa: E402
 import svd_lightning.cli.running  # noqa: E402, F401
 import tests.chain  # noqa: E402, F401
 

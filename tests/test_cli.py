@@ -79,13 +79,6 @@ def test_a_fit_of_no_given_length_takes_one_epoch(length, steps, diaries, tmp_pa
     assert checkpoint["global_step"] == steps
 
 
-def test_a_misspelt_option_of_a_class_is_named_by_itself(capsys):
-    with pytest.raises(SystemExit):
-        main(["fit", "--data", "JSONLData", "--data.path", "a.jsonl", "--data.batchsize", "3"])
-    expected = "error: data.batchsize: not an option of svd_lightning.data.JSONLData; see svd-lightning fit --help"
-    assert capsys.readouterr().err.splitlines()[-1] == expected
-
-
 def test_without_a_progress_bar(one, capsys):
     run = one("fit", "--trainer.enable_progress_bar", "false")
     assert (run / "checkpoints/last.ckpt").is_file()
@@ -116,17 +109,6 @@ def test_print_config_is_complete_and_comes_back(config, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(path), "--print_config"])
     assert capsys.readouterr().out == text
-
-
-@pytest.mark.parametrize("verb", ["", "fit", "validate", "test", "predict", "calibrate", "demo"])
-def test_help(verb, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main([*verb.split(), "--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    wanted = {"": ["fit", "calibrate", "demo"], "demo": ["--examples"]}
-    for word in wanted.get(verb, ["--model.backbone.name_or_path", "Hub name or local folder of the base model"]):
-        assert word in " ".join(text.split())
 
 
 def test_the_console_script_in_a_process_of_its_own(config, tmp_path):

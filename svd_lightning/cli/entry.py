@@ -3,6 +3,7 @@
 import sys
 
 from svd_lightning.cli.help import short_help
+from svd_lightning.cli.spelling import meant
 from svd_lightning.cli.verbs import VERBS
 
 
@@ -13,8 +14,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(text)
         sys.exit(0)
     if not given or given[0] not in VERBS:
-        print(f"error: expected a verb, one of {', '.join(VERBS)}; see svd-lightning --help", file=sys.stderr)
+        print(f"error: {_no_verb(given)}", file=sys.stderr)
         sys.exit(2)
-    from svd_lightning.cli.running import run  # torch and the like take seconds, and help must not wait for them
+    from svd_lightning.cli.running import run  # torch and the like take seconds, for which help must not wait
 
-    run(given)
+    run(given[0], ["--help" if word == "--help.all" else word for word in given[1:]])
+
+
+def _no_verb(given: list[str]) -> str:
+    if given and (near := meant(given[0], VERBS)):
+        return f"there is no verb {given[0]!r}{near}"
+    return f"expected a verb, one of {', '.join(VERBS)}; see svd-lightning --help"

@@ -1,27 +1,42 @@
-"""Help that needs no parser."""
+"""Help and version, without the imports that a parser needs."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from svd_lightning.cli.lightning_help import SHORT
 from svd_lightning.cli.verbs import VERBS
 
 _HEAD = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its direction, and
 decode with it.
 
-usage: svd-lightning VERB …
+usage: svd-lightning VERB …       svd-lightning VERB --help       svd-lightning --version
 """
 
 
 def short_help(given: Sequence[str]) -> str | None:
-    """Return the help or version that these arguments ask for; None if they ask for neither, or for a verb's."""
-    first = given[0] if given else ""
-    if first == "--version":
+    """Return the help or version that these arguments ask for; None if they ask for neither.
+
+    Verbs that are functions have few options: their parsers show them.
+    """
+    verb, *options = given or [""]
+    if verb == "--version":
         return f"svd-lightning {version('svd-lightning')}"
-    return _overview() if first in ("-h", "--help", "--help.all") else None
+    if verb in ("-h", "--help", "--help.all"):
+        return _overview()
+    return _of_verb(verb) if verb in SHORT and {"-h", "--help"}.intersection(options) else None
 
 
 def _overview() -> str:
     lines = [_HEAD]
     for name, verb in VERBS.items():
         lines += [f"  {name:<18}{verb.about}", f"{'':20}svd-lightning {verb.example}"]
+    return "\n".join(lines)
+
+
+def _of_verb(verb: str) -> str:
+    lines = [f"usage: svd-lightning {verb} [options]", "", VERBS[verb].about]
+    for group, options in SHORT[verb].groups.items():
+        lines += ["", f"{group}:"]
+        lines += [f"  {f'{option.name} {option.value}':<40} {option.about}" for option in options]
+    lines += ["", "Examples:", *(f"  svd-lightning {example}" for example in SHORT[verb].examples)]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from peft import PeftConfig
 import svd_lightning.experimental  # noqa: F401  the names of its rules
 from svd_lightning.callbacks import NewRunFolder, PredictionWriter, RequeueBetweenBatches, SteeringCalibration
 from svd_lightning.cli.parser import OneLineParser
+from svd_lightning.cli.spelling import meant
 from svd_lightning.cli.verbs import PLAN
 from svd_lightning.commands.plan.command import PlanOptions, show_plan
 from svd_lightning.data import CompletionDataModule
@@ -51,13 +52,15 @@ class SteeringCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Add `calibrate` to Lightning's verbs."""
-        return {**LightningCLI.subcommands(), "calibrate": {"model", "datamodule"}}
+        """Add `calibrate` to Lightning's verbs; name what is no option, or another's: `--verbose` is of all."""
+        verbs = {**LightningCLI.subcommands(), "calibrate": {"model", "datamodule"}}
+        return {verb: skipped | {"verbose"} for verb, skipped in verbs.items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the two callbacks as groups of options, and the defaults that no class can state."""
         parser.add_lightning_class_args(SteeringCalibration, "calibration")
         parser.add_lightning_class_args(PredictionWriter, "predict")
+        parser.add_argument("--verbose", action="store_true", help="Show what the libraries say and all tables.")
         parser.set_defaults(
             {
                 "model.steering.rules": [{"class_path": "svd_lightning.steering.KLGradient"}],
@@ -88,7 +91,12 @@ class SteeringCLI(LightningCLI):
             raise InputError(f"ckpt_path: cannot read {path!r}: it is cut short, or no checkpoint")
 
     def before_instantiate_classes(self) -> None:
-        """Set one epoch, as in the paper, if no length is given; Lightning's default is 1,000."""
+        """Set one epoch, as in the paper, if no length is given; Lightning's default is 1,000.
+
+        Raises:
+            InputError: for a misspelt class of an adapter, which would be looked for on the hub.
+        """
+        check_adapter_name(self._get(self.config, "model").adapter)
         trainer = self.config.fit.trainer if self.subcommand == "fit" else None
         if trainer and (trainer.max_epochs, trainer.max_steps, trainer.max_time) == (None, -1, None):
             trainer.max_epochs = 1
@@ -101,6 +109,14 @@ class SteeringCLI(LightningCLI):
             self.trainer_defaults["callbacks"] = kept
         with explained((ValueError, MisconfigurationException), lambda reason: f"trainer: {reason}"):
             return super().instantiate_trainer(**kwargs)
+
+
+def check_adapter_name(adapter: object) -> None:
+    """Raise InputError for a folder's or hub name that is nearly a PEFT configuration's."""
+    if isinstance(adapter, str) and "/" not in adapter and not Path(adapter).exists():
+        near = meant(adapter.rpartition(".")[2], (f"peft.{one.__name__}" for one in PeftConfig.__subclasses__()))
+        if near:
+            raise InputError(f"model.adapter: there is no class {adapter!r}{near}")
 
 
 def _cli_for(verb: str) -> type[SteeringCLI]:

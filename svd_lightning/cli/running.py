@@ -15,12 +15,12 @@ from svd_lightning.files import disk_trouble
 from svd_lightning.signals import Stopped, answering
 
 
-def run(given: list[str]) -> None:
-    """Run the verb that comes first; bad input, a full disk and signals end in one line."""
+def run(verb: str, options: list[str]) -> None:
+    """Run a verb; bad input, a full disk and signals end in one line."""
     _quiet_libraries()
     try:
         with answering():
-            _dispatch(given[0], given[1:])
+            _dispatch(verb, options)
     except Stopped as stop:
         stop.tell("nothing is half written; the same command starts again")
         raise
