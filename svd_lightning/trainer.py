@@ -48,6 +48,7 @@ class SteeringTrainer(L.Trainer):
         datamodule: L.LightningDataModule | None = None,
         ckpt_path: str | None = None,
         weights_only: bool | None = None,
+        verbose: bool = True,
     ) -> Mapping[str, float]:
         """Calibrate an adapter without training, then validate it with the strength found.
 
@@ -56,6 +57,7 @@ class SteeringTrainer(L.Trainer):
             datamodule: data with a calibration and a validation split.
             ckpt_path: a checkpoint to take the adapter from.
             weights_only: as in Lightning's other verbs, whose saved configurations name it.
+            verbose: print the validation metrics.
 
         Returns:
             The validation metrics.
@@ -69,7 +71,9 @@ class SteeringTrainer(L.Trainer):
                 "trainer.callbacks: calibrate needs a SteeringCalibration callback, got none; add one"
             )
         with callbacks[0].before_validation(), as_steered(model).keeping_steering():
-            metrics = self.validate(model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only)
+            metrics = self.validate(
+                model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, verbose=verbose
+            )
         return metrics[0] if metrics else {}
 
     @property

@@ -45,7 +45,7 @@ def test_fit_then_every_other_verb(one, capsys, tmp_path):
     assert {"completion", "base", "tuned"} <= set(rows[0])
 
     one("validate", "--ckpt_path", str(checkpoint))
-    assert "val/nll_steered" in capsys.readouterr().out
+    assert "validation NLL, nats per token: base " in capsys.readouterr().out
     tested = one("test", "--ckpt_path", str(checkpoint))
     assert json.loads((tested / "test.json").read_text())["examples"] == 12
 

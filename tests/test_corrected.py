@@ -10,8 +10,8 @@ import torch
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.calibration import HeldOutSteering, recall_all
-from svd_lightning.callbacks.calibration import show_calibration
 from svd_lightning.callbacks.decoding_check import check_decoding
+from svd_lightning.callbacks.show import show_calibration
 from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.plain import PlainModel
 from svd_lightning.objective import label_tokens

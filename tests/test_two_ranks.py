@@ -36,7 +36,8 @@ def two(fitted, data_folder, tmp_path_factory):
     """The folder in which two processes have left their runs."""
     folder = tmp_path_factory.mktemp("two")
     write_config(folder / "config.yaml", data_folder, folder, data={"eval_batch_size": 2})
-    run_module("tests.two_ranks", str(folder), str(fitted / "checkpoints/last.ckpt"))
+    shown = run_module("tests.two_ranks", str(folder), str(fitted / "checkpoints/last.ckpt"))
+    assert shown.count("run folder: ") == 4, "the first process alone tells"
     return folder
 
 

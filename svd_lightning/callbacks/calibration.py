@@ -31,6 +31,7 @@ from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.meters import measure_drift, measure_noise
 from svd_lightning.callbacks.run import as_completion_data, run_folder
+from svd_lightning.callbacks.show import show_calibration, show_test
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
 from svd_lightning.callbacks.trained import TrainedCheckpoint
@@ -41,7 +42,7 @@ from svd_lightning.decoding import steer_model
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationTokens, QuestionTokens, label_tokens
 from svd_lightning.records import CalibrationRecord
-from svd_lightning.report import calibration_tables, held_out_tables, save_calibration, save_test
+from svd_lightning.report import save_calibration, save_test
 from svd_lightning.scoring import Collector, collector
 from svd_lightning.signals import Stopped, check
 from svd_lightning.steering import UNSTEERED
@@ -76,7 +77,8 @@ class SteeringCalibration(L.Callback):
         decoded: where answers are free text, how many calibration examples to decode with the tuned model and with
             the strengths found without them. If exact match, ROUGE-L, repetition or length is surely worse, the
             guard falls back to the tuned model. 0 leaves the check out.
-        show_table: print base, tuned, the sharpening control and every estimator side by side.
+        show_table: print base, tuned, the sharpening control and what is used side by side. All candidates go to
+            the log (level INFO), `run.log` of the command line, whatever this says.
         snapshot: folder for the base's hidden states on the split; states of another base or other data there are
             refused. Null for `snapshot` in the run folder, remade as needed.
 
@@ -173,9 +175,7 @@ class SteeringCalibration(L.Callback):
             return
         if folder is not None:
             save_test(folder, results)
-        if self.show_table:
-            for table in held_out_tables(results.table, results.metrics):
-                console().print(table)
+        show_test(results, printed=self.show_table)
 
     def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:
         if self._calibrated_step == trainer.global_step and not self._on_validate:
@@ -199,9 +199,8 @@ class SteeringCalibration(L.Callback):
         if (folder := run_folder(trainer)) is not None and trainer.is_global_zero:
             save_calibration(folder, record, tokens)
         if trainer.is_global_zero:
-            log_calibration(trainer, record, tokens, module.configured.directions)
-            if self.show_table:
-                show_calibration(record)
+            log_calibration(trainer, record, tokens, module.configured.directions, printed=self.show_table)
+            show_calibration(record, printed=self.show_table)
 
     def _decide(
         self,
@@ -259,12 +258,6 @@ class SteeringCalibration(L.Callback):
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()
         return collecting
-
-
-def show_calibration(record: CalibrationRecord) -> None:
-    """Print a calibration: the candidates, what was found, the verdict and advice."""
-    for part in calibration_tables(record):
-        console().print(part, markup=False)  # options in advice have brackets
 
 
 @contextmanager

@@ -18,13 +18,24 @@ _SCALARS = ("kl_to_reference", "nll_base", "nll_tuned", "nll_steered", "mask_siz
 
 
 def log_calibration(
-    trainer: L.Trainer, record: CalibrationRecord, tokens: CalibrationTokens, rules: Sequence[SteeringRule]
+    trainer: L.Trainer,
+    record: CalibrationRecord,
+    tokens: CalibrationTokens,
+    rules: Sequence[SteeringRule],
+    *,
+    printed: bool = False,
 ) -> None:
-    """Log a calibration's warnings; give its numbers to every logger, its figures to TensorBoard."""
+    """Log a calibration's warnings; give its numbers to every logger, its figures to TensorBoard.
+
+    Args:
+        trainer: whose loggers.
+        record, tokens, rules: of the calibration.
+        printed: the terminal shows the warnings anyway, so that only the run's log needs them.
+    """
     good = record["verdict"] in ("steer", "correct") and not record.get("decoding", {}).get("worse")
     for text in (record["warning"], None if good else record["message"], *record.get("advice", [])):
         if text:
-            _log.warning("calibration: %s", text)
+            _log.warning("calibration: %s", text, extra={"printed": printed})
     for logger in trainer.loggers:
         logger.log_metrics(_scalars(record), step=trainer.global_step)
         if isinstance(logger, TensorBoardLogger):

@@ -1,7 +1,9 @@
 """Lightning's verbs: LightningCLI with `calibrate`, and `plan`, which reads the options of `fit`."""
 
+import inspect
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +11,21 @@ from zipfile import is_zipfile
 
 import lightning as L
 from jsonargparse import set_parsing_settings
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.fabric.utilities.rank_zero import _get_rank
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from peft import PeftConfig
+from transformers.utils.logging import disable_progress_bar
 
 import svd_lightning.experimental  # noqa: F401  the names of its rules
-from svd_lightning.callbacks import NewRunFolder, PredictionWriter, RequeueBetweenBatches, SteeringCalibration
+from svd_lightning.callbacks import (
+    NewRunFolder,
+    PredictionWriter,
+    RequeueBetweenBatches,
+    RunLogFile,
+    SteeringCalibration,
+)
 from svd_lightning.cli.parser import OneLineParser
 from svd_lightning.cli.spelling import meant
 from svd_lightning.cli.verbs import PLAN
@@ -23,6 +33,7 @@ from svd_lightning.commands.plan.command import PlanOptions, show_plan
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError, explained
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.run_log import RunLog
 from svd_lightning.runs import checkpoint_beside
 from svd_lightning.trainer import SteeringTrainer
 
@@ -50,6 +61,9 @@ class SteeringParser(OneLineParser, LightningArgumentParser):
 class SteeringCLI(LightningCLI):
     """LightningCLI with the calibration and the prediction writer built in."""
 
+    run_log: RunLog
+    """Hears what the libraries say."""
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Add `calibrate` to Lightning's verbs; name what is no option, or another's: `--verbose` is of all."""
@@ -73,6 +87,10 @@ class SteeringCLI(LightningCLI):
         super().parse_arguments(parser, args)
         given = args if isinstance(args, list) else sys.argv[1:]
         self._given = {argument.partition("=")[0] for argument in given}
+        verb = self.config.get("subcommand")
+        self._verbose = verb is not None and self.config[verb].verbose
+        if self._verbose:
+            self.run_log.show_all()
 
     def _parse_ckpt_path(self) -> None:
         """Check that the checkpoint can be read; Lightning would also let its options replace those given.
@@ -104,11 +122,35 @@ class SteeringCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Leave the progress bar out on request; turn Lightning's error about an argument into one line."""
-        if self.config[str(self.subcommand)].trainer.enable_progress_bar is False:  # it would refuse the bar
-            kept = [each for each in self.trainer_defaults["callbacks"] if not isinstance(each, RichProgressBar)]
-            self.trainer_defaults["callbacks"] = kept
+        given = self.config[str(self.subcommand)].trainer
+        unwanted: tuple[type[L.Callback], ...] = (
+            *([ProgressBar] if given.enable_progress_bar is False else ()),  # it would refuse the bar
+            *([ModelSummary] if given.enable_model_summary is False else ()),
+        )
+        kept = [each for each in self.trainer_defaults["callbacks"] if not isinstance(each, unwanted)]
+        self.trainer_defaults["callbacks"] = kept
         with explained((ValueError, MisconfigurationException), lambda reason: f"trainer: {reason}"):
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+        assert isinstance(trainer, SteeringTrainer)
+        trainer.callbacks.append(RunLogFile(self.run_log))  # after the one that refuses another run's folder
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Leave Lightning's table of metrics to `--verbose`."""
+        takes = inspect.signature(getattr(self.trainer, subcommand)).parameters
+        quiet = {"verbose": self._verbose} if "verbose" in takes else {}
+        return {**super()._prepare_subcommand_kwargs(subcommand), **quiet}
+
+    def after_validate(self) -> None:
+        """Print the NLL of the validation split in one line."""
+        if self.trainer.is_global_zero:
+            nll = {name: value for name, value in self.trainer.callback_metrics.items() if "nll_" in name}
+            texts = (f"{name.rpartition('_')[2]} {value:.4f}" for name, value in nll.items())
+            print(f"validation NLL, nats per token: {', '.join(texts)}")
+
+    def after_calibrate(self) -> None:
+        """Print the NLL of the validation split in one line."""
+        self.after_validate()
 
 
 def check_adapter_name(adapter: object) -> None:
@@ -119,11 +161,13 @@ def check_adapter_name(adapter: object) -> None:
             raise InputError(f"model.adapter: there is no class {adapter!r}{near}")
 
 
-def _cli_for(verb: str) -> type[SteeringCLI]:
+def _cli_for(verb: str, log: RunLog) -> type[SteeringCLI]:
     """Return SteeringCLI with one verb alone: finding the options of all of them takes long."""
     skipped = SteeringCLI.subcommands()[verb]
 
     class OneVerb(SteeringCLI):
+        run_log = log
+
         @staticmethod
         def subcommands() -> dict[str, set[str]]:
             return {verb: skipped}
@@ -152,8 +196,17 @@ def run_lightning(verb: str, options: list[str]) -> None:
     """Run one of Lightning's verbs, or `plan`."""
     texts = _asks_for_help(options)
     set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=texts)
+    log = RunLog(first=not _get_rank())
+    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # of loading weights
+    with log.listening():
+        _run(verb, options, log)
+
+
+def _run(verb: str, options: list[str], log: RunLog) -> None:
     planned = verb not in SteeringCLI.subcommands()
-    cli = PlanCLI if planned else _cli_for(verb)
+    cli = PlanCLI if planned else _cli_for(verb, log)
     cli(
         SteeredLanguageModel,
         CompletionDataModule,
@@ -163,6 +216,7 @@ def run_lightning(verb: str, options: list[str]) -> None:
         trainer_defaults={
             "callbacks": [
                 RichProgressBar(),
+                ModelSummary(),  # Lightning's own choice prints; this one logs
                 ModelCheckpoint(filename="{epoch}-{step}", save_last=True),
                 RequeueBetweenBatches(),
             ],

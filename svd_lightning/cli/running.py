@@ -17,7 +17,7 @@ from svd_lightning.signals import Stopped, answering
 
 def run(verb: str, options: list[str]) -> None:
     """Run a verb; bad input, a full disk and signals end in one line."""
-    _quiet_libraries()
+    logging.getLogger("svd_lightning").setLevel(logging.INFO)
     try:
         with answering():
             _dispatch(verb, options)
@@ -36,8 +36,10 @@ def run(verb: str, options: list[str]) -> None:
 
 def _dispatch(verb: str, options: list[str]) -> None:
     if verb in COMMANDS:
+        _quiet_libraries()
         run_function(verb, options)
     elif verb in PASSING:
+        _quiet_libraries()
         sys.exit(resolve_name(PASSING[verb].target)(options))
     else:
         from svd_lightning.cli.lightning_verbs import run_lightning  # seconds that functions need not wait for
@@ -75,4 +77,3 @@ def _quiet_libraries() -> None:
         ".*args parameter is intended to run from within Python.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("svd_lightning").setLevel(logging.INFO)

@@ -57,6 +57,11 @@ COMMANDS: dict[str, Verb] = {
         "report runs/mine/version_0",
         "svd_lightning.commands.report:report",
     ),
+    "chat": Verb(
+        "Talk with a run in the terminal: base, tuned or steered, and all three compared.",
+        "chat runs/mine/version_0",
+        "svd_lightning.commands.chat:chat",
+    ),
     "inspect": Verb(
         "Show token by token what steering did to a completion: in the terminal, and as one HTML file.",
         'inspect runs/mine/version_0 --prompt "What happens if you swallow gum?"',

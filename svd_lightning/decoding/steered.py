@@ -39,6 +39,8 @@ class SteeredModel:
     """While generating: tokens of the text that the last forward saw."""
     _last_logits: tuple[Tensor, Tensor] | None = None
     """While generating: the tuned and the steered logits of the last forward, [B, K, V] each."""
+    _uncorrected: Tensor | None = None
+    """While generating: the tuned logits of the last forward before a correction, [B, K, V]."""
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """Run the class's own `generate` on steered logits; raise InputError as `check_adapter`."""
@@ -47,7 +49,16 @@ class SteeredModel:
         try:
             return super().generate(*args, **kwargs)  # type: ignore[misc]
         finally:
-            self._generating, self._last_logits = False, None
+            self._generating, self._last_logits, self._uncorrected = False, None, None
+
+    def flipped(self) -> Tensor:
+        """Return whether steering put another token first than the tuned model at generate's last step, bool [B].
+
+        For streamers, which generate() calls after each step.
+        """
+        assert self._last_logits is not None, "generate() is not running"
+        assert self._uncorrected is not None
+        return self._last_logits[1][:, -1].argmax(-1) != self._uncorrected[:, -1].argmax(-1)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
@@ -117,11 +128,11 @@ class SteeredModel:
         with self._keeping():
             outputs, tuned_logits, base_logits = self._both_logits(inputs)
             states = None if self._head_inputs is None else self._head_inputs.take(tuned_logits)
-        tuned_logits = corrected_logits(self._steering, tuned_logits, states)
+        uncorrected, tuned_logits = tuned_logits, corrected_logits(self._steering, tuned_logits, states)
         outputs.logits = self._steering(tuned_logits, base_logits)
         check_logits("steered logits", outputs.logits)
         if self._generating:
-            self._last_logits = tuned_logits, outputs.logits
+            self._last_logits, self._uncorrected = (tuned_logits, outputs.logits), uncorrected
         if labels is not None:
             base, size = self._base_model, self._base_model.config.get_text_config().vocab_size
             outputs.loss = base.loss_function(logits=outputs.logits, labels=labels, vocab_size=size)

@@ -1,5 +1,6 @@
 """The results of a calibration as tables, figures, and a page that holds them."""
 
+from svd_lightning.report.answer import calibration_answer, held_out_answer
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.folder import Run, load_run, save_calibration, save_test
 from svd_lightning.report.page import page
@@ -10,8 +11,10 @@ __all__ = [
     "ReportTable",
     "Row",
     "Run",
+    "calibration_answer",
     "calibration_figures",
     "calibration_tables",
+    "held_out_answer",
     "held_out_tables",
     "load_run",
     "page",

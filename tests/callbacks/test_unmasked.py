@@ -28,7 +28,7 @@ def test_fit_calibrates_and_test_and_report_use_it(unmasked):
     assert not (unmasked / "run/version_0/calibration_table.safetensors").exists()
     options = ["--config", str(unmasked / "config.yaml"), "--model.steering.alpha", "null"]
     checkpoint = str(unmasked / "run/version_0/checkpoints/last.ckpt")
-    assert "nll_steered" in run_module("svd_lightning", "test", *options, "--ckpt_path", checkpoint)
+    assert "│ chosen " in run_module("svd_lightning", "test", *options, "--ckpt_path", checkpoint)
     run_module("svd_lightning", "report", str(unmasked / "run/version_0"))
 
 

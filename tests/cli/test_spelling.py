@@ -41,7 +41,7 @@ MISSPELT = {
     "member": (FIT + "--model.lr_schedule cosin", "got 'cosin'; did you mean COSINE?"),
     "choice": (
         FIT + "--model.backbone.dtype float23",
-        "model.backbone.dtype: expected one of auto, float32, bfloat16, float16, got 'float23'; did you mean float32",
+        "dtype: expected one of auto, float32, bfloat16, float16, got 'float23'; did you mean float32",
     ),
     "union": (FIT + "--trainer.precision bf61", "got 'bf61'; did you mean bf16?"),
     "truth": (

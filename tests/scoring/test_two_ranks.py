@@ -64,11 +64,13 @@ def test_the_test_verb_shows_and_logs_them(checkpoint, tmp_path, capsys, monkeyp
     monkeypatch.setenv("COLUMNS", "200")
     path = write_choices(tmp_path / "odd.yaml", tmp_path, 11)
     main(["test", "--config", str(path), "--ckpt_path", checkpoint])
-    shown = capsys.readouterr().out
+    [head] = [line for line in capsys.readouterr().out.splitlines() if "MC1" in line]
+    assert all(metric in head for metric in ("gain over tuned", "MC1, gain", "MC2", "accuracy"))
+    shown = (tmp_path / "run/version_0/run.log").read_text()
     found = json.loads((tmp_path / "run/version_0/test_metrics.json").read_text())
     for title, part in (("Choices", found), ("Choices of even", found["tasks"]["even"])):
         assert f"{title} " in shown
         assert f"{part['questions']} questions." in shown
         assert f"{part['metrics']['MC2']['joint']['value']:.1%}" in shown
-    assert "test/MC1_tuned" in shown
+    assert "test/MC1_tuned" in (tmp_path / "run/version_0/metrics.csv").read_text()
     assert (tmp_path / "run/version_0/test.json").exists()

@@ -1,0 +1,118 @@
+"""What the terminal says of a calibration and of a test: base, tuned, the control and what is chosen, no more."""
+
+from collections.abc import Iterator, Sequence
+
+from svd_lightning.records import (
+    CalibrationRecord,
+    DistributionRecord,
+    GainRecord,
+    HeldOutMetricsRecord,
+    MetricRecord,
+    ScoredRecord,
+)
+from svd_lightning.report.render import ReportTable, Row
+from svd_lightning.report.tables import task_table
+from svd_lightning.report.words import (
+    CHOICE_METRICS,
+    correction_words,
+    gain_text,
+    gain_unit,
+    in_use,
+    recipe_name,
+    share_text,
+    strengths_text,
+)
+
+_ROWS = {"base": "base", "tuned": "tuned", "control": "control", "steered": "chosen"}
+"""Distributions of a test, and their names in its answer."""
+
+
+def calibration_answer(record: CalibrationRecord) -> Iterator[ReportTable | str]:
+    """Yield a calibration's short table, its tasks if it has any, the verdict, warnings and advice."""
+    yield _calibration_table(record)
+    if record["tasks"]:
+        yield task_table(record)
+    yield record["message"]
+    if record["warning"]:
+        yield record["warning"]
+    yield from record.get("advice", [])
+
+
+def held_out_answer(metrics: HeldOutMetricsRecord) -> ReportTable:
+    """Compare base, tuned, control and what decoding uses on the test split, in one table."""
+    found, about = metrics["metrics"], metrics["distributions"]
+    choices = [name for name in CHOICE_METRICS if name in found]
+    rows = []
+    for name, shown in _ROWS.items():
+        if name in found["NLL"]:
+            entry, steering = found["NLL"][name], about.get(name)
+            cells = [f"{entry['value']:.4f}", _gain(entry)]
+            cells += [share_text(found[each][name]) for each in choices[:1]]
+            cells += [f"{found[each][name]['value']:.1%}" for each in choices[1:]]
+            rows.append(Row((shown, _recipe(steering) if steering else "", *cells), used=name == "steered"))
+    shares = [f"{each}, gain" for each in choices[:1]] + [
+        each.replace("_normalised", " per token") for each in choices[1:]
+    ]
+    heads = ("", "steering", "NLL", "gain over tuned", *shares)
+    questions = f", {metrics['questions']} questions" * (metrics["questions"] > 0)
+    note = (
+        f"{metrics['examples']} examples{questions}. NLL in nats per token, lower is better; gains over tuned in "
+        "nats or percentage points, with paired 95 % intervals: if one includes zero, there may be no gain."
+    )
+    return ReportTable("Test split", heads, tuple(rows), (note,), labels=2)
+
+
+def _calibration_table(record: CalibrationRecord) -> ReportTable:
+    rows = [
+        Row(("base", "", f"{record['nll_base']:.4f}", "", "")),
+        Row(("tuned", "", f"{record['nll_tuned']:.4f}", f"{record['accuracy_tuned']:.1%}", "")),
+    ]
+    for one in record["candidates"]:
+        if one["rules"] == ["Temperature"]:
+            rows.append(_row("control", _words(one["rules"], one["strengths"]), one))
+            break
+    rows.append(_chosen(record))
+    note = (
+        f"{record['tokens']} tokens of {record['examples']} examples; NLL in nats per token, lower is better; "
+        f"gain over tuned, held out, in {gain_unit(record)}, with its 95 % interval."
+    )
+    return ReportTable(
+        "Calibration", ("", "steering", "NLL", "accuracy", "gain over tuned"), tuple(rows), (note,), 2
+    )
+
+
+def _chosen(record: CalibrationRecord) -> Row:
+    """Return the row of what decoding uses."""
+    used = record["used"]
+    if (name := used.get("correction")) is not None:
+        for one in record.get("corrections", []):
+            if one["name"] == name:
+                return _row("chosen", correction_words(name), one, used=True)
+    for candidate in record["candidates"]:
+        if any(used["strengths"]) and in_use(candidate, used):
+            return _row("chosen", _words(used["rules"], used["strengths"]), candidate, used=True)
+    tuned = f"{record['nll_tuned']:.4f}", f"{record['accuracy_tuned']:.1%}"
+    return Row(("chosen", "tuned, as it is", *tuned, ""), used=True)
+
+
+def _row(name: str, steering: str, one: ScoredRecord, *, used: bool = False) -> Row:
+    return Row((name, steering, f"{one['nll']:.4f}", f"{one['accuracy']:.1%}", gain_text(one["gain"])), used=used)
+
+
+def _recipe(about: DistributionRecord) -> str:
+    if (correction := about.get("correction")) is not None:
+        return correction_words(correction)
+    return _words(about["rules"], about["strengths"])
+
+
+def _words(rules: Sequence[str], strengths: Sequence[float]) -> str:
+    if not any(strengths):
+        return "tuned, as it is"
+    return f"{recipe_name(rules, strengths).removesuffix(' (control)')}, μ {strengths_text(strengths)}"
+
+
+def _gain(entry: MetricRecord) -> str:
+    low, high = entry.get("low"), entry.get("high")
+    if low is None or high is None:
+        return ""
+    return gain_text(GainRecord(mean=entry["gain"], low=low, high=high))
