@@ -45,21 +45,21 @@ def held_out_answer(metrics: HeldOutMetricsRecord) -> ReportTable:
     rows = []
     for name, shown in _ROWS.items():
         if name in found["NLL"]:
-            entry, steering = found["NLL"][name], about.get(name)
-            cells = [f"{entry['value']:.4f}", _gain(entry)]
+            cells = [f"{found['NLL'][name]['value']:.4f}", _gain(found["NLL"][name])]
             cells += [share_text(found[each][name]) for each in choices[:1]]
             cells += [f"{found[each][name]['value']:.1%}" for each in choices[1:]]
-            rows.append(Row((shown, _recipe(steering) if steering else "", *cells), used=name == "steered"))
+            rows.append(Row((shown, *cells), used=name == "steered"))
     shares = [f"{each}, gain" for each in choices[:1]] + [
         each.replace("_normalised", " per token") for each in choices[1:]
     ]
-    heads = ("", "steering", "NLL", "gain over tuned", *shares)
+    heads = ("", "NLL", "gain over tuned", *shares)
+    recipes = (f"{shown.capitalize()}: {_recipe(about[name])}. " for name, shown in _ROWS.items() if name in about)
     questions = f", {metrics['questions']} questions" * (metrics["questions"] > 0)
     note = (
-        f"{metrics['examples']} examples{questions}. NLL in nats per token, lower is better; gains over tuned in "
-        "nats or percentage points, with paired 95 % intervals: if one includes zero, there may be no gain."
+        f"{''.join(recipes)}{metrics['examples']} examples{questions}. NLL in nats per token, lower is better; gains "
+        "over tuned in nats or percentage points, with paired 95 % intervals: if one includes zero, there may be no gain."
     )
-    return ReportTable("Test split", heads, tuple(rows), (note,), labels=2)
+    return ReportTable("Test split", heads, tuple(rows), (note,))
 
 
 def _calibration_table(record: CalibrationRecord) -> ReportTable:

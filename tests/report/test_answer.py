@@ -43,22 +43,22 @@ def a_test(**changes):
 def test_a_test_has_four_rows():
     table = held_out_answer(a_test())
     assert [row.cells for row in table.rows] == [
-        ("base", "", "2.0000", "-0.5000 [-0.6000, -0.4000]"),
-        ("tuned", "", "1.5000", ""),
-        ("control", "sharpened, μ 0.5", "1.4000", "+0.1000 [+0.0500, +0.1500]"),
-        ("chosen", "KLGradient, μ 7", "1.2500", "+0.2500 [+0.1250, +0.3750]"),
+        ("base", "2.0000", "-0.5000 [-0.6000, -0.4000]"),
+        ("tuned", "1.5000", ""),
+        ("control", "1.4000", "+0.1000 [+0.0500, +0.1500]"),
+        ("chosen", "1.2500", "+0.2500 [+0.1250, +0.3750]"),
     ]
     assert [row.used for row in table.rows] == [False, False, False, True]
-    assert table.notes[0].startswith("9 examples. ")
+    assert table.notes[0].startswith("Control: sharpened, μ 0.5. Chosen: KLGradient, μ 7. 9 examples. ")
 
 
 def test_questions_have_their_metrics():
     metrics = {"NLL": NLL, "MC1": MC1, "accuracy_normalised": MC1}
     table = held_out_answer(a_test(questions=9, metrics=metrics))
-    assert table.heads[4:] == ("MC1, gain", "accuracy per token")
-    assert table.rows[3].cells[4:] == ("50.0% +25.0 [+12.5, +37.5]", "50.0%")
-    assert table.rows[1].cells[4:] == ("25.0%", "25.0%")
-    assert table.notes[0].startswith("9 examples, 9 questions. ")
+    assert table.heads[3:] == ("MC1, gain", "accuracy per token")
+    assert table.rows[3].cells[3:] == ("50.0% +25.0 [+12.5, +37.5]", "50.0%")
+    assert table.rows[1].cells[3:] == ("25.0%", "25.0%")
+    assert ". 9 examples, 9 questions. " in table.notes[0]
 
 
 def test_an_uncalibrated_run_has_base_and_tuned():
