@@ -14,6 +14,7 @@ import yaml
 from transformers import TextStreamer
 
 from svd_lightning.cli import main
+from svd_lightning.cli.lightning_help import SHORT
 from svd_lightning.cli.verbs import COMMANDS, PASSING, VERBS
 from svd_lightning.commands.export import export
 from svd_lightning.runs import open_run
@@ -177,6 +178,15 @@ def test_verbs_and_files_named_in_the_text_exist(page):
     assert set(re.findall(r"`svd-lightning ([a-z-]+)", text)) <= VERBS.keys()
     named = re.findall(r"`((?:configs|notebooks|benchmarks|docs|recipes)/[\w/.]+)`", text)
     assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_examples_of_help_parse(verb, desk, capsys):
+    [run] = [block for block in blocks(ROOT / "docs/quickstart.md", "yaml") if block.startswith("# run.yaml")]
+    (desk / "run.yaml").write_text(run, encoding="utf-8")
+    for example in {VERBS[verb].example, *(SHORT[verb].examples if verb in SHORT else ())}:
+        [words] = statements(example, {})
+        parses(words, capsys)
 
 
 def test_commands_are_found():

@@ -56,8 +56,9 @@ def held_out_answer(metrics: HeldOutMetricsRecord) -> ReportTable:
     recipes = (f"{shown.capitalize()}: {_recipe(about[name])}. " for name, shown in _ROWS.items() if name in about)
     questions = f", {metrics['questions']} questions" * (metrics["questions"] > 0)
     note = (
-        f"{''.join(recipes)}{metrics['examples']} examples{questions}. NLL in nats per token, lower is better; gains "
-        "over tuned in nats or percentage points, with paired 95 % intervals: if one includes zero, there may be no gain."
+        f"{''.join(recipes)}{metrics['examples']} examples{questions}. NLL in nats per token, lower is better; "
+        "gains over tuned in nats or percentage points, with paired 95 % intervals: if one includes zero, there "
+        "may be no gain."
     )
     return ReportTable("Test split", heads, tuple(rows), (note,))
 
