@@ -14,7 +14,9 @@ from svd_lightning.files import writing
 _WARNING = re.compile(r".*?:\d+: (?:\w*Warning: )?(?P<text>.*?)(\n  .*)?", re.DOTALL)
 """Matches a warning as `logging.captureWarnings` writes it."""
 _OURS = str(Path(__file__).parent)
-_ACTIONABLE = re.compile(r"GPU available but not used|smaller than the logging interval")
+_ACTIONABLE = re.compile(
+    r"GPU available but not used|smaller than the logging interval|thrown while requesting"  # the hub
+)
 """Matches warnings of the libraries on which a user can act."""
 _LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -129,7 +131,7 @@ class _File(logging.FileHandler):
 
 def _matters(record: logging.LogRecord) -> bool:
     text = record.getMessage()
-    if record.name != "py.warnings":
-        return record.name.startswith("svd_lightning")
-    ours = text.startswith(_OURS) and "deprecated" not in text  # which is a library's word to us
+    ours = record.name.startswith("svd_lightning")
+    if record.name == "py.warnings":
+        ours = text.startswith(_OURS) and "deprecated" not in text  # which is a library's word to us
     return ours or _ACTIONABLE.search(text) is not None

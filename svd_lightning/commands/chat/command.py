@@ -76,15 +76,11 @@ class _Talk:
             self._say("this base has no chat template: each line is continued by itself, as plain text")
         with _raising_interrupts(), suppress(EOFError):
             while True:
-                self._take(self._read())
+                try:
+                    self._take(input(f"{self._session.mode}> "))
+                except KeyboardInterrupt:
+                    self._say("\n/quit or Ctrl-D ends")
         self._console.print()
-
-    def _read(self) -> str:
-        while True:
-            try:
-                return input(f"{self._session.mode}> ")
-            except KeyboardInterrupt:
-                self._say("\n/quit or Ctrl-D ends")
 
     def _take(self, line: str) -> None:
         try:
@@ -101,11 +97,11 @@ class _Talk:
         session = self._session
         session.ask(line)
         try:
-            prompt_ids = prompt_of(self._module, session.question())
+            text = self._write(session.mode, prompt_of(self._module, session.question()))
         except InputError:
             session.take_back()
             raise
-        session.keep(self._write(session.mode, prompt_ids))
+        session.keep(text)
 
     def _compare(self) -> None:
         if not self._session.asked:

@@ -14,7 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 from svd_lightning.data.examples import Example
 from svd_lightning.data.tokenise import encode
 from svd_lightning.decoding import steer_model
-from svd_lightning.decoding.generation import completed, given_options
+from svd_lightning.decoding.generation import completed, generation_config, given_options
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.steering import SteeringFunction
@@ -72,14 +72,17 @@ def options(module: SteeredLanguageModel, given: dict[str, Any], max_new_tokens:
     Raises:
         InputError: for beams or several sequences, which cannot appear as they are written.
     """
-    config = GenerationConfig(**{**given_options(module.generation), **given})
-    whole = completed(config, module.peft_model.get_base_model().generation_config)
+    base = module.peft_model.get_base_model().generation_config
+    config = generation_config({**given_options(module.generation), **given}, base)
+    whole = completed(config, base)
     if (whole.num_beams or 1) > 1 or (whole.num_return_sequences or 1) > 1:
         raise InputError(
             "generation: expected one answer without beams, which appears as it is written; write --generation "
             "'{num_beams: 1, num_return_sequences: 1}'"
         )
     config.max_new_tokens = max_new_tokens or whole.max_new_tokens or _NEW_TOKENS
+    if whole.pad_token_id is None:  # transformers would say at each answer which one it takes
+        config.pad_token_id = min(module.ends)
     return config
 
 
