@@ -1,7 +1,8 @@
 """Exceptions whose message is the one line that a user reads: what is wrong, and how to mend it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -27,3 +28,16 @@ def explained(kinds: tuple[type[Exception], ...], message: Callable[[str], str])
     except kinds as error:
         lines = (line.strip() for line in str(error).splitlines())
         raise InputError(message(next(filter(None, lines), type(error).__name__))) from error
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Return "; did you mean …?" with the nearest of the known words, or "" if none is near.
+
+    A class is known by its name, or by a path that ends with it.
+
+    >>> meant("tset", ["fit", "test"]), meant("nothing", ["fit", "test"])
+    ('; did you mean test?', '')
+    """
+    by_name = {one if one.startswith("-") else one.rpartition(".")[2].lower(): one for one in known}
+    near = get_close_matches(word if word.startswith("-") else word.lower(), by_name, n=1)
+    return f"; did you mean {by_name[near[0]]}?" if near else ""

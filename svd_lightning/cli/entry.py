@@ -3,8 +3,8 @@
 import sys
 
 from svd_lightning.cli.help import short_help
-from svd_lightning.cli.spelling import meant
 from svd_lightning.cli.verbs import VERBS
+from svd_lightning.errors import meant
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -27,11 +27,10 @@ from svd_lightning.callbacks import (
     SteeringCalibration,
 )
 from svd_lightning.cli.parser import OneLineParser
-from svd_lightning.cli.spelling import meant
 from svd_lightning.cli.verbs import PLAN
 from svd_lightning.commands.plan.command import PlanOptions, show_plan
 from svd_lightning.data import CompletionDataModule
-from svd_lightning.errors import InputError, explained
+from svd_lightning.errors import InputError, explained, meant
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.run_log import RunLog
 from svd_lightning.runs import checkpoint_beside

@@ -3,11 +3,12 @@
 import ast
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator, Sequence
 from inspect import isclass, signature
 from pkgutil import resolve_name
 from typing import Any, get_args
+
+from svd_lightning.errors import meant
 
 _KEY = re.compile(r'(?:^|: )Parser key "([^"]+)": ')
 _NO_OPTION = re.compile(r"Problem with given class_path '([^']+)': Option '([^']+)' is not accepted")
@@ -16,19 +17,6 @@ _NO_CLASS = re.compile(
 )
 _CHOICES = re.compile(r"typing\.Literal(\[[^\]]*\])|<enum '\w+'>: \{([^}]*)\}|(<class 'bool'>)")
 _VALUE = re.compile(r"(?:Given value|Got value): (.+?)(?: - Expected .*)?$")
-
-
-def meant(word: str, known: Iterable[str]) -> str:
-    """Return "; did you mean …?" with the nearest of the known words, or "" if none is near.
-
-    A class is known by its name, or by a path that ends with it.
-
-    >>> meant("tset", ["fit", "test"]), meant("nothing", ["fit", "test"])
-    ('; did you mean test?', '')
-    """
-    by_name = {one if one.startswith("-") else one.rpartition(".")[2].lower(): one for one in known}
-    near = get_close_matches(word if word.startswith("-") else word.lower(), by_name, n=1)
-    return f"; did you mean {by_name[near[0]]}?" if near else ""
 
 
 def in_one_line(message: str, parser: ArgumentParser) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from svd_lightning.cli import main
-from svd_lightning.cli.spelling import meant
+from svd_lightning.errors import meant
 
 FIT = "fit --data JSONLData --data.path a.jsonl "
 MISSPELT = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from svd_lightning.data.examples import Example, Message
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, meant
 from svd_lightning.report.words import strengths_text
 from svd_lightning.steering import UNSTEERED, Steering, SteeringFunction
 
@@ -67,7 +67,9 @@ class Session:
             **dict.fromkeys(("base", "tuned", "steered"), lambda _: self._switch(name)),
         }
         if name not in commands:
-            raise InputError(f"there is no command /{name}; expected one of /{', /'.join([*commands, 'compare'])}")
+            known = [f"/{one}" for one in (*commands, "compare")]
+            near = meant(f"/{name}", known) or f"; expected one of {', '.join(known)}"
+            raise InputError(f"there is no command /{name}{near}")
         return commands[name](values)
 
     def ask(self, text: str) -> None:

@@ -76,6 +76,7 @@ def test_without_a_chat_template_each_line_stands_alone():
     [
         ("/nothing", "there is no command /nothing; expected one of /strength, /reset"),
         ("/", "there is no command /; expected"),
+        ("/strenght 3", "there is no command /strenght; did you mean /strength?"),
         ("/strength much", "strength: expected numbers, got 'much'"),
         ("/strength nan", "expected finite numbers"),
     ],
