@@ -20,6 +20,8 @@ CALIBRATED = "calibrated.ckpt"
 """Among the checkpoints of a run of `calibrate`: the adapter with the strengths found."""
 TRAINED = "trained.ckpt"
 """Among the checkpoints of a run of `fit` that broke off after an epoch's last step: the adapter as trained."""
+STOPPED = "stopped.ckpt"
+"""Among the checkpoints of a run of `fit` that a signal has stopped: all that training goes on with."""
 _UNSEEN = ("alpha", "alpha_pattern", "lora_alpha", "projection_prng_key", "random_loc_seed", "use_rslora")
 """Options of adapters that change what they compute, but neither names nor shapes of their weights."""
 

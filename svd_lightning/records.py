@@ -116,11 +116,10 @@ class GainsRecord(OtherGainsRecord):
 
 
 class QuestionsRecord(TypedDict):
-    """How questions with options are answered, held out: shares by MC1; chance is that of a guess."""
+    """How questions with options are answered, held out: shares by MC1; `by_choice`: their choice is fitted."""
 
     count: int
     by_choice: bool
-    """Whether the choice among the options was fitted, and not the likelihood of the answers."""
     chance: float
     mc1_tuned: float
     mc1_steered: float
@@ -154,7 +153,7 @@ class TaskRecord(VerdictRecord):
 
 
 class CalibrationRecord(FiguresRecord, VerdictRecord):
-    """`calibration.json`, and `checkpoint["calibration"]`."""
+    """`calibration.json`, and `checkpoint["calibration"]`; `arithmetic` names the number formats of decoding."""
 
     estimator: str
     guard: bool
@@ -172,7 +171,6 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     epoch: NotRequired[int]
     data: NotRequired[str]
     arithmetic: NotRequired[dict[str, str]]
-    """Number formats of decoding, as `svd_lightning.models.arithmetic_of` gives them."""
     versions: NotRequired[dict[str, str]]
 
 
@@ -247,12 +245,14 @@ class DecodingRecord(TypedDict):
 
 
 class NoiseRecord(TypedDict):
-    """Rounding noise of log p − log q beside its signal, in nats, on some label tokens."""
+    """Rounding noise of log p − log q beside its signal, in nats, on some label tokens.
+
+    Strengths come out at about `share` = signal² / (signal² + noise²) of the exact ones.
+    """
 
     signal: float
     noise: float
     share: float
-    """signal² / (signal² + noise²): strengths come out at about this share of the exact ones."""
     tokens: int
 
 
@@ -263,16 +263,17 @@ class SummaryRecord(MetricsRecord):
 
 
 class HeldOutMetricsRecord(SummaryRecord):
-    """`test_metrics.json`."""
+    """`test_metrics.json`; `data` is the digest of the test split, `global_step` that of the calibration."""
 
     distributions: dict[str, DistributionRecord]
+    data: NotRequired[str]
+    global_step: NotRequired[int | None]
 
 
 class TestResults(NamedTuple):
-    """What a test found, in two files."""
+    """What a test found, in two files; without a mask there is no table."""
 
     table: HeldOutTableRecord | None
-    """None without a mask."""
     metrics: HeldOutMetricsRecord
 
 
@@ -286,12 +287,11 @@ class KnownRecord(TypedDict, total=False):
 
 
 class PredictionRecord(KnownRecord):
-    """A line of `predictions.jsonl`; a completion is a list where several sequences were asked for."""
+    """A line of `predictions.jsonl`; a completion is a list of several sequences; only parts have the `index`."""
 
     id: str
     prompt: str
     index: NotRequired[int]
-    """The row's place, kept in the parts only."""
     reference: str
     completion: str | list[str]
     base: NotRequired[str | list[str]]

@@ -6,15 +6,21 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from svd_lightning.checkpoint import CALIBRATED, TRAINED, stored_steering
+from svd_lightning.checkpoint import CALIBRATED, STOPPED, TRAINED, stored_steering
+from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.files import writing
 from svd_lightning.module import SteeredLanguageModel
 
 _log = logging.getLogger(__name__)
+CONFIG = "config.yaml"
+_MARKS = (CONFIG, "checkpoints", "calibration.json", "predictions.jsonl")
+"""What a run leaves, one or another: by this a folder is known as one."""
 
 
 def claim_folder(logger: Logger) -> list[Path]:
@@ -56,6 +62,34 @@ def claim_folder(logger: Logger) -> list[Path]:
                 root.mkdir(parents=True, exist_ok=True)  # a run that came to nothing has removed it
 
 
+def existing_run(place: str | Path) -> Path:
+    """Return the folder itself if it is that of a run, whichever verb made it.
+
+    Raises:
+        InputError: for anything else; it names a run inside the folder, if there is one.
+    """
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"run: expected a run folder, got {str(place)!r}, and no such folder exists")
+    if any((folder / name).exists() for name in _MARKS):
+        return folder
+    inside = [path.parent for name in _MARKS for deep in ("*", "*/*") for path in folder.glob(f"{deep}/{name}")]
+    latest = max(inside, key=lambda path: path.stat().st_mtime, default=None)
+    raise InputError(
+        f"run: expected a run folder with {_MARKS[0]} or {_MARKS[1]}/, got {str(place)!r}, which has neither"
+        + ("" if latest is None else f"; did you mean {latest}?")
+    )
+
+
+def find_resumable(run: str | Path) -> Path:
+    """Return the checkpoint from which a fit goes on: the file itself, or the newest one of a run folder.
+
+    Raises:
+        InputError: if there is none.
+    """
+    return _newest(Path(run).expanduser(), run, (STOPPED, "last*.ckpt", TRAINED))
+
+
 def find_checkpoint(run: str | Path) -> Path:
     """Return the checkpoint of a run: the file itself, or the last one in a run folder.
 
@@ -65,12 +99,15 @@ def find_checkpoint(run: str | Path) -> Path:
     Raises:
         InputError: if there is none.
     """
-    path = Path(run).expanduser()
+    return _newest(Path(run).expanduser(), run, ("last*.ckpt", CALIBRATED, TRAINED))
+
+
+def _newest(path: Path, run: str | Path, names: Sequence[str]) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
         raise InputError(f"run: expected a run folder or a checkpoint, got {str(run)!r}, and no such file exists")
-    names = ("last*.ckpt", CALIBRATED, TRAINED)
+    existing_run(path)
     checkpoints = [file for name in names for file in path.glob(f"checkpoints/{name}")]
     if not checkpoints:
         raise InputError(
@@ -87,6 +124,22 @@ def checkpoint_beside(configs: Sequence[Path]) -> str | None:
     found = find_checkpoint(configs[-1].parent)
     _log.info("ckpt_path is not given: taking %s", found)
     return str(found)
+
+
+def open_data(folder: Path) -> CompletionDataModule:
+    """Make the data of a run from its config.yaml; nothing is read yet.
+
+    Raises:
+        InputError: if there is no such file, as in a run made from Python.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InputError(f"run: expected {CONFIG} in {str(folder)!r}, which names its data, and there is none")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(CompletionDataModule, "data", required=True)
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
+    data: CompletionDataModule = parser.instantiate_classes(parser.parse_object({"data": given})).data
+    return data
 
 
 def open_run(run: str | Path) -> SteeredLanguageModel:

@@ -28,6 +28,9 @@ def test_the_newest_of_several_last_checkpoints_is_taken(checkpoint, tmp_path):
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"run: expected a run folder or a checkpoint, got .*nowhere"):
         open_run(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"run: expected a run folder with config\.yaml or checkpoints/"):
+        open_run(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
     with pytest.raises(InputError, match=r"run: expected checkpoints/last\.ckpt"):
         open_run(tmp_path)
     (tmp_path / "broken.ckpt").write_bytes(b"no checkpoint")

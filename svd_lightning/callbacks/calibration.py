@@ -24,6 +24,7 @@ from svd_lightning.callbacks.checks import (
     check_checkpointing,
     check_estimator,
     check_options,
+    check_test,
     check_validation,
     hint_at_more_data,
 )
@@ -130,6 +131,8 @@ class SteeringCalibration(L.Callback):
         if self._on_validate or stage == "fit":
             check_calibration_split(as_completion_data(trainer))
             check_estimator(self.estimator, as_steered(pl_module).configured)
+        if stage == "test":
+            check_test(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Raise InputError for an adapter that cannot be decoded, or too small a disk; open the snapshot."""
@@ -170,11 +173,12 @@ class SteeringCalibration(L.Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save and show every candidate on the test split, with the strengths from the calibration split."""
-        results, folder = as_steered(pl_module).test_results, run_folder(trainer)  # every rank asks for the folder
-        if results is None or not trainer.is_global_zero:
+        module, folder = as_steered(pl_module), run_folder(trainer)  # every rank asks for the folder
+        if (results := module.test_results) is None or not trainer.is_global_zero:
             return
         if folder is not None:
-            save_test(folder, results)
+            step = module.calibration and module.calibration.get("global_step")
+            save_test(folder, results, data=as_completion_data(trainer).digest("test"), global_step=step)
         show_test(results, printed=self.show_table)
 
     def _run(self, trainer: L.Trainer, module: SteeredLanguageModel) -> None:

@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from svd_lightning.calibration.advice import too_small
-from svd_lightning.callbacks.run import as_completion_data
+from svd_lightning.callbacks.run import as_completion_data, run_folder
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import MaskedObjective
+from svd_lightning.report.folder import METRICS, TEST, tested_data
 from svd_lightning.scoring.collect import token_collector
 from svd_lightning.steering import KLGradient, Steering
 from svd_lightning.strength import StrengthEstimator
@@ -50,6 +51,19 @@ def check_validation(trainer: L.Trainer) -> None:
     if not trainer.limit_val_batches:
         raise InputError(
             "trainer.limit_val_batches: calibrate ends with a validation of the strength; expected more than 0"
+        )
+
+
+def check_test(trainer: L.Trainer) -> None:
+    """Raise InputError if the folder holds the results of a test on other data, which these would replace."""
+    folder = run_folder(trainer)
+    if folder is None or not isinstance(data := trainer.datamodule, CompletionDataModule):  # type: ignore[attr-defined]
+        return
+    kept = trainer.strategy.broadcast(tested_data(folder))
+    if kept not in (None, data.digest("test")):
+        raise InputError(
+            f"data: expected the test split whose results {str(folder)!r} holds, got another one; move "
+            f"{TEST} and {METRICS} elsewhere, or test into another folder: --trainer.default_root_dir FOLDER"
         )
 
 

@@ -22,8 +22,10 @@ def as_completion_data(trainer: L.Trainer) -> CompletionDataModule:
 def run_folder(trainer: L.Trainer) -> Path | None:
     """Return the folder of this run's files, or None. Call it on every rank: the name is broadcast.
 
-    Without a logger and a `default_root_dir` Lightning names the working directory, where files of others lie.
+    Without a logger and a `default_root_dir` Lightning names the working directory, where files of others lie,
+    unless it is a run folder itself.
     """
     folder = trainer.log_dir
     at_home = not trainer.loggers and Path(trainer.default_root_dir).resolve() == Path.cwd()
-    return None if folder is None or at_home else Path(folder)
+    others = at_home and not Path("config.yaml").is_file()
+    return None if folder is None or others else Path(folder)

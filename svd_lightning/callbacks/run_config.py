@@ -10,7 +10,10 @@ from svd_lightning.files import replacing
 
 
 class NewRunFolder(SaveConfigCallback):
-    """Saves the run's configuration; refuses a folder with that of another run."""
+    """Saves the run's configuration; refuses a folder with that of another run.
+
+    A verb whose checkpoint lies in the folder belongs to the run there, and leaves its configuration as it is.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the file beside its place and move it there; Lightning would leave half of it on a full disk.
@@ -21,6 +24,10 @@ class NewRunFolder(SaveConfigCallback):
         if self.already_saved:
             return
         path = Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename
+        checkpoint = Path(str(self.config.get("ckpt_path"))).resolve()
+        if checkpoint.parent.parent == path.parent.resolve():
+            self.already_saved = True
+            return
         if trainer.strategy.broadcast(path.exists()):
             raise InputError(
                 f"trainer.logger: expected a new run folder, got {str(path.parent)!r}, which holds another run's "

@@ -8,10 +8,9 @@ import lightning as L
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 
+from svd_lightning.checkpoint import STOPPED
 from svd_lightning.signals import Stopped, check, defer
 
-STOPPED = "stopped.ckpt"
-"""The checkpoint of a fit that a signal has stopped."""
 _PATIENCE = 10.0
 """Seconds in which Lightning's child processes have to end."""
 

@@ -12,6 +12,7 @@ from svd_lightning.cli.parser import TRACEBACK, OneLineParser
 from svd_lightning.cli.verbs import COMMANDS, PASSING
 from svd_lightning.errors import InputError
 from svd_lightning.files import disk_trouble
+from svd_lightning.handles import expanded
 from svd_lightning.signals import Stopped, answering
 
 
@@ -44,7 +45,7 @@ def _dispatch(verb: str, options: list[str]) -> None:
     else:
         from svd_lightning.cli.lightning_verbs import run_lightning  # seconds that functions need not wait for
 
-        run_lightning(verb, options)
+        run_lightning(verb, expanded([verb, *options])[1:])
 
 
 def run_function(verb: str, options: list[str]) -> None:

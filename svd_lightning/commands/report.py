@@ -5,6 +5,7 @@ from pathlib import Path
 from svd_lightning.files import write_text
 from svd_lightning.report.folder import load_run
 from svd_lightning.report.page import page
+from svd_lightning.runs import existing_run
 
 
 def report(run: str, *, output: str | None = None, test: str | None = None) -> Path:
@@ -23,7 +24,7 @@ def report(run: str, *, output: str | None = None, test: str | None = None) -> P
     Raises:
         InputError: if the folder holds no calibration, or a damaged one.
     """
-    folder = Path(run).expanduser()
+    folder = existing_run(run)
     path = folder / "report.html" if output is None else Path(output).expanduser()
     write_text(path, page(load_run(folder, test=None if test is None else Path(test).expanduser())))
     print(path)

@@ -8,7 +8,7 @@ from svd_lightning.data.commonsense.task import CommonsenseTask
 from svd_lightning.data.control_tokens import answer_ends
 from svd_lightning.data.datamodule import CompletionDataModule
 from svd_lightning.data.examples import ChoiceQuestion, Example, Message
-from svd_lightning.data.jsonl import JSONLChoices, JSONLData
+from svd_lightning.data.jsonl import JSONLChoices, JSONLData, Prompts
 from svd_lightning.data.mixture import Mixture
 from svd_lightning.data.questions import QuestionBatch
 from svd_lightning.data.sampler import LengthGroupedSampler
@@ -39,6 +39,7 @@ __all__ = [
     "OpenBookQA",
     "PredictionBatch",
     "PredictionCollator",
+    "Prompts",
     "QuestionBatch",
     "RecordedChoices",
     "ScoringBatch",

@@ -159,7 +159,7 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
     def digest(self, split: str) -> str:
         """Return the SHA-256 of the token ids of a split; it changes when what the model reads changes."""
         digest, rows = hashlib.sha256(), self._encoded_rows(split)
-        if split == "calibration" and self.questions(split):
+        if split in ("calibration", "test") and self.questions(split):
             rows = [choice for question in self.all_choices(split) for choice in question.choices]
         for row in rows:
             for ids in (row.prompt_ids, row.completion_ids):

@@ -20,6 +20,7 @@ from svd_lightning.data.conversations import (
 )
 from svd_lightning.data.examples import ChoiceQuestion, Example, Message, as_context
 from svd_lightning.data.source_rows import RowData, SourceRow
+from svd_lightning.data.splits import SplitSizes, check_unique_ids, limited
 from svd_lightning.errors import InputError
 
 
@@ -111,6 +112,25 @@ class JSONLData(RowData):
         """Whether the conversation in a row goes on after the example's completion."""
         column = self._column(row)
         return column is not None and len(read_messages(row, column)) > len(example.messages or ()) + 1
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Prompts(JSONLData):
+    """Prompts to complete and nothing else: rows as in `JSONLData`, whose completions may be missing.
+
+    `predict RUN --data FILE` reads them so; the data that the run was trained on are not opened.
+    """
+
+    def load(self) -> list[Example]:
+        """Return nothing: there is nothing to train on."""
+        return []
+
+    def load_splits(self, sizes: SplitSizes | None = None) -> dict[str, list[Example]]:
+        """Return the prompts as the split predict, and the others empty."""
+        prompts = self._read(self.path, split=self.split, prompts_only=True)
+        check_unique_ids(prompts, split="predict")
+        given = limited(prompts, self.limit, seed=self.seed)
+        return {"train": [], "calibration": [], "validation": [], "test": [], "predict": given}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

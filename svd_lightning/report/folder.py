@@ -34,6 +34,7 @@ from svd_lightning.steering import (
 
 RECORD, TABLE, HISTORY = "calibration.json", "calibration_table.safetensors", "calibration_history.jsonl"
 TEST, METRICS = "test.json", "test_metrics.json"
+_IN_USE = ("rules", "strengths", "correction")
 _KEPT = tuple(HistoryRecord.__annotations__)
 _LIBRARIES = ("svd-lightning", "torch", "lightning", "transformers", "peft", "torchmetrics", "safetensors")
 _log = logging.getLogger(__name__)
@@ -77,11 +78,31 @@ def save_calibration(folder: Path, record: CalibrationRecord, table: object) -> 
         _log.warning("calibration: cannot keep the calibration table for the report: %s", error)
 
 
-def save_test(folder: Path, results: TestResults) -> None:
-    """Write the results of a test: `test_metrics.json`, and with a mask `test.json`."""
+def save_test(folder: Path, results: TestResults, *, data: str, global_step: int | None) -> None:
+    """Write the results of a test: `test_metrics.json`, and with a mask `test.json`.
+
+    Args:
+        folder: older results there are replaced.
+        results: of the test.
+        data: the digest of the test split.
+        global_step: step of the weights that the calibration was made with; None if there was none.
+    """
     if results.table is not None:
         write_json(folder / TEST, results.table)
-    write_json(folder / METRICS, results.metrics)
+    write_json(folder / METRICS, {**results.metrics, "data": data, "global_step": global_step})
+
+
+def tested_data(folder: Path) -> str | None:
+    """Return the digest of the test split whose results a folder holds; None where it holds none, or old ones."""
+    path = folder / METRICS
+    return _read_json(path, remedy="").get("data") if path.exists() else None
+
+
+def of_calibration(metrics: HeldOutMetricsRecord, record: CalibrationRecord) -> bool:
+    """Return whether a test measured what this calibration put in use; old results do not say their step."""
+    used, tested = record["used"], metrics["distributions"].get("steered")
+    same_step = metrics.get("global_step", record.get("global_step")) == record.get("global_step")
+    return same_step and tested is not None and all(tested.get(key) == used.get(key) for key in _IN_USE)
 
 
 def write_history(path: Path, record: CalibrationRecord) -> None:
@@ -124,7 +145,10 @@ def load_run(folder: Path, *, test: Path | None = None) -> Run:
     rules = _rules(record["rules"])
     if rules is None:
         notes += ("A rule of this run is not built in, so its curves cannot be drawn again here.",)
-    tested, metrics = ((test or folder) / name for name in (TEST, METRICS))
+    tested, path = ((test or folder) / name for name in (TEST, METRICS))
+    metrics = cast(HeldOutMetricsRecord, _read_json(path, remedy="")) if path.exists() else None
+    if metrics is not None and not of_calibration(metrics, record):
+        notes += (f"{path.name} is of another calibration than {RECORD}: test again.",)
     config = folder / "config.yaml"
     return Run(
         folder,
@@ -135,7 +159,7 @@ def load_run(folder: Path, *, test: Path | None = None) -> Run:
         cast(HeldOutTableRecord, _read_json(tested, remedy="run `svd-lightning test` first"))
         if test or tested.exists()
         else None,
-        cast(HeldOutMetricsRecord, _read_json(metrics, remedy="")) if metrics.exists() else None,
+        metrics,
         config.read_text(encoding="utf-8") if config.exists() else None,
         notes,
     )

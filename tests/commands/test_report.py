@@ -29,7 +29,7 @@ def test_the_command_writes_the_page_and_prints_where(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: expected a run folder with calibration.json, and there is none"),
+        (["nowhere"], "expected a run folder, got 'nowhere', and no such folder exists"),
         ([], "run"),
         (["x", "--outptu", "y"], "outptu"),
     ],

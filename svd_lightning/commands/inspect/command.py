@@ -8,17 +8,18 @@ import torch
 
 from svd_lightning.commands.inspect.inspection import Inspection, page
 from svd_lightning.commands.inspect.prompt import check_request, inspect_prompt
-from svd_lightning.commands.inspect.subject import open_subject
+from svd_lightning.commands.inspect.subject import open_subject, own_prompt
 from svd_lightning.console import console
 from svd_lightning.decoding.generation import check_options, generation_config, given_options
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
+from svd_lightning.runs import existing_run
 
 
 def inspect(
     run: str,
     *,
-    prompt: str,
+    prompt: str | None = None,
     completion: str | None = None,
     max_new_tokens: int | None = None,
     generation: dict[str, Any] | None = None,
@@ -39,7 +40,8 @@ def inspect(
 
     Args:
         run: run folder of fit or calibrate, a checkpoint, or the folder of an exported artefact.
-        prompt: text to continue.
+        prompt: text to continue; null takes a prompt of the run's own test data: of those in predictions.jsonl the
+            first that steering answers otherwise, else the first.
         completion: text to look at instead of decoding one.
         max_new_tokens: the most tokens of a completion; null takes the run's own limit, else 64.
         generation: options of transformers.GenerationConfig over the run's own, such as '{"do_sample": true}'.
@@ -61,7 +63,8 @@ def inspect(
     """
     options = generation or {}
     check_options(options)  # before anything is loaded
-    check_request(prompt, completion, top)
+    asked = own_prompt(existing_run(run)) if prompt is None else prompt
+    check_request(asked if isinstance(asked, str) else asked.prompt, completion, top)
     place = _device(device)
     subject = open_subject(run, task=task, strengths=[strengths] if isinstance(strengths, float) else strengths)
     config = generation_config(
@@ -71,7 +74,7 @@ def inspect(
         subject.peft_model.to(place),
         subject.tokenizer,
         subject.steering,
-        prompt,
+        asked,
         completion=completion,
         max_new_tokens=max_new_tokens,
         generation=config,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from peft import PeftModel
@@ -38,7 +39,7 @@ def inspect_prompt(
     peft_model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     steering: Steering,
-    prompt: str,
+    prompt: str | Example,
     *,
     completion: str | None = None,
     max_new_tokens: int | None = None,
@@ -57,7 +58,7 @@ def inspect_prompt(
         peft_model: in evaluation mode.
         tokenizer: of the base.
         steering: with its strengths.
-        prompt: text to continue.
+        prompt: text to continue, or an example of a dataset, whose own completion is left out.
         completion: text to look at instead of decoding one, with its end-of-sequence token.
         max_new_tokens: the most tokens of a completion; None takes the limit of `generation`, else 64.
         generation: transformers' decoding options; None takes the base's own, greedy for most.
@@ -70,7 +71,7 @@ def inspect_prompt(
         InputError: for an empty prompt or completion, one too long for the model's context, a steering without
             strengths, or a model that `steer_model` refuses.
     """
-    check_request(prompt, completion, top)
+    check_request(prompt if isinstance(prompt, str) else prompt.prompt, completion, top)
     if not steering.calibrated:
         raise InputError("steering.strengths: expected a calibrated steering, got none; give the strengths")
     example = _encode(tokenizer, prompt, completion, chat=chat)
@@ -139,11 +140,13 @@ def check_request(prompt: str, completion: str | None, top: int) -> None:
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str | None, *, chat: bool
+    tokenizer: PreTrainedTokenizerBase, prompt: str | Example, completion: str | None, *, chat: bool
 ) -> EncodedExample:
     """Encode prompt and completion as training and scoring do."""
-    messages = (Message(role="user", content=prompt),) if chat else None
-    example = Example("the prompt", prompt, completion or "", messages=messages)
+    if isinstance(prompt, str):
+        messages = (Message(role="user", content=prompt),) if chat else None
+        prompt = Example("the prompt", prompt, "", messages=messages)
+    example = replace(prompt, completion=completion or "", answer=None)
     [row] = encode([example], tokenizer, split="given", max_length=_UNLIMITED).rows
     return row
 

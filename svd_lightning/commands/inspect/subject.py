@@ -8,10 +8,11 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.artifact import load_artifact
+from svd_lightning.data import Example, read_rows
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.report.words import strengths_text
-from svd_lightning.runs import open_run
+from svd_lightning.runs import open_data, open_run
 from svd_lightning.steering import Steering, rule_name
 
 _GIVEN = "The strengths were given for this inspection; decoding normally uses others."
@@ -54,6 +55,21 @@ def open_subject(run: str | Path, *, task: str | None = None, strengths: Sequenc
     else:
         steering, notes = _of_task(module, task), _guard_notes(module)
     return Subject(module.peft_model, module.tokenizer, steering, module.generation, notes + _mask_note(steering))
+
+
+def own_prompt(folder: Path) -> Example:
+    """Return a prompt of a run's own data: the first that steering answers otherwise, if predict has found one.
+
+    Raises:
+        InputError: if the run does not know its data, or they have no test split.
+    """
+    examples = open_data(folder).load_splits()["predict"]
+    if not examples:
+        raise InputError("prompt: expected one, since the run's data have no test split; write --prompt TEXT")
+    path = folder / "predictions.jsonl"
+    rows = [row.values for row in read_rows(path)] if path.is_file() else []
+    changed = [row["id"] for row in rows if row.get("tuned", row["completion"]) != row["completion"]]
+    return next((one for one in examples if one.id in changed), examples[0])
 
 
 def _artefact(run: str | Path, task: str | None, strengths: Sequence[float] | None) -> Subject:

@@ -8,6 +8,7 @@ from svd_lightning.commands.judge.protocol import Answer
 from svd_lightning.data import SourceRow, read_rows
 from svd_lightning.errors import InputError
 from svd_lightning.metrics import option_label
+from svd_lightning.runs import existing_run
 
 PREDICTIONS = "predictions.jsonl"
 _COLUMNS = {"base": "base", "tuned": "tuned", "steered": "completion"}
@@ -48,7 +49,7 @@ def predictions_path(place: str) -> Path:
         InputError: if there is none.
     """
     path = Path(place).expanduser()
-    path = path / PREDICTIONS if path.is_dir() else path
+    path = existing_run(path) / PREDICTIONS if path.is_dir() else path
     if not path.is_file():
         raise InputError(
             f"{place}: expected a run folder with {PREDICTIONS}, or such a file, and there is none; run "
