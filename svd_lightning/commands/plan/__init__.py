@@ -1,5 +1,1 @@
-"""Compute how much memory a run needs, before anything is downloaded."""
-
-from svd_lightning.commands.plan.memory import MemoryPlan, Setting, make_plan
-
-__all__ = ["MemoryPlan", "Setting", "make_plan"]
+"""`svd-lightning plan`: how much memory a run needs, before anything is downloaded."""

@@ -3,8 +3,8 @@
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from svd_lightning.commands.plan.memory import MemoryPlan
 from svd_lightning.objective.snapshot import MAX_MEMORY
+from svd_lightning.planning.memory import MemoryPlan, size_text
 
 ASSUMPTIONS = (
     "Weights, gradients, optimizer states and the cache are counted from the model's shapes. Activations are an "
@@ -76,11 +76,3 @@ def _snapshot_line(plan: MemoryPlan) -> str:
     else:
         size = f"at most {size_text(plan.snapshot)} per process"
     return f"Snapshot: {size}, in host memory up to {size_text(MAX_MEMORY)}, in files above that."
-
-
-def size_text(size: int) -> str:
-    """Write bytes with a binary unit."""
-    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= factor:
-            return f"{size / factor:,.2f} {unit}"
-    return f"{size} B"

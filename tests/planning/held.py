@@ -10,8 +10,8 @@ import torch
 from lightning import Callback
 
 from tests.chain import diary_data, diary_model, quiet_trainer
-from tests.commands.plan.measured import storage_bytes
 from tests.distributed.ranks import new_strategy
+from tests.planning.measured import storage_bytes
 
 
 class Held(Callback):

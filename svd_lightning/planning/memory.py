@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from peft import PeftConfig
 
-from svd_lightning.commands.plan.activations import Activations, Batches, activations
-from svd_lightning.commands.plan.blank import blank_model, precision_of, stored_dtype
-from svd_lightning.commands.plan.layouts import FSDP1, Layout, Share
-from svd_lightning.commands.plan.weights import OptimizerFactory, model_weights, state_bytes
 from svd_lightning.models import Backbone
 from svd_lightning.objective.snapshot import MAX_MEMORY
+from svd_lightning.planning.activations import Activations, Batches, activations
+from svd_lightning.planning.blank import blank_model, precision_of, stored_dtype
+from svd_lightning.planning.layouts import FSDP1, Layout, Share
+from svd_lightning.planning.weights import OptimizerFactory, model_weights, state_bytes
 
 
 @dataclass(frozen=True)
@@ -123,3 +123,11 @@ def make_plan(setting: Setting) -> MemoryPlan:
         parameters=sum(weight.numel for weight in weights if not weight.buffer),
         trained=sum(weight.numel for weight in weights if weight.trained),
     )
+
+
+def size_text(size: int) -> str:
+    """Write bytes with a binary unit."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= factor:
+            return f"{size / factor:,.2f} {unit}"
+    return f"{size} B"

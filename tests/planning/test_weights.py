@@ -7,11 +7,11 @@ import torch
 from peft import LoraConfig, PrefixTuningConfig
 from torch import nn
 
-from svd_lightning.commands.plan.blank import blank_model, precision_of
-from svd_lightning.commands.plan.weights import model_weights, state_bytes
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
-from tests.commands.plan.measured import in_run, small_base, storage_bytes
+from svd_lightning.planning.blank import blank_model, precision_of
+from svd_lightning.planning.weights import model_weights, state_bytes
+from tests.planning.measured import in_run, small_base, storage_bytes
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 

@@ -10,8 +10,8 @@ from peft import PeftConfig, PeftModel
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
-from svd_lightning.commands.plan.blank import Precision
 from svd_lightning.models import attach_new, cast_frozen, widen_head
+from svd_lightning.planning.blank import Precision
 
 ROWS, LENGTH, NEW = 4, 64, 12
 VOCABULARY = 3000

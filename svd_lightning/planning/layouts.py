@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from svd_lightning.commands.plan.weights import Weight
+from svd_lightning.planning.weights import Weight
 
 StateBytes = Callable[[Sequence[tuple[tuple[int, ...], torch.dtype]]], int]
 """From shapes and number formats of an optimizer's parameters to the bytes of its state."""

@@ -3,8 +3,8 @@
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from svd_lightning.commands.plan.live import LiveBytes
-from tests.commands.plan.measured import peak_of
+from svd_lightning.planning.live import LiveBytes
+from tests.planning.measured import peak_of
 
 
 def chain(x):

@@ -15,8 +15,8 @@ from peft import PeftModel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from svd_lightning.commands.plan.blank import Precision, as_fake
-from svd_lightning.commands.plan.live import LiveBytes
+from svd_lightning.planning.blank import Precision, as_fake
+from svd_lightning.planning.live import LiveBytes
 from svd_lightning.scoring.tokens import CHUNK_ELEMENTS
 
 CHUNK_TENSORS = 11

@@ -6,10 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-from svd_lightning.commands.plan.blank import blank_model, precision_of
-from svd_lightning.commands.plan.layouts import FSDP1, FSDP2, Whole, ZeRO
-from svd_lightning.commands.plan.weights import Weight, model_weights, state_bytes
 from svd_lightning.models import Backbone
+from svd_lightning.planning.blank import blank_model, precision_of
+from svd_lightning.planning.layouts import FSDP1, FSDP2, Whole, ZeRO
+from svd_lightning.planning.weights import Weight, model_weights, state_bytes
 from tests.chain import BASE_FOLDER, small_lora
 from tests.processes import run_module
 
@@ -30,7 +30,7 @@ def weights():
     [pytest.param("ddp", marks=pytest.mark.slow), pytest.param("fsdp", marks=pytest.mark.slow), "fsdp2"],
 )
 def test_it_is_what_two_processes_hold(strategy, diaries, tmp_path):
-    run_module("tests.commands.plan.held", strategy, str(diaries), str(tmp_path), timeout=200, processes=2)
+    run_module("tests.planning.held", strategy, str(diaries), str(tmp_path), timeout=200, processes=2)
     share = LAYOUTS[strategy].share(weights(), adamw, 2)
     held = [json.loads((tmp_path / f"HELD-{rank}.json").read_text()) for rank in (0, 1)]
     largest = {name: max(each[name] for each in held) for name in held[0]}

@@ -4,13 +4,13 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig
 
-from svd_lightning.commands.plan.activations import Batches, activations
-from svd_lightning.commands.plan.blank import blank_model, precision_of
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.models import Backbone
+from svd_lightning.planning.activations import Batches, activations
+from svd_lightning.planning.blank import blank_model, precision_of
 from svd_lightning.scoring import collector
 from svd_lightning.steering import Steering
-from tests.commands.plan.measured import LENGTH, NEW, ROWS, VOCABULARY, in_run, peak_of, small_base, storage_bytes
+from tests.planning.measured import LENGTH, NEW, ROWS, VOCABULARY, in_run, peak_of, small_base, storage_bytes
 
 BATCHES = Batches(ROWS, ROWS, LENGTH, NEW)
 LORA = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)
