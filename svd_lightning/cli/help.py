@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 from svd_lightning.cli.lightning_help import SHORT
 from svd_lightning.cli.verbs import VERBS
+from svd_lightning.commands.run.request import help_text
 
 _HEAD = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its direction, and
 decode with it.
@@ -23,6 +24,8 @@ def short_help(given: Sequence[str]) -> str | None:
         return f"svd-lightning {version('svd-lightning')}"
     if verb in ("-h", "--help", "--help.all"):
         return _overview()
+    if verb == "run" and {"-h", "--help", "--help.all"}.intersection(options):
+        return help_text()
     return _of_verb(verb) if verb in SHORT and {"-h", "--help"}.intersection(options) else None
 
 

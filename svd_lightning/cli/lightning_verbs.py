@@ -10,7 +10,7 @@ from typing import Any
 from zipfile import is_zipfile
 
 import lightning as L
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -174,17 +174,43 @@ def _cli_for(verb: str, log: RunLog) -> type[SteeringCLI]:
     return OneVerb
 
 
-class PlanCLI(SteeringCLI):
-    """Reads the options of `fit` and shows how much memory they need; makes neither model nor trainer."""
+class FitOptions(SteeringCLI):
+    """Knows the options of `fit`; makes neither model nor trainer, and leaves the parsing to others."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of `fit` and those of `plan`."""
+        """Add the options of `fit`, without the verb."""
         super().add_arguments_to_parser(parser)
-        parser.add_class_arguments(PlanOptions, as_group=False, instantiate=False)
         parser.add_method_arguments(SteeringTrainer, "fit", skip=set(self.subcommands()["fit"]))
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse nothing yet."""
+        self.config = Namespace()
+
+    def before_instantiate_classes(self) -> None:
+        """Check nothing yet."""
+
     def _set_seed(self) -> None:
-        """Do nothing: a plan needs no random numbers."""
+        """Do nothing: options need no random numbers."""
+
+    def instantiate_classes(self) -> None:
+        """Make nothing."""
+
+
+class PlanCLI(FitOptions):
+    """Reads the options of `fit` and shows how much memory they need."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of `plan`."""
+        super().add_arguments_to_parser(parser)
+        parser.add_class_arguments(PlanOptions, as_group=False, instantiate=False)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line."""
+        SteeringCLI.parse_arguments(self, parser, args)
+
+    def before_instantiate_classes(self) -> None:
+        """Check the adapter's name."""
+        SteeringCLI.before_instantiate_classes(self)
 
     def instantiate_classes(self) -> None:
         """Print the plan instead of making model and trainer."""
@@ -203,10 +229,22 @@ def run_lightning(verb: str, options: list[str]) -> None:
         _run(verb, options, log)
 
 
+def fit_parser() -> LightningArgumentParser:
+    """Return the parser of the options of `fit`, for `run`."""
+    set_parsing_settings(subclasses_enabled=[PeftConfig], docstring_parse_attribute_docstrings=False)
+    parser: LightningArgumentParser = _make(FitOptions, "run", []).parser
+    return parser
+
+
 def _run(verb: str, options: list[str], log: RunLog) -> None:
     planned = verb not in SteeringCLI.subcommands()
-    cli = PlanCLI if planned else _cli_for(verb, log)
-    cli(
+    _make(PlanCLI if planned else _cli_for(verb, log), verb, options if planned else [verb, *options])
+
+
+def _make(cli: type[SteeringCLI], verb: str, arguments: list[str]) -> SteeringCLI:
+    """Make a command line, which runs its verb at once."""
+    options = issubclass(cli, FitOptions)
+    return cli(
         SteeredLanguageModel,
         CompletionDataModule,
         subclass_mode_data=True,
@@ -224,12 +262,12 @@ def _run(verb: str, options: list[str], log: RunLog) -> None:
         seed_everything_default=42,
         parser_class=SteeringParser,
         parser_kwargs={
-            "prog": "svd-lightning plan" if planned else "svd-lightning",
-            "description": PLAN.about if planned else None,
+            "prog": f"svd-lightning {verb}" if options else "svd-lightning",
+            "description": PLAN.about if options else None,
             "allow_abbrev": False,
         },
-        args=options if planned else [verb, *options],
-        run=not planned,
+        args=arguments,
+        run=not options,
     )
 
 

@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 from jsonargparse import auto_cli
 
 from svd_lightning.cli.parser import TRACEBACK, OneLineParser
-from svd_lightning.cli.verbs import COMMANDS, PASSING
+from svd_lightning.cli.verbs import COMMANDS, PASSING, RUN
 from svd_lightning.errors import InputError
 from svd_lightning.files import disk_trouble
 from svd_lightning.handles import expanded
@@ -42,6 +42,11 @@ def _dispatch(verb: str, options: list[str]) -> None:
     elif verb in PASSING:
         _quiet_libraries()
         sys.exit(resolve_name(PASSING[verb].target)(options))
+    elif verb == "run":
+        from svd_lightning.cli.lightning_verbs import fit_parser
+
+        _quiet_libraries()
+        sys.exit(resolve_name(RUN.target)(options, parser=fit_parser))
     else:
         from svd_lightning.cli.lightning_verbs import run_lightning  # seconds that functions need not wait for
 

@@ -30,17 +30,17 @@ LIGHTNING: dict[str, Verb] = {
     ),
     "validate": Verb(
         "Score base, tuned and steered on the validation split.",
-        "validate --config runs/mine/version_0/config.yaml",
+        "validate runs/mine/version_0",
         f"{_TRAINER}.validate",
     ),
     "test": Verb(
         "Score base, tuned, control and steered on held-out data.",
-        "test --config runs/mine/version_0/config.yaml",
+        "test runs/mine/version_0",
         f"{_TRAINER}.test",
     ),
     "predict": Verb(
         "Write the steered answers to prompts, one line of JSON each.",
-        "predict --config runs/mine/version_0/config.yaml --predict.compare true",
+        "predict runs/mine/version_0 --predict.compare true",
         f"{_TRAINER}.predict",
     ),
 }
@@ -74,7 +74,7 @@ COMMANDS: dict[str, Verb] = {
     ),
     "judge": Verb(
         "Measure what predict has written, for base, tuned and steered answers at once, and print a table.",
-        "judge runs/mine/version_2",
+        "judge runs/mine/version_0",
         "svd_lightning.commands.judge.command:judge",
     ),
     "lm-eval": Verb(
@@ -110,5 +110,11 @@ PLAN = Verb(
     "svd_lightning.commands.plan.command:show_plan",
 )
 
-VERBS: dict[str, Verb] = {**LIGHTNING, **COMMANDS, **PASSING, "plan": PLAN}
+RUN = Verb(
+    "Train an adapter briefly, calibrate it, test it and say what came of it, in one run folder.",
+    "run Qwen/Qwen2.5-1.5B train.jsonl",
+    "svd_lightning.commands.run.command:run",
+)
+
+VERBS: dict[str, Verb] = {"run": RUN, **LIGHTNING, **COMMANDS, **PASSING, "plan": PLAN}
 """All verbs."""

@@ -30,10 +30,17 @@ def setting_of(config: Namespace, *, tokens: int | None = None) -> Setting:
     Raises:
         InputError: for a run without a base or an adapter, or with a strategy that has no layout.
     """
-    model, data = _parts(config)
-    backbone, adapter = _models(model)
+    model, data = parts(config)
+    return setting_for(config, model, data, tokens=tokens)
+
+
+def setting_for(
+    config: Namespace, model: Namespace, data: CompletionDataModule, *, tokens: int | None = None
+) -> Setting:
+    """Do the same as `setting_of` with the parts that were made of the configuration."""
+    backbone, adapter = models(model)
     generation = generation_config(model.generation or {}, backbone.load_generation())
-    per_node, nodes = _processes(config.trainer)
+    per_node, nodes = processes(config.trainer)
     layout = layout_of(config.trainer, processes=per_node * nodes)
     examples = data.calibration if isinstance(data.calibration, int) else None
     return Setting(
@@ -81,7 +88,7 @@ def layout_of(trainer: Namespace, *, processes: int) -> Layout:
     )
 
 
-def _parts(config: Namespace) -> tuple[Namespace, CompletionDataModule]:
+def parts(config: Namespace) -> tuple[Namespace, CompletionDataModule]:
     """Return the module's arguments and the data module, without making a trainer."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SteeredLanguageModel, "model", instantiate=False, sub_configs=True)
@@ -90,12 +97,13 @@ def _parts(config: Namespace) -> tuple[Namespace, CompletionDataModule]:
     return made.model, made.data
 
 
-def _models(model: Namespace) -> tuple[Backbone, PeftConfig]:
+def models(model: Namespace) -> tuple[Backbone, PeftConfig]:
+    """Return the base and the adapter's configuration."""
     backbone, config = model.backbone, adapter_config(model.adapter)
     return (base_of_adapter(backbone, config) if isinstance(model.adapter, str) else backbone), config
 
 
-def _processes(trainer: Namespace) -> tuple[int, int]:
+def processes(trainer: Namespace) -> tuple[int, int]:
     """Return processes per node, and nodes; 'auto' counts the devices of this machine."""
     devices = trainer.devices
     if devices in ("auto", -1, "-1"):

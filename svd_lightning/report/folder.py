@@ -102,7 +102,9 @@ def of_calibration(metrics: HeldOutMetricsRecord, record: CalibrationRecord) -> 
     """Return whether a test measured what this calibration put in use; old results do not say their step."""
     used, tested = record["used"], metrics["distributions"].get("steered")
     same_step = metrics.get("global_step", record.get("global_step")) == record.get("global_step")
-    return same_step and tested is not None and all(tested.get(key) == used.get(key) for key in _IN_USE)
+    if tested is None or tested["estimator"] is None:  # the user gave strengths, or wanted none
+        return same_step
+    return same_step and all(tested.get(key) == used.get(key) for key in _IN_USE)
 
 
 def write_history(path: Path, record: CalibrationRecord) -> None:

@@ -1,0 +1,1 @@
+"""`svd-lightning run`: from a base and data to the answer, in one run folder."""

@@ -1,0 +1,134 @@
+"""The last screen of `run`: what the records of calibration and test say, in about ten lines."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from svd_lightning.commands.run.defaults import ENOUGH
+from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, MetricRecord, UsedRecord
+from svd_lightning.report import ReportTable, Row
+from svd_lightning.report.words import correction_words, gain_text, recipe_name, share_text
+
+_ALONE = ("Temperature", "ConfidentSet")
+"""Rules that do not read the base."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to print."""
+
+    table: ReportTable
+    lines: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+def answer(
+    record: CalibrationRecord, metrics: HeldOutMetricsRecord | None, *, folder: Path, trained: bool
+) -> Answer:
+    """Return the answer of a run.
+
+    Args:
+        record: the calibration.
+        metrics: the test with it; None where there is no test split.
+        folder: of the run.
+        trained: whether the run trained the adapter, and did not only calibrate it.
+    """
+    lines = [
+        *([] if metrics is None else _learned(metrics, trained=trained)),
+        f"Calibration: {record['message']}.",
+        *([] if metrics is None else _tested(record, metrics)),
+        f"Cost: {_cost(record)}.",
+    ]
+    place = shlex.quote(str(folder))
+    commands = (
+        f"svd-lightning predict {place} --predict.compare true",
+        f"svd-lightning inspect {place}",
+        f"svd-lightning export {place} {shlex.quote(str(Path('out', folder.resolve().name)))}",
+    )
+    table = _calibration_table(record) if metrics is None else _test_table(record, metrics)
+    return Answer(table, tuple(lines), commands)
+
+
+def chosen_name(record: CalibrationRecord) -> str:
+    """Return what decoding uses, in a few words."""
+    if any(task["judged_by"] == "task" for task in record["tasks"]):
+        return "chosen for each task"
+    return _name(record["used"])
+
+
+def _name(used: UsedRecord) -> str:
+    if (correction := used.get("correction")) is not None:
+        return correction_words(correction)
+    if not any(used["strengths"]):
+        return "tuned, as it is"
+    name = recipe_name(used["rules"], used["strengths"])
+    return name if used["rules"] == ["Temperature"] else f"steered by {name}"
+
+
+def _test_table(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> ReportTable:
+    """Compare base, tuned and what was chosen on the test split."""
+    nll, mc1 = metrics["metrics"]["NLL"], metrics["metrics"].get("MC1")
+    shown = {"base": "base", "tuned": "tuned", "steered": f"chosen: {chosen_name(record)}"}
+    rows = []
+    for name, words in shown.items():
+        cells = [words, f"{nll[name]['value']:.4f}", _gain(nll[name])]
+        rows.append(Row((*cells, *([] if mc1 is None else [share_text(mc1[name])])), used=name == "steered"))
+    heads = ["", "NLL", "gain over tuned, 95 %", *([] if mc1 is None else ["MC1, gain in points"])]
+    examples = f"{metrics['examples']} test examples; NLL in nats per token, lower is better"
+    return ReportTable(examples, tuple(heads), tuple(rows))
+
+
+def _calibration_table(record: CalibrationRecord) -> ReportTable:
+    """Compare the same on the calibration split, where there is no test split."""
+    rows = [
+        Row(("base", f"{record['nll_base']:.4f}", "")),
+        Row(("tuned", f"{record['nll_tuned']:.4f}", "")),
+        Row((f"chosen: {chosen_name(record)}", "", gain_text(record["used"]["gain"])), used=True),
+    ]
+    title = f"{record['examples']} calibration examples, the gain held out; there is no test split"
+    return ReportTable(title, ("", "NLL", "gain over tuned, 95 %"), tuple(rows))
+
+
+def _gain(entry: MetricRecord) -> str:
+    low, high = entry.get("low"), entry.get("high")
+    if "gain" not in entry or low is None or high is None:
+        return ""
+    return gain_text({"mean": entry["gain"], "low": low, "high": high})
+
+
+def _learned(metrics: HeldOutMetricsRecord, *, trained: bool) -> Iterator[str]:
+    """Say whether tuned is surely better than base, on the test split."""
+    base = metrics["metrics"]["NLL"]["base"]
+    low, high = base.get("low"), base.get("high")
+    who = "Training" if trained else "The adapter"
+    if low is None or high is None:
+        yield f"{who}: one test example does not show whether it helps."
+        return
+    less = f"{-base['gain']:+.4f} [{-high:+.4f}, {-low:+.4f}]"
+    verdict = "surely helps" if high < 0.0 else "surely harms" if low > 0.0 else "makes no sure difference"
+    yield f"{who} {verdict}: the tuned model gains {less} nats per token over the base."
+    if metrics["examples"] < ENOUGH:
+        yield f"{metrics['examples']} test examples are few (at least {ENOUGH}): read the intervals with care."
+
+
+def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterator[str]:
+    """Say what the test finds of the choice; nothing where it is the tuned model."""
+    entry = metrics["metrics"]["NLL"]["steered"]
+    low, high = entry.get("low"), entry.get("high")
+    if low is None or high is None or low == high == 0.0:
+        return
+    found = "not surely other than zero" if low <= 0.0 <= high else "surely more" if low > 0.0 else "surely less"
+    yield f"Test: {chosen_name(record)} gains {_gain(entry)} nats per token over the tuned model, {found}."
+
+
+def _cost(record: CalibrationRecord) -> str:
+    used: Sequence[UsedRecord] = [record["used"], *(task["used"] for task in record["tasks"])]
+    if any(_reads_base(one) for one in used):
+        return "tuned and base both run at every token, in one batch or one after the other"
+    return "decoding runs the tuned model alone"
+
+
+def _reads_base(used: UsedRecord) -> bool:
+    strengths = zip(used["rules"], used["strengths"], strict=False)
+    return "correction" not in used and any(mu for rule, mu in strengths if rule not in _ALONE)

@@ -1,0 +1,104 @@
+"""`svd-lightning run`: warm start, calibration, test and report in one run folder."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from svd_lightning.commands.run.answer import answer
+from svd_lightning.commands.run.outlook import outlook_lines
+from svd_lightning.commands.run.prepare import Parser, as_yaml, prepare
+from svd_lightning.commands.run.request import Request, read_request
+from svd_lightning.commands.run.stages import (
+    State,
+    alone,
+    begin,
+    check_same,
+    is_tested,
+    new_state,
+    read_state,
+    training_words,
+    write_state,
+)
+from svd_lightning.console import console
+from svd_lightning.files import strict, write_text
+from svd_lightning.report import load_run, page
+from svd_lightning.signals import Stopped
+
+Perform = Callable[[Sequence[str]], int]
+"""Runs one command of svd-lightning; returns its exit status."""
+
+
+def as_process(words: Sequence[str]) -> int:
+    """Run a verb in a process of its own, which a signal to this one ends too."""
+    process = subprocess.Popen([sys.executable, "-m", "svd_lightning", *words])
+    try:
+        return process.wait()
+    except Stopped:
+        process.terminate()
+        process.wait()
+        raise
+
+
+def run(words: Sequence[str], *, parser: Callable[[], Parser], perform: Perform = as_process) -> int:
+    """Train an adapter briefly, calibrate it, test it and say what came of it, in one run folder.
+
+    Args:
+        words: the command line after the verb.
+        parser: makes the parser of the options of `fit`.
+        perform: runs a verb.
+
+    Returns:
+        The exit status: 0, or that of the verb that failed.
+
+    Raises:
+        InputError: for bad input, before any training.
+    """
+    request = read_request(words)
+    folder = request.folder
+    state = read_state(folder)
+    asked: dict[str, Any] = strict(request.asked())
+    try:
+        content = None
+        if state is None or not check_same(folder, state, asked):
+            prepared = prepare(request, parser())
+            _say(*outlook_lines(prepared.outlook))
+            state, content = new_state(prepared.outlook, asked), as_yaml(prepared.content)
+        else:
+            _say(f"Going on with {folder}.")
+        with alone(folder):
+            if content is not None:
+                begin(folder, state, content)
+            return _go_on(request, state, perform)
+    except Stopped as stop:
+        stop.tell("what is done is kept; the same command goes on from here")
+        raise
+
+
+def _go_on(request: Request, state: State, perform: Perform) -> int:
+    folder = request.folder
+    if not state.trained:
+        words = training_words(folder, state, request)
+        if words is not None and (status := perform(words)):
+            return status
+        state = replace(state, trained=True)
+        write_state(folder, state)
+    if state.tests and not is_tested(folder) and (status := perform(["test", str(folder)])):
+        return status
+    _show(folder, trained=state.training)
+    return 0
+
+
+def _show(folder: Path, *, trained: bool) -> None:
+    found = load_run(folder)
+    write_text(folder / "report.html", page(found))
+    shown = answer(found.record, found.metrics, folder=folder, trained=trained)
+    console().print(shown.table)
+    _say(*shown.lines, *shown.commands, f"Report: {folder / 'report.html'}")
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
