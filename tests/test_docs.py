@@ -17,6 +17,7 @@ from svd_lightning.cli import main
 from svd_lightning.cli.lightning_help import SHORT
 from svd_lightning.cli.verbs import COMMANDS, PASSING, VERBS
 from svd_lightning.commands.export import export
+from svd_lightning.commands.run.request import read_request
 from svd_lightning.runs import open_run
 from tests.chain import BASE_FOLDER, ROOT
 
@@ -81,6 +82,9 @@ def python(page: Path) -> str:
 
 def parses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The real parser takes them, all files that they name included."""
+    if arguments[0] == "run":
+        read_request(arguments[1:])
+        return
     with pytest.raises(SystemExit) as caught:
         main([*arguments, "--dry-run" if arguments[0] in PASSING else "--print_config"])
     assert caught.value.code in (0, None), f"svd-lightning {shlex.join(arguments)}: {capsys.readouterr().err}"
@@ -99,8 +103,7 @@ def desk(fitted, config, diaries, carried, tmp_path, monkeypatch) -> Path:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     shutil.copy(diaries / "train.jsonl", tmp_path)
     shutil.copytree(carried, tmp_path / "my-adapter")
-    for name in RUNS:
-        run = tmp_path / name / "version_0"
+    for run in (tmp_path / "runs/Qwen2.5-1.5B-train", *(tmp_path / name / "version_0" for name in RUNS)):
         (run / "checkpoints").mkdir(parents=True)
         (run / "config.yaml").symlink_to(config)
         (run / "calibration.json").symlink_to(fitted / "calibration.json")

@@ -24,7 +24,12 @@ class Answer:
 
 
 def answer(
-    record: CalibrationRecord, metrics: HeldOutMetricsRecord | None, *, folder: Path, trained: bool
+    record: CalibrationRecord,
+    metrics: HeldOutMetricsRecord | None,
+    *,
+    folder: Path,
+    trained: bool,
+    learning: str | None = None,
 ) -> Answer:
     """Return the answer of a run.
 
@@ -33,8 +38,10 @@ def answer(
         metrics: the test with it; None where there is no test split.
         folder: of the run.
         trained: whether the run trained the adapter, and did not only calibrate it.
+        learning: that it was still learning, if so.
     """
     lines = [
+        *([] if learning is None else [learning]),
         *([] if metrics is None else _learned(metrics, trained=trained)),
         f"Calibration: {record['message']}.",
         *([] if metrics is None else _tested(record, metrics)),

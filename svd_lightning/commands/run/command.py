@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svd_lightning.commands.run.answer import answer
+from svd_lightning.commands.run.learning import learning_line, logged_losses, trend
 from svd_lightning.commands.run.outlook import outlook_lines
 from svd_lightning.commands.run.prepare import Parser, as_yaml, prepare
 from svd_lightning.commands.run.request import Request, read_request
@@ -24,6 +25,7 @@ from svd_lightning.commands.run.stages import (
 )
 from svd_lightning.console import console
 from svd_lightning.files import strict, write_text
+from svd_lightning.records import CalibrationRecord
 from svd_lightning.report import load_run, page
 from svd_lightning.signals import Stopped
 
@@ -94,9 +96,16 @@ def _go_on(request: Request, state: State, perform: Perform) -> int:
 def _show(folder: Path, *, trained: bool) -> None:
     found = load_run(folder)
     write_text(folder / "report.html", page(found))
-    shown = answer(found.record, found.metrics, folder=folder, trained=trained)
+    learning = _still_learning(folder, found.record) if trained else None
+    shown = answer(found.record, found.metrics, folder=folder, trained=trained, learning=learning)
     console().print(shown.table)
     _say(*shown.lines, *shown.commands, f"Report: {folder / 'report.html'}")
+
+
+def _still_learning(folder: Path, record: CalibrationRecord) -> str | None:
+    losses = logged_losses(folder)
+    steps, epochs = max(losses, default=0) + 1, record.get("epoch", 0) + 1
+    return learning_line(trend(losses), steps=steps, epochs=epochs, folder=folder)
 
 
 def _say(*lines: str) -> None:

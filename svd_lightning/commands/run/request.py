@@ -15,7 +15,7 @@ of both. The same command goes on where it was interrupted.
 DATA is a file (.jsonl, .json, .csv, .tsv, .parquet) of prompts and completions, conversations, Alpaca's
 instructions, or questions with choices; a dataset folder or hub dataset of these; or a task such as truthfulqa."""
 _EXAMPLES = """Any other option of fit works too, by its dotted name, such as --data.limit 500; it wins over what
-run chooses. `svd-lightning fit --help` explains them all.
+run chooses. `svd-lightning fit --help.all` explains them all.
 
 examples:
   svd-lightning run Qwen/Qwen2.5-1.5B train.jsonl
