@@ -37,7 +37,9 @@ def _overview() -> str:
 
 
 def _of_verb(verb: str) -> str:
-    lines = [f"usage: svd-lightning {verb} [options]", "", VERBS[verb].about]
+    run = "" if verb == "plan" else " [RUN]"
+    lines = [f"usage: svd-lightning {verb}{run} [options]", "", VERBS[verb].about]
+    lines += [] if verb == "plan" else ["RUN is a run folder: base, adapter, data and checkpoint come from it."]
     for group, options in SHORT[verb].groups.items():
         lines += ["", f"{group}:"]
         lines += [f"  {f'{option.name} {option.value}':<40} {option.about}" for option in options]

@@ -83,14 +83,14 @@ SHORT: dict[str, ShortHelp] = {
         },
         (
             "calibrate --config run.yaml --model.adapter my-adapter",
-            "calibrate --config runs/mine/version_0/config.yaml --data.calibration 0.4",
+            "calibrate runs/mine/version_0 --data.calibration 0.4",
         ),
     ),
     "validate": ShortHelp(
         {"Data": [*_DATA[:2], *_DATA[3:]], "Run": [_CONFIG, _CKPT_PATH, *_TRAINER, *_COMMON]},
         (
-            "validate --config runs/mine/version_0/config.yaml",
-            "validate --config runs/mine/version_0/config.yaml --data.eval_batch_size 4",
+            "validate runs/mine/version_0",
+            "validate runs/mine/version_0 --data.eval_batch_size 4",
         ),
     ),
     "test": ShortHelp(
@@ -99,8 +99,8 @@ SHORT: dict[str, ShortHelp] = {
             "Run": [_CONFIG, _CKPT_PATH, *_TRAINER, *_COMMON],
         },
         (
-            "test --config runs/mine/version_0/config.yaml",
-            "test --config runs/mine/version_0/config.yaml --data.test_path other.jsonl",
+            "test runs/mine/version_0",
+            "test runs/mine/version_0 --data.test_path other.jsonl",
         ),
     ),
     "predict": ShortHelp(
@@ -115,8 +115,8 @@ SHORT: dict[str, ShortHelp] = {
             "Run": [_CONFIG, _CKPT_PATH, *_TRAINER, *_COMMON],
         },
         (
-            "predict --config runs/mine/version_0/config.yaml --predict.compare true",
-            "predict --config runs/mine/version_0/config.yaml --data.predict_path prompts.jsonl",
+            "predict runs/mine/version_0 --predict.compare true",
+            "predict runs/mine/version_0 --data.predict_path prompts.jsonl",
         ),
     ),
     "plan": ShortHelp(

@@ -7,6 +7,7 @@ import warnings
 from pkgutil import resolve_name
 
 from jsonargparse import auto_cli
+from transformers.utils.logging import disable_progress_bar
 
 from svd_lightning.cli.parser import TRACEBACK, OneLineParser
 from svd_lightning.cli.verbs import COMMANDS, PASSING, RUN
@@ -46,6 +47,7 @@ def _dispatch(verb: str, options: list[str]) -> None:
         from svd_lightning.cli.lightning_verbs import fit_parser
 
         _quiet_libraries()
+        disable_progress_bar()  # of loading the weights to measure a step
         sys.exit(resolve_name(RUN.target)(options, parser=fit_parser))
     else:
         from svd_lightning.cli.lightning_verbs import run_lightning  # seconds that functions need not wait for

@@ -7,10 +7,9 @@ from typing import Any
 
 from svd_lightning.data.source_rows import SourceRow, is_file_path, read_rows
 from svd_lightning.errors import InputError
-from svd_lightning.records import ClassPath
 
 
-def _of(name: str, **arguments: Any) -> ClassPath:
+def _of(name: str, **arguments: Any) -> dict[str, Any]:
     return {"class_path": f"svd_lightning.data.{name}", "init_args": arguments}
 
 
@@ -24,7 +23,7 @@ _SETS = {
     "arc_challenge": _of("ARC", subset="ARC-Challenge"),
     "openbookqa": _of("OpenBookQA"),
 }
-NAMED: dict[str, ClassPath] = {
+NAMED: dict[str, dict[str, Any]] = {
     "truthfulqa": _of("TruthfulQA"),
     "truthfulqa_primed": _of("TruthfulQA", primed=True),
     "truthfulqa_multiple_choice": _of("TruthfulQA", primed=True, subset="multiple_choice"),
@@ -41,8 +40,8 @@ _EXPECTED = (
 )
 
 
-def find_data(source: str, *, named_columns: bool = False) -> ClassPath:
-    """Return the data class that reads a source, with its path; the first row shows which.
+def find_data(source: str, *, named_columns: bool = False) -> dict[str, Any]:
+    """Return class_path and init_args of the data class that reads a source; the first row shows which.
 
     Args:
         source: a task of `NAMED`, a file, a folder, or a hub dataset.

@@ -16,10 +16,12 @@ from svd_lightning.objective import TokenTable
 from svd_lightning.objective.stored import load_table, save_table
 from svd_lightning.records import (
     CalibrationRecord,
+    DistributionRecord,
     HeldOutMetricsRecord,
     HeldOutTableRecord,
     HistoryRecord,
     TestResults,
+    UsedRecord,
 )
 from svd_lightning.steering import (
     Agreement,
@@ -34,7 +36,6 @@ from svd_lightning.steering import (
 
 RECORD, TABLE, HISTORY = "calibration.json", "calibration_table.safetensors", "calibration_history.jsonl"
 TEST, METRICS = "test.json", "test_metrics.json"
-_IN_USE = ("rules", "strengths", "correction")
 _KEPT = tuple(HistoryRecord.__annotations__)
 _LIBRARIES = ("svd-lightning", "torch", "lightning", "transformers", "peft", "torchmetrics", "safetensors")
 _log = logging.getLogger(__name__)
@@ -104,7 +105,13 @@ def of_calibration(metrics: HeldOutMetricsRecord, record: CalibrationRecord) -> 
     same_step = metrics.get("global_step", record.get("global_step")) == record.get("global_step")
     if tested is None or tested["estimator"] is None:  # the user gave strengths, or wanted none
         return same_step
-    return same_step and all(tested.get(key) == used.get(key) for key in _IN_USE)
+    return same_step and _moving(tested) == _moving(used)
+
+
+def _moving(part: DistributionRecord | UsedRecord) -> str | list[tuple[str, float]]:
+    """Return what differs from the tuned model: a correction's name, or the rules that have a strength."""
+    rules = zip(part["rules"], part["strengths"], strict=False)
+    return part.get("correction") or [(rule, strength) for rule, strength in rules if strength]
 
 
 def write_history(path: Path, record: CalibrationRecord) -> None:
