@@ -84,10 +84,12 @@ def existing_run(place: str | Path) -> Path:
 def find_resumable(run: str | Path) -> Path:
     """Return the checkpoint from which a fit goes on: the file itself, or the newest one of a run folder.
 
+    `trained.ckpt` is none: `calibrate` finishes it, and its epoch has not ended.
+
     Raises:
         InputError: if there is none.
     """
-    return _newest(Path(run).expanduser(), run, (STOPPED, "last*.ckpt", TRAINED))
+    return _newest(Path(run).expanduser(), run, (STOPPED, "last*.ckpt"))
 
 
 def find_checkpoint(run: str | Path) -> Path:

@@ -55,9 +55,8 @@ def scoring_seconds(outlook: Outlook, speed: Speed) -> float:
 def outlook_lines(outlook: Outlook) -> list[str]:
     """Return the lines to print."""
     counts, lengths = outlook.splits, outlook.lengths
-    parts = ((counts["train"], "to train") if outlook.epochs else (0, ""),)
-    parts += tuple((counts[name], words) for name, words in _PURPOSES.items())
-    shown = ", ".join(f"{count:,} {words}" for count, words in parts if count)
+    purposes = {"train": "to train", **_PURPOSES} if outlook.epochs else _PURPOSES
+    shown = ", ".join(f"{counts[name]:,} {words}" for name, words in purposes.items() if counts[name])
     lines = [
         outlook.title,
         f"data      {outlook.kind}: {shown}; about {lengths.mean:.0f} tokens each, the longest {lengths.longest}",

@@ -88,7 +88,9 @@ def begin(folder: Path, state: State, content: str) -> None:
 def training_words(folder: Path, state: State, request: Request) -> list[str] | None:
     """Return the command that trains and calibrates, or goes on with it; None where both are done."""
     given = ["--config", str(folder / CONTENT), *request.overrides]
-    newest = _resumable(folder) if state.training else None
+    trained, newest = folder / "checkpoints" / TRAINED, _resumable(folder) if state.training else None
+    if state.training and _newer(trained, newest) and _weights_done(folder, trained):
+        return ["calibrate", str(trained)]
     if newest is None:
         (folder / CONFIG).unlink(missing_ok=True)  # a start that came to nothing has left it
         if state.training:
@@ -96,9 +98,7 @@ def training_words(folder: Path, state: State, request: Request) -> list[str] | 
         return ["calibrate", *given, "--trainer.logger", "false", "--trainer.default_root_dir", str(folder)]
     if not _weights_done(folder, newest):
         return ["fit", str(newest)]
-    if newest.name in (TRAINED, STOPPED):
-        return ["calibrate", str(newest)]
-    return None
+    return ["calibrate", str(newest)] if newest.name == STOPPED else None
 
 
 def is_tested(folder: Path) -> bool:
@@ -132,6 +132,10 @@ def _resumable(folder: Path) -> Path | None:
     with suppress(InputError):
         return find_resumable(folder)
     return None
+
+
+def _newer(one: Path, other: Path | None) -> bool:
+    return one.exists() and (other is None or one.stat().st_mtime > other.stat().st_mtime)
 
 
 def _weights_done(folder: Path, checkpoint: Path) -> bool:

@@ -49,7 +49,8 @@ LAST, TRAINED, STOPPED = "last.ckpt", "trained.ckpt", "stopped.ckpt"
         ([(LAST, 0, 6), (STOPPED, 1, 8)], {}, ("fit", STOPPED)),
         ([(STOPPED, 0, 3), (LAST, 1, 12)], {}, None),
         ([(LAST, 0, 6), (TRAINED, 1, 12)], {}, ("calibrate", TRAINED)),
-        ([(TRAINED, 0, 6)], {}, ("fit", TRAINED)),
+        ([(LAST, 0, 6), (TRAINED, 1, 12)], {"epochs": 3}, ("fit", LAST)),
+        ([(TRAINED, 1, 12)], {}, ("calibrate", TRAINED)),
     ],
 )
 def test_what_trains_or_goes_on(checkpoints, options, expected, folder):
@@ -59,7 +60,7 @@ def test_what_trains_or_goes_on(checkpoints, options, expected, folder):
 
 
 def test_a_start_that_came_to_nothing_begins_anew(folder):
-    (folder / "config.yaml").write_text("{}")
+    reached(folder, (TRAINED, 0, 6))  # its epoch has not ended, and there is no other
     assert words(folder)[:5] == ["fit", "--config", str(folder / "run.yaml"), "--a.b", "1"]
     assert not (folder / "config.yaml").exists()
     calibrated = words(folder, State({}, training=False, tests=True))
