@@ -1,12 +1,11 @@
 """Which data class reads what a user names: a task, a file, a folder or a hub dataset."""
 
 from collections.abc import Collection
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from svd_lightning.data.source_rows import SourceRow, is_file_path, read_rows
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, meant
 
 
 def _of(name: str, **arguments: Any) -> dict[str, Any]:
@@ -53,10 +52,8 @@ def find_data(source: str, *, named_columns: bool = False) -> dict[str, Any]:
     if source in NAMED:
         return NAMED[source]
     bare = not is_file_path(source) and not Path(source).expanduser().is_dir() and "/" not in source
-    if bare and (close := get_close_matches(source, NAMED, n=1)):
-        raise InputError(
-            f"DATA: expected a file, a folder, a hub dataset or a task, got {source!r}; did you mean {close[0]}?"
-        )
+    if bare and (near := meant(source, NAMED)):
+        raise InputError(f"DATA: expected a file, a folder, a hub dataset or a task, got {source!r}{near}")
     first = read_rows(source)[0]
     path = Path(source).expanduser()
     return _of(_class_of(first, named_columns), path=str(path.resolve()) if path.exists() else source)

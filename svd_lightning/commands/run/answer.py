@@ -99,8 +99,8 @@ def _calibration_table(record: CalibrationRecord) -> ReportTable:
 
 def _gain(entry: MetricRecord) -> str:
     low, high = entry.get("low"), entry.get("high")
-    if "gain" not in entry or low is None or high is None:
-        return ""
+    if "gain" not in entry or low is None or high is None or low == high == 0.0:
+        return ""  # the tuned model itself
     return gain_text({"mean": entry["gain"], "low": low, "high": high})
 
 

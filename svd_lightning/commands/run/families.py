@@ -1,11 +1,10 @@
 """Kinds of adapters by short names, with the learning rates that the field uses for them."""
 
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, meant
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ def find_family(name: str) -> Family | None:
         return FAMILIES[name]
     if Path(name).expanduser().is_dir() or "/" in name:
         return None
-    close = get_close_matches(name, FAMILIES, n=1)
     raise InputError(
         f"adapter: expected {', '.join(FAMILIES)}, or the folder of a trained adapter, got {name!r}"
-        + (f"; did you mean {close[0]}?" if close else "")
+        f"{meant(name, FAMILIES)}"
     )

@@ -51,6 +51,7 @@ def test_table_sentences_and_cost_agree(verdict):
     assert "Calibration: why." in text
     assert ("base both run" in text) == (verdict == "steer")
     said = re.findall(r"Test: (.*) gains (.*) nats", text)
+    assert (shown.table.rows[2].cells[2] == "") == (verdict == "tuned")
     assert said == ([] if verdict == "tuned" else [(NAMES[verdict], shown.table.rows[2].cells[2])])
     assert len(shown.table.rows) + len(shown.lines) + len(shown.commands) <= 10
 
