@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from svd_lightning.cli import main
 from svd_lightning.commands.inspect.command import inspect
@@ -72,6 +73,10 @@ def test_every_verb_takes_the_folder_and_nothing_else(run, tmp_path, monkeypatch
     assert (changed or [predictions[0]["prompt"]])[0] in (run / "inspect.html").read_text()
     main(["export", "runs/mine", "out"])
     assert (tmp_path / "out/adapter_config.json").exists()
+    card = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---\n", 2)[1])
+    [result] = card["model-index"][0]["results"]
+    tested = json.loads((run / "test_metrics.json").read_text())["metrics"]["NLL"]["steered"]["value"]
+    assert [each["value"] for each in result["metrics"] if each["type"] == "nll"] == [tested]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "runs"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mine"], "no folders beside the run's"
     assert (run / "config.yaml").read_bytes() == before

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from svd_lightning.records import CalibrationRecord
+from huggingface_hub import EvalResult, ModelCardData
+
+from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
 from svd_lightning.report import ReportTable, Row
+from svd_lightning.report.folder import versions
 from svd_lightning.report.tables import candidate_table
 from svd_lightning.report.words import intervals_text, mask_text, short, strengths_text
 
@@ -45,17 +48,47 @@ Every option of `generate` works. Leave `custom_generate` out for the adapter wi
 """
 
 
-def model_card(content: Mapping[str, Any], calibration: CalibrationRecord | None) -> str:
+_PLAIN = """---
+{metadata}
+---
+
+# A PEFT adapter, corrected on labelled data
+
+An adapter for `{base}`, with {words} that was fitted to labelled examples. Made with svd_lightning {version}.
+
+## Run it
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+folder = "."  # this folder, or its name on the hub
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base!r}), folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+inputs = tokenizer("...", return_tensors="pt")
+answer = model.generate(**inputs, generation_config=GenerationConfig.from_pretrained(folder))
+```
+
+{measured}
+"""
+
+
+def model_card(
+    content: Mapping[str, Any],
+    calibration: CalibrationRecord | None,
+    results: HeldOutMetricsRecord | None = None,
+) -> str:
     """Return README.md with the metadata that the hub reads.
 
     Args:
         content: steering, base, arithmetic and versions, as in `steering_config.json`.
         calibration: the record of the calibration; None for strengths given by hand.
+        results: of a test with this calibration, for the hub's `model-index`.
     """
     base = content["base"]
     revision = "" if base["revision"] is None else f", revision={base['revision']!r}"
     return _TEXT.format(
-        metadata="\n".join(_metadata(base["name"])),
+        metadata=_metadata(base["name"], results, "custom_generate"),
         base=base["name"],
         revision=revision,
         dtype=content["arithmetic"]["weights"],
@@ -65,15 +98,54 @@ def model_card(content: Mapping[str, Any], calibration: CalibrationRecord | None
     )
 
 
-def _metadata(base: str | None) -> list[str]:
-    """Return the metadata as YAML lines, without a base that is a local folder."""
-    named = [f"base_model: {base}", "base_model_relation: adapter"]
+def plain_card(
+    base: str | None, words: str, calibration: CalibrationRecord | None, results: HeldOutMetricsRecord | None
+) -> str:
+    """Return README.md of an adapter with a correction, which needs nothing of this library.
+
+    Args:
+        base: name of the base.
+        words: what the correction is called.
+        calibration, results: as `model_card` has them.
+    """
+    return _PLAIN.format(
+        metadata=_metadata(base, results),
+        base=base,
+        words=f"an {words}" if words[0] in "aeio" else f"a {words}",
+        version=versions().get("svd-lightning", "from source"),
+        measured="" if calibration is None else _measured(calibration),
+    )
+
+
+def _metadata(base: str | None, results: HeldOutMetricsRecord | None, *tags: str) -> str:
+    """Return the metadata as YAML, without a base that is a local folder."""
+    named = base is not None and not Path(base).is_absolute() and base.count("/") <= 1
+    data = ModelCardData(
+        base_model=base if named else None,
+        base_model_relation="adapter" if named else None,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=["svd-lightning", "steering-vector-decoding", *tags],
+        model_name=None if results is None else "this adapter as it decodes",
+        eval_results=None if results is None else _results(results),
+    )
+    return data.to_yaml()
+
+
+def _results(results: HeldOutMetricsRecord) -> list[EvalResult]:
+    """Return the test's metrics of what decoding uses, as `model-index` has them."""
     return [
-        "library_name: peft",
-        *(named if base and not Path(base).is_absolute() and base.count("/") <= 1 else []),
-        "pipeline_tag: text-generation",
-        "tags:",
-        *(f"- {tag}" for tag in ("svd-lightning", "steering-vector-decoding", "custom_generate")),
+        EvalResult(
+            task_type="text-generation",
+            dataset_type="custom",
+            dataset_name=f"{results['examples']} held-out examples",
+            dataset_split="test",
+            metric_type=metric.lower(),
+            metric_name=f"{metric}, nats per token" if metric == "NLL" else metric,
+            metric_value=values["steered"]["value"],
+        )
+        for metric, values in results["metrics"].items()
+        if "steered" in values
     ]
 
 

@@ -12,10 +12,13 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from svd_lightning.artifact.card import plain_card
+from svd_lightning.artifact.content import CARD
 from svd_lightning.artifact.save import check_target, save_adapter, save_generation
 from svd_lightning.errors import InputError
-from svd_lightning.files import replacing_folder, write_json
+from svd_lightning.files import replacing_folder, write_json, write_text
 from svd_lightning.models.switch import check_adapter
+from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
 from svd_lightning.steering import CalibratedHead, Correction, LabelBias
 
 LOGIT_BIAS = "logit_bias.json"
@@ -27,6 +30,8 @@ def save_corrected(
     correction: Correction,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    calibration: CalibrationRecord | None = None,
+    results: HeldOutMetricsRecord | None = None,
     generation: GenerationConfig | None = None,
 ) -> Path:
     """Write a corrected model as a plain PEFT folder, without anything of this library. Returns its path.
@@ -41,6 +46,7 @@ def save_corrected(
         peft_model: in evaluation mode.
         correction: of the tuned model.
         tokenizer: of the base.
+        calibration, results: for the model card; None leaves them out.
         generation: decoding options that replace those of the base.
 
     Raises:
@@ -61,6 +67,8 @@ def save_corrected(
         save_adapter(peft_model, new)
         tokenizer.save_pretrained(new)
         save_generation(base.generation_config, config, new)
+        name = peft_model.active_peft_config.base_model_name_or_path
+        write_text(new / CARD, plain_card(name, correction.words, calibration, results))
         if isinstance(correction, CalibratedHead):
             _add_head(new, correction, base)
         else:

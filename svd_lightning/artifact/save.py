@@ -25,7 +25,7 @@ from svd_lightning.files import replacing_folder, strict, write_text
 from svd_lightning.models.arithmetic import arithmetic_of, check_arithmetic, widen_head
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import check_adapter
-from svd_lightning.records import CalibrationRecord
+from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
 from svd_lightning.report.folder import versions
 from svd_lightning.steering import Steering, TaskSteering, tasks_as_plain, tasks_from_plain
 
@@ -40,6 +40,7 @@ def save_artifact(
     tokenizer: PreTrainedTokenizerBase,
     *,
     calibration: CalibrationRecord | None = None,
+    results: HeldOutMetricsRecord | None = None,
     generation: GenerationConfig | None = None,
     revision: str | None = None,
 ) -> Path:
@@ -55,6 +56,7 @@ def save_artifact(
         steering: calibrated; one for everything, or one per task.
         tokenizer: of the base.
         calibration: the record of the calibration, for the model card; None for strengths given by hand.
+        results: of a test with this calibration, for the card.
         generation: decoding options that replace those of the base.
         revision: of the base on the hub.
 
@@ -94,7 +96,7 @@ def save_artifact(
             "versions": versions(),
         }
         write_text(new / GENERATE, _portable(content))
-        write_text(new / CARD, model_card(content, calibration))
+        write_text(new / CARD, model_card(content, calibration, results))
         write_content(new, content)
     return target
 

@@ -7,6 +7,8 @@ from svd_lightning.artifact.hub import check_hub_name, push_folder
 from svd_lightning.artifact.save import check_target, save_artifact
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
+from svd_lightning.report.folder import RECORD, load_run, of_calibration
 from svd_lightning.runs import open_run
 from svd_lightning.steering import Corrected
 
@@ -14,9 +16,9 @@ from svd_lightning.steering import Corrected
 def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool = True) -> Path:
     """Write a run as a PEFT adapter folder that decodes with transformers and peft alone, as the run does.
 
-    The folder holds adapter, tokenizer and decoding options; the base is not in it. A steering comes with a
-    model card and code for `generate`. A calibrated head becomes part of the adapter; a label bias becomes
-    `sequence_bias` in the decoding options, and a map for servers.
+    The folder holds adapter, tokenizer, decoding options and a model card with what was measured; the base is
+    not in it. A steering comes with code for `generate`. A calibrated head becomes part of the adapter; a prior or
+    label bias becomes `sequence_bias` in the decoding options, and a map for servers.
 
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.
@@ -40,14 +42,23 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
             f"run: {run!r} is not calibrated; run `svd-lightning calibrate --ckpt_path CHECKPOINT` with its "
             "config first"
         )
-    folder = _save(module, target)
+    folder = _save(module, target, _tested(run, module.calibration))
     print(folder)
     if push_to_hub is not None:
         print(push_folder(folder, push_to_hub, private=private))
     return folder
 
 
-def _save(module: SteeredLanguageModel, target: Path) -> Path:
+def _tested(run: str, calibration: CalibrationRecord | None) -> HeldOutMetricsRecord | None:
+    """Return the results of a test of this calibration that the run folder holds."""
+    folder = Path(run).expanduser()
+    if calibration is None or not (folder / RECORD).is_file():
+        return None
+    metrics = load_run(folder).metrics
+    return metrics if metrics is not None and of_calibration(metrics, calibration) else None
+
+
+def _save(module: SteeredLanguageModel, target: Path, results: HeldOutMetricsRecord | None) -> Path:
     """Write the folder for what the run decodes with."""
     correction = module.steering.correction if isinstance(module.steering, Corrected) else None
     mixed = any(one is not module.steering for one in module.own_steering.values())
@@ -57,14 +68,22 @@ def _save(module: SteeredLanguageModel, target: Path) -> Path:
             "adapter cannot hold; decode it with `svd-lightning predict`"
         )
     if correction is not None:
-        model, tokenizer = module.peft_model, module.tokenizer
-        return save_corrected(target, model, correction, tokenizer, generation=module.generation)
+        return save_corrected(
+            target,
+            module.peft_model,
+            correction,
+            module.tokenizer,
+            calibration=module.calibration,
+            results=results,
+            generation=module.generation,
+        )
     return save_artifact(
         target,
         module.peft_model,
         module.task_steering,
         module.tokenizer,
         calibration=None if module.configured.calibrated else module.calibration,
+        results=results,
         generation=module.generation,
         revision=module.backbone.revision,
     )
