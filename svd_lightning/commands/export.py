@@ -17,8 +17,9 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
     """Write a run as a PEFT adapter folder that decodes with transformers and peft alone, as the run does.
 
     The folder holds adapter, tokenizer, decoding options and a model card with what was measured; the base is
-    not in it. A steering comes with code for `generate`. A calibrated head becomes part of the adapter; a prior or
-    label bias becomes `sequence_bias` in the decoding options, and a map for servers.
+    not in it. A steering comes with code for `generate`. A calibrated head becomes part of the adapter, and an
+    adapter scale its alpha; a prior or label bias becomes `sequence_bias` in the decoding options, and a map for
+    servers.
 
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.
