@@ -40,6 +40,7 @@ def test_fit_then_every_other_verb(one, capsys, tmp_path):
     assert list(module.steering.strengths) == calibration["strengths"]
 
     predicted = one("predict", "--ckpt_path", str(checkpoint), "--predict.compare", "true")
+    assert f"answers: {predicted / 'predictions.jsonl'}" in capsys.readouterr().out
     rows = read_jsonl(predicted / "predictions.jsonl")
     assert [row["id"] for row in rows] == [f"predict-{index}" for index in range(6)]
     assert {"completion", "base", "tuned"} <= set(rows[0])

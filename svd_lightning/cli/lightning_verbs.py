@@ -147,6 +147,13 @@ class SteeringCLI(LightningCLI):
             texts = (f"{name.rpartition('_')[2]} {value:.4f}" for name, value in nll.items())
             print(f"validation NLL, nats per token: {', '.join(texts)}")
 
+    def after_predict(self) -> None:
+        """Name the file of the answers."""
+        assert isinstance(self.trainer, SteeringTrainer)
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, PredictionWriter) and self.trainer.is_global_zero:
+                print(f"answers: {callback.path}")
+
     def after_calibrate(self) -> None:
         """Print the NLL of the validation split in one line."""
         self.after_validate()
