@@ -39,12 +39,15 @@ _EXPECTED = (
 )
 
 
-def find_data(source: str, *, named_columns: bool = False) -> dict[str, Any]:
+def find_data(
+    source: str, *, named_columns: bool = False, subset: str | None = None, revision: str | None = None
+) -> dict[str, Any]:
     """Return class_path and init_args of the data class that reads a source; the first row shows which.
 
     Args:
         source: a task of `NAMED`, a file, a folder, or a hub dataset.
         named_columns: the user names columns of other names.
+        subset, revision: of a folder or hub dataset, as in `read_rows`.
 
     Raises:
         InputError: for what cannot be read, or columns that no class knows.
@@ -54,7 +57,7 @@ def find_data(source: str, *, named_columns: bool = False) -> dict[str, Any]:
     bare = not is_file_path(source) and not Path(source).expanduser().is_dir() and "/" not in source
     if bare and (near := meant(source, NAMED)):
         raise InputError(f"DATA: expected a file, a folder, a hub dataset or a task, got {source!r}{near}")
-    first = read_rows(source)[0]
+    first = read_rows(source, subset=subset, revision=revision)[0]
     path = Path(source).expanduser()
     return _of(_class_of(first, named_columns), path=str(path.resolve()) if path.exists() else source)
 

@@ -65,6 +65,15 @@ def test_other_formats_and_folders(tmp_path, monkeypatch):
     assert find_data("folder")["init_args"] == {"path": str(tmp_path / "folder")}
 
 
+def test_a_subset_of_a_folder(tmp_path):
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("one", "two"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    write_jsonl(tmp_path / "one.jsonl", [CHOICES])
+    write_jsonl(tmp_path / "two.jsonl", [{"prompt": "a", "completion": " b"}])
+    found = [find_data(str(tmp_path), subset=name)["class_path"] for name in ("one", "two")]
+    assert found == ["svd_lightning.data.JSONLChoices", "svd_lightning.data.JSONLData"]
+
+
 def test_columns_that_the_user_names(tmp_path):
     path = str(write_jsonl(tmp_path / "rows.jsonl", [{"question": "a", "reply": " b"}]))
     with pytest.raises(InputError, match=r"line 1: expected the columns prompt and completion, .* got 'question'"):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from svd_lightning.commands.run.defaults import ENOUGH
+from svd_lightning.calibration.advice import ENOUGH
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, MetricRecord, UsedRecord
 from svd_lightning.report import ReportTable, Row
 from svd_lightning.report.words import correction_words, gain_text, recipe_name, share_text

@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from svd_lightning.calibration.advice import ENOUGH
 from svd_lightning.data import EncodedExample
 
-ENOUGH = 30
-"""Examples below which intervals are too short to decide by; see `calibration.advice.ENOUGH`."""
 _SHARES = {"test": (0.15, 400), "validation": (0.1, 100), "calibration": (0.15, 160)}
 """Of each split its share of the examples, and the most of them that it takes."""
 _BATCH = 8

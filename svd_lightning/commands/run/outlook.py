@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from svd_lightning.commands.run.defaults import ENOUGH, Lengths, too_few
+from svd_lightning.calibration.advice import ENOUGH
+from svd_lightning.commands.run.defaults import Lengths, too_few
 from svd_lightning.commands.run.measure import Speed
 from svd_lightning.planning.memory import size_text
 

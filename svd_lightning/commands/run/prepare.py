@@ -54,7 +54,12 @@ def prepare(request: Request, parser: Parser) -> Prepared:
             "svd-lightning fit and test there"
         )
     family, base = find_family(request.adapter), check_base(request.model)
-    source = find_data(request.data, named_columns=any(word.startswith(_NAMING) for word in request.options))
+    source = find_data(
+        request.data,
+        named_columns=any(word.startswith(_NAMING) for word in request.options),
+        subset=request.value("--data.subset"),
+        revision=request.value("--data.revision"),
+    )
     first = _first(base, request.adapter, family) | {"data": source}
     config = parser.parse_args(["--config", as_yaml(first), *request.overrides])
     on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")

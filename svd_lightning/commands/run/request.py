@@ -44,6 +44,18 @@ class Request:
         """The user's own options of `fit`: configurations, and then what stands on the command line."""
         return [*(word for config in self.configs for word in ("--config", config)), *self.options]
 
+    def value(self, name: str) -> str | None:
+        """Return the value of an option of `fit` on the command line; None where it is not given.
+
+        >>> read_request(["base", "data", "--a.b", "1", "--c=2"]).value("--c")
+        '2'
+        """
+        for word, after in zip(self.options, (*self.options[1:], None), strict=True):
+            option, equals, value = word.partition("=")
+            if option == name:
+                return value if equals else after
+        return None
+
     def asked(self) -> dict[str, Any]:
         """Return all that decides what the run computes, as plain data; files are named by their content."""
         return {

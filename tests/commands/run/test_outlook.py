@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from peft import LoraConfig
 
+from svd_lightning.calibration.advice import ENOUGH
 from svd_lightning.commands.run import defaults
 from svd_lightning.commands.run.measure import Speed, free_memory, measure
 from svd_lightning.commands.run.outlook import Outlook, outlook_lines, scoring_seconds, training_seconds
@@ -82,7 +83,7 @@ def test_splits_leave_enough_to_train_and_decide(examples, training):
     if training:
         assert sum(sizes.values()) <= examples / 2
     if examples >= 180:
-        assert min(sizes.values()) >= defaults.ENOUGH
+        assert min(sizes.values()) >= ENOUGH
         assert not defaults.too_few(sizes)
 
 
