@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from svd_lightning.calibration.advice import ENOUGH
 from svd_lightning.data import EncodedExample
 
-_SHARES = {"test": (0.15, 400), "validation": (0.1, 100), "calibration": (0.15, 160)}
-"""Of each split its share of the examples, and the most of them that it takes."""
+_SHARES = {"test": (0.15, 400, 4), "validation": (0.1, 100, 10), "calibration": (0.15, 160, 4)}
+"""Of each split its share of the examples, the most that it takes, and the part of few examples (1/4, 1/10)."""
 _BATCH = 8
 """Examples of a step of the optimizer."""
 _TOKENS = 8192
@@ -53,17 +53,18 @@ class Batches:
 def split_sizes(examples: int, *, training: bool) -> dict[str, int]:
     """Return how many examples test, validation and calibration get.
 
-    A share of the examples, at least `ENOUGH` and at most a number beyond which more changes little, but together
-    never more than half. Without training the calibration gets all that test and validation leave, but one.
+    A share of the examples, at least `ENOUGH` and at most a number beyond which more changes little. Of few
+    examples test and calibration get a quarter each, validation a tenth: it decides nothing. Without training the
+    calibration gets all that test and validation leave, but one.
 
     >>> split_sizes(400, training=True), split_sizes(10_000, training=True)
     ({'test': 60, 'validation': 40, 'calibration': 60}, {'test': 400, 'validation': 100, 'calibration': 160})
     >>> split_sizes(48, training=True), split_sizes(200, training=False)
-    ({'test': 8, 'validation': 8, 'calibration': 8}, {'test': 30, 'validation': 30, 'calibration': 139})
+    ({'test': 12, 'validation': 4, 'calibration': 12}, {'test': 30, 'validation': 20, 'calibration': 149})
     """
     sizes = {
-        name: max(1, min(most, max(ENOUGH, round(share * examples)), examples // 6))
-        for name, (share, most) in _SHARES.items()
+        name: max(1, min(most, max(ENOUGH, round(share * examples)), examples // part))
+        for name, (share, most, part) in _SHARES.items()
     }
     if not training:
         sizes["calibration"] = max(1, examples - sizes["test"] - sizes["validation"] - 1)

@@ -49,8 +49,10 @@ class Request:
 
         >>> read_request(["base", "data", "--a.b", "1", "--c=2"]).value("--c")
         '2'
+        >>> read_request(["base", "data"]).value("--c") is None
+        True
         """
-        for word, after in zip(self.options, (*self.options[1:], None), strict=True):
+        for word, after in zip(self.options, (*self.options[1:], None), strict=False):
             option, equals, value = word.partition("=")
             if option == name:
                 return value if equals else after

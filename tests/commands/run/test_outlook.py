@@ -75,16 +75,17 @@ def test_a_step_is_measured_on_the_model_itself():
     assert free_memory(on_gpu=False) is None or free_memory(on_gpu=False) > 0
 
 
-@pytest.mark.parametrize("examples", [6, 20, 60, 179, 180, 400, 3000, 10**6])
+@pytest.mark.parametrize("examples", [6, 20, 60, 119, 120, 300, 400, 3000, 10**6])
 @pytest.mark.parametrize("training", [True, False])
 def test_splits_leave_enough_to_train_and_decide(examples, training):
     sizes = defaults.split_sizes(examples, training=training)
     assert sum(sizes.values()) < examples
     if training:
-        assert sum(sizes.values()) <= examples / 2
-    if examples >= 180:
-        assert min(sizes.values()) >= ENOUGH
+        assert sum(sizes.values()) <= max(3, 0.6 * examples)
+    if examples >= 120:
         assert not defaults.too_few(sizes)
+    if examples >= 300:
+        assert min(sizes.values()) >= ENOUGH
 
 
 def test_halved_batches_keep_the_examples_of_a_step():

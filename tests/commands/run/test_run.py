@@ -74,7 +74,7 @@ def test_the_whole_way(whole, data, capsys):
     assert verbs == ["fit", "test"]
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["model"]["optimizer"]["init_args"]["lr"] == 2e-4
-    assert config["data"]["init_args"]["calibration"] == 10
+    assert config["data"]["init_args"]["calibration"] == 15
     names = {path.name for path in folder.iterdir()}
     assert {"run.yaml", "config.yaml", "checkpoints", "calibration.json", "test.json", "report.html"} <= names
     assert start(data, folder, perform=lambda words: pytest.fail(f"repeated {words[0]}")) == 0
@@ -131,7 +131,7 @@ def test_an_adapter_of_ones_own_is_calibrated_and_not_trained(whole, data, tmp_p
     assert start(data, out, "--adapter", str(tmp_path / "mine"), perform=perform) == 0
     assert verbs == ["calibrate", "test"]
     record = json.loads((out / "calibration.json").read_text())
-    assert record["examples"] == 60 - 10 - 10 - 1
+    assert record["examples"] == 60 - 15 - 6 - 1
 
 
 def test_other_settings_are_refused_where_there_is_something_to_lose(whole, data, tmp_path, capsys):
