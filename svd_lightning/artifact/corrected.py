@@ -1,4 +1,4 @@
-"""Writing a correction as files that other programs read: a LoRA on the head, or a map of logit biases."""
+"""Writing a correction as files that other programs read: a new alpha, a LoRA on the head, or logit biases."""
 
 import copy
 import json
@@ -15,8 +15,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from svd_lightning.artifact.save import check_target, save_adapter, save_generation
 from svd_lightning.errors import InputError
 from svd_lightning.files import replacing_folder, write_json
+from svd_lightning.models.scale import check_scalable, scaled_vector
 from svd_lightning.models.switch import check_adapter
-from svd_lightning.steering import CalibratedHead, Correction, LabelBias
+from svd_lightning.steering import AdapterScale, CalibratedHead, Correction, LabelBias
 
 LOGIT_BIAS = "logit_bias.json"
 
@@ -32,9 +33,10 @@ def save_corrected(
     """Write a corrected model as a plain PEFT folder, without anything of this library. Returns its path.
 
     A `CalibratedHead` becomes LoRA on the head, A = W [k, H] and B the k unit columns [V, k], beside the LoRA that
-    the adapter has: `peft.PeftModel.from_pretrained(base, FOLDER)` is the corrected model. A `LabelBias` is no
-    adapter: it goes into `generation_config.json` as transformers' `sequence_bias` (exact in greedy decoding and
-    sampling), and into `logit_bias.json`, the map that OpenAI-compatible servers take.
+    the adapter has, an `AdapterScale` LoRA's new alpha or IA3's new vectors:
+    `peft.PeftModel.from_pretrained(base, FOLDER)` is the corrected model. A `LabelBias` is no adapter: it goes into
+    `generation_config.json` as transformers' `sequence_bias` (exact in greedy decoding and sampling), and into
+    `logit_bias.json`, the map that OpenAI-compatible servers take.
 
     Args:
         folder: new or empty.
@@ -45,7 +47,8 @@ def save_corrected(
 
     Raises:
         InputError: for a folder that holds something; for a calibrated head beside an adapter that is not plain
-            LoRA or acts on the head, or on a model that changes its head's output.
+            LoRA or acts on the head, or on a model that changes its head's output; for a scale of an adapter that
+            has none.
     """
     target = Path(folder).expanduser().absolute()
     check_target(target)
@@ -53,6 +56,8 @@ def save_corrected(
     base = peft_model.get_base_model()
     if isinstance(correction, CalibratedHead):
         check_head(peft_model)
+    if isinstance(correction, AdapterScale):
+        check_scalable(peft_model)
     config = copy.deepcopy(generation or GenerationConfig())
     if isinstance(correction, LabelBias):
         pairs = zip(correction.tokens.tolist(), correction.weights.tolist(), strict=True)
@@ -61,7 +66,9 @@ def save_corrected(
         save_adapter(peft_model, new)
         tokenizer.save_pretrained(new)
         save_generation(base.generation_config, config, new)
-        if isinstance(correction, CalibratedHead):
+        if isinstance(correction, AdapterScale):
+            _scale(new, correction.scale)
+        elif isinstance(correction, CalibratedHead):
             _add_head(new, correction, base)
         else:
             write_json(new / LOGIT_BIAS, logit_bias(correction, tokenizer))
@@ -108,6 +115,20 @@ def _is_last(base: PreTrainedModel, head: torch.nn.Module) -> bool:
     finally:
         handle.remove()
     return torch.equal(logits, outputs[0])
+
+
+def _scale(folder: Path, scale: float) -> None:
+    """Multiply what a saved adapter does: by LoRA's alpha, or in IA3's vectors."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config["peft_type"] == "IA3":
+        weights = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+        weights = {name: scaled_vector(vector, scale) for name, vector in weights.items()}
+        save_file(weights, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+        return
+    config["lora_alpha"] *= scale
+    config["alpha_pattern"] = {name: alpha * scale for name, alpha in (config.get("alpha_pattern") or {}).items()}
+    write_json(path, config)
 
 
 def _add_head(folder: Path, correction: CalibratedHead, base: PreTrainedModel) -> None:

@@ -39,6 +39,8 @@ class Rival:
     verdict: Verdict
     used: UsedRecord | None
     """The record's entry if it is used; None for what the verdict on the configured steering speaks of."""
+    by_task: bool = True
+    """Whether a task that it harms may be decoded otherwise."""
 
 
 def decided(
@@ -100,7 +102,8 @@ def _free(
     found = [Rival("control", "sharpening", control.held_out, (tuned,), "control", None)]
     for one in corrections:
         used: UsedRecord = {**off, "correction": one.name}
-        found.append(Rival(one.name, one.in_words, scores_of(split, one), (tuned,), "correct", used))
+        scores, by_task = scores_of(split, one), one.correction.by_task
+        found.append(Rival(one.name, one.in_words, scores, (tuned,), "correct", used, by_task))
     return found
 
 
@@ -211,7 +214,12 @@ def adopted(
     tasks = []
     for task in record["tasks"]:
         harm = evidence(split, best.scores, tuned, among=groups[task["task"]]).harm
-        why = f"{best.words} is not used: in this task it surely {harm}{AS_IT_IS}"
-        found = mine if harm is None else switched_off(record["rules"], why)
-        tasks.append({**task, **found, "judged_by": "pool" if harm is None else "task"})
+        found, alone = mine, harm is not None and best.by_task
+        if alone:
+            why = f"{best.words} is not used: in this task it surely {harm}{AS_IT_IS}"
+            found = switched_off(record["rules"], why)
+        elif harm is not None:
+            why = f"{message}; in this task it surely {harm}, but the tasks of a batch share it"
+            found = {**mine, "message": why}
+        tasks.append({**task, **found, "judged_by": "task" if alone else "pool"})
     return {**record, **mine, "tasks": tasks}  # type: ignore[typeddict-item]

@@ -1,7 +1,7 @@
 """The corrections that a calibration tries: their fit, and what each gives examples that it has not seen."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,14 @@ from svd_lightning.calibration.prior import prior_fit
 from svd_lightning.calibration.ridge import LinearFit, ridge_fit
 from svd_lightning.calibration.split import example_folds
 from svd_lightning.objective import Choices, LabelTokens
-from svd_lightning.steering import CalibratedHead, Correction, LabelBias, Prior, correction_name
+from svd_lightning.steering import (
+    CalibratedHead,
+    Correction,
+    LabelBias,
+    Prior,
+    TokenCorrection,
+    correction_name,
+)
 
 _log = logging.getLogger(__name__)
 MAX_TOKENS = 20_000
@@ -24,7 +31,7 @@ _LEAST_COMPONENTS = 32
 _LEAST_FOLDS = 3
 """λ without one fold is chosen by fits without a second one."""
 
-_FITS: tuple[tuple[type[Correction], Callable[..., LinearFit]], ...] = (
+_FITS: tuple[tuple[type[TokenCorrection], Callable[..., LinearFit]], ...] = (
     (Prior, prior_fit),
     (LabelBias, ridge_fit),
     (CalibratedHead, ridge_fit),
@@ -41,12 +48,24 @@ class LabelSplit:
     """The options' own tokens; the examples are the rows of `choices`."""
     choices: Choices | None = None
 
+    def fits_choice(self, wanted: bool) -> bool:
+        """Return whether the choice is fitted: it is wanted, and every example has options."""
+        if not wanted or self.options is None or self.choices is None:
+            return False
+        return bool(torch.isin(self.answers.example, self.choices.number).all())
+
     def loss(self, *, choice: bool) -> Loss:
         """Return what is fitted: the choice, if it is wanted and every example has options, or the likelihood."""
-        if not choice or self.options is None or self.choices is None:
+        if self.options is None or self.choices is None or not self.fits_choice(choice):
             return LabelLoss(self.answers)
-        every = bool(torch.isin(self.answers.example, self.choices.number).all())
-        return ChoiceLoss(self.options, self.choices) if every else LabelLoss(self.answers)
+        return ChoiceLoss(self.options, self.choices)
+
+    def sums(self, log_probs: Tensor) -> Tensor:
+        """Return the scores of the options, float64 [R], of log-probabilities of their own tokens, float64."""
+        assert self.options is not None
+        assert self.choices is not None
+        row = torch.searchsorted(self.choices.row, self.options.example)
+        return torch.zeros(len(self.choices.row), dtype=torch.float64).index_add_(0, row, log_probs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +75,7 @@ class FittedCorrection:
     correction: Correction
     settings: Mapping[str, float]
     """What was chosen beside its weights, by name."""
-    by_fold: list[Correction]
+    by_fold: Sequence[Correction]
     labels: Tensor
     """Log-probability of each label, by the correction that was fitted without its fold, float64 [N]."""
     options: Tensor | None
@@ -103,7 +122,7 @@ def fit_corrections(split: LabelSplit, *, folds: int, choice: bool = True) -> li
 def _fitted(
     split: LabelSplit,
     loss: Loss,
-    kind: type[Correction],
+    kind: type[TokenCorrection],
     fit_to: Callable[..., LinearFit],
     numbers: Tensor,
     fold_of: Tensor,
@@ -125,8 +144,7 @@ def _fitted(
         question = split.choices.number[split.choices.options.question]
         option = torch.searchsorted(split.choices.row, split.options.example)
         unseen = fold_of[torch.searchsorted(numbers, question)][option]
-        scores = _unseen(split.options, kind.features(split.options.states), fit, unseen)
-        options = torch.zeros(len(question), dtype=torch.float64).index_add_(0, option, scores)
+        options = split.sums(_unseen(split.options, kind.features(split.options.states), fit, unseen))
     tokens, answered = split.answers, kind.features(split.answers.states)
     shift = answered.double() @ fit.weights.T
     return FittedCorrection(
@@ -167,7 +185,7 @@ def _components(states: Tensor, tokens: int) -> Tensor | None:
         return torch.svd_lowrank(states, q=size)[2]
 
 
-def rescored(tokens: LabelTokens, corrections: Mapping[str, Correction]) -> dict[str, Outcome]:
+def rescored(tokens: LabelTokens, corrections: Mapping[str, TokenCorrection]) -> dict[str, Outcome]:
     """Return what corrections achieve on other, held-out tokens, by name.
 
     Args:
@@ -178,12 +196,18 @@ def rescored(tokens: LabelTokens, corrections: Mapping[str, Correction]) -> dict
     for name, one in corrections.items():
         shift = torch.zeros_like(tokens.log_p)
         shift[:, torch.searchsorted(tokens.tokens, one.tokens)] = one.shift(tokens.states)
-        nll, first = (
-            -tokens.label_log_probs(shift).mean().item(),
-            tokens.ranked_first(shift).double().mean().item(),
-        )
-        found[name] = Outcome(nll, nll, first)
+        found[name] = _outcome(tokens, shift)
     return found
+
+
+def as_collected(tokens: LabelTokens) -> Outcome:
+    """Return what the model that the tokens were collected with achieves on them."""
+    return _outcome(tokens, torch.zeros_like(tokens.log_p))
+
+
+def _outcome(tokens: LabelTokens, shift: Tensor) -> Outcome:
+    nll = -tokens.label_log_probs(shift).mean().item()
+    return Outcome(nll, nll, tokens.ranked_first(shift).double().mean().item())
 
 
 def _unseen(tokens: LabelTokens, features: Tensor, fit: LinearFit, fold: Tensor) -> Tensor:
@@ -195,7 +219,7 @@ def _unseen(tokens: LabelTokens, features: Tensor, fit: LinearFit, fold: Tensor)
     return found
 
 
-def _moving(tokens: Tensor, weights: Tensor, kind: type[Correction]) -> Correction:
+def _moving(tokens: Tensor, weights: Tensor, kind: type[TokenCorrection]) -> Correction:
     """Return the correction of the tokens that the fit has moved."""
     moved = weights.any(dim=-1)
     return kind.fitted(tokens[moved], weights[moved].float())

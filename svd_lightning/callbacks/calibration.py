@@ -24,6 +24,7 @@ from svd_lightning.callbacks.checks import (
     check_checkpointing,
     check_estimator,
     check_options,
+    check_scale,
     check_validation,
     hint_at_more_data,
 )
@@ -31,6 +32,7 @@ from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.meters import measure_drift, measure_noise
 from svd_lightning.callbacks.run import as_completion_data, run_folder
+from svd_lightning.callbacks.scale_fit import fit_adapter_scale
 from svd_lightning.callbacks.show import show_calibration, show_test
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
@@ -73,6 +75,8 @@ class SteeringCalibration(L.Callback):
         corrections: fit corrections of the tuned model alone too (those of `CORRECTIONS`), which cost
             nothing at decoding; with the guard one is used instead of steering where that gains no more. False
             leaves them out.
+        scale: try the adapter's scaling times s too, as one more of the corrections (LoRA, IA3). It costs up to
+            six more forwards of the tuned model over the split.
         any_recipe: with the guard, use whichever rules and estimator do best, not the configured ones alone.
         decoded: where answers are free text, how many calibration examples to decode with the tuned model and with
             the strengths found without them. If exact match, ROUGE-L, repetition or length is surely worse, the
@@ -98,15 +102,17 @@ class SteeringCalibration(L.Callback):
         alphas: Sequence[float] = PAPER_ALPHAS,
         others: bool = True,
         corrections: bool = True,
+        scale: bool = False,
         any_recipe: bool = False,
         decoded: int = 32,
         show_table: bool = True,
         snapshot: str | None = None,
     ) -> None:
         check_options(folds, alphas, decoded)
+        check_scale(scale, corrections)
         self.estimator, self.choice, self.guard, self.folds = estimator, choice, guard, folds
         self.alphas, self.others, self.decoded, self.show_table = tuple(alphas), others, decoded, show_table
-        self.corrections, self.any_recipe = corrections, any_recipe
+        self.corrections, self.scale, self.any_recipe = corrections, scale, any_recipe
         self._snapshots, self._trained = SnapshotFolder(snapshot), TrainedCheckpoint()
         self._on_validate = False
         self._calibrated_step: int | None = None
@@ -189,6 +195,11 @@ class SteeringCalibration(L.Callback):
             collected = self._collect(trainer, module, data)
             labels, tokens = collected.label_split(), collected.result(data.tasks("calibration"))
             corrections = [] if labels is None else fit_corrections(labels, folds=self.folds, choice=self.choice)
+            if self.scale and labels is not None:
+                shown = partial(_progress, trainer, doing="Scaling")
+                corrections[:0] = fit_adapter_scale(
+                    trainer, module, data, labels, folds=self.folds, choice=self.choice, progress=shown
+                )
             record = self._decide(trainer, module, data, tokens, collected.questions(), corrections)
             fitted = {one.name: one.correction for one in corrections}
             record = measure_drift(trainer, module, data, record, fitted)

@@ -64,6 +64,15 @@ def check_options(folds: int, alphas: Sequence[float], decoded: int) -> None:
             raise InputError(f"calibration.alphas: expected shares in (0, 1], got {alpha}")
 
 
+def check_scale(scale: bool, corrections: bool) -> None:
+    """Raise InputError for the adapter's scale without the corrections, of which it is one."""
+    if scale and not corrections:
+        raise InputError(
+            "calibration.scale: expected false with calibration.corrections false, since the adapter's scale is one "
+            "of them, got true; leave one of the two out"
+        )
+
+
 def check_checkpointing(trainer: L.Trainer) -> None:
     """Raise InputError if a ModelCheckpoint would save before its epoch's calibration, without its strengths.
 

@@ -15,8 +15,8 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
     """Write a run as a PEFT adapter folder that decodes with transformers and peft alone, as the run does.
 
     The folder holds adapter, tokenizer and decoding options; the base is not in it. A steering comes with a
-    model card and code for `generate`. A calibrated head becomes part of the adapter; a label bias becomes
-    `sequence_bias` in the decoding options, and a map for servers.
+    model card and code for `generate`. A calibrated head becomes part of the adapter, and an adapter scale its
+    alpha; a label bias becomes `sequence_bias` in the decoding options, and a map for servers.
 
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.

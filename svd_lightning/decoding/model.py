@@ -21,6 +21,7 @@ from svd_lightning.decoding.two_pass import TwoPassModel
 from svd_lightning.decoding.virtual_tokens import PROMPT_MODELS, PromptModel
 from svd_lightning.errors import InputError
 from svd_lightning.models.arithmetic import widen_head
+from svd_lightning.models.scale import check_scalable, layers_scaled
 from svd_lightning.models.switch import (
     AdaptedModel,
     active_adapters,
@@ -30,7 +31,7 @@ from svd_lightning.models.switch import (
     check_adapter,
     shallow_copy,
 )
-from svd_lightning.steering import SteeringFunction, reads_base, reads_states
+from svd_lightning.steering import SteeringFunction, adapter_scale, reads_base, reads_states
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,8 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     It changes the PEFT model only inside its own forward, so any number of steered models can share one; but from
     now on the head computes in float32 (`widen_head`). LoRA, IA3 and prompt learning decode both distributions in
     one pass of 2B rows; other adapters take two. A steering that does not read the base (`reads_base`) takes the
-    tuned model's own pass. Do not store it as an attribute of another `nn.Module`, which
-    would register the weights twice.
+    tuned model's own pass; one with an `adapter_scale` runs the tuned model at that scale. Do not store it as an
+    attribute of another `nn.Module`, which would register the weights twice.
 
     Args:
         peft_model: a PEFT model around a decoder-only causal LM, or such a model that transformers has loaded
@@ -66,7 +67,7 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     Raises:
         InputError: for adapters whose base distribution cannot be recovered (`check_adapter`), now or at a
             later call; for models whose past cannot be kept for both (`check_caches`); for prompt learning without
-            a cache; for logits that hold NaN or +∞.
+            a cache; for an `adapter_scale` and an adapter that has none; for logits that hold NaN or +∞.
 
     Source: Hu et al. (2025), arXiv 2509.15888, Algorithm 2.
     """
@@ -78,6 +79,10 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
     check_caches(base_model, two_passes=mixin is TwoPassModel)
     widen_head(base_model, copy_weights=False)
     keeps = HeadInputs(base_model.get_output_embeddings()) if reads_states(steering) else None
+    around, active = None if keeps is None else keeps.kept, active_adapters(peft_model)[0]
+    if (scale := adapter_scale(steering)) != 1.0:
+        check_scalable(peft_model)
+        around = functools.partial(layers_scaled, adapter_layers(peft_model), active, scale)
     model = shallow_copy(base_model, _mixed_class(type(base_model), mixin))  # type: ignore[arg-type]
     for name in _OWN_STATE:
         model.__dict__.pop(name, None)
@@ -88,7 +93,8 @@ def steer_model(peft_model: AdaptedModel, steering: SteeringFunction) -> Any:
         _base_model=base_model,
         _steering=steering,
         _head_inputs=keeps,
-        _adapter=active_adapters(peft_model)[0],
+        _around=around,
+        _adapter=active,
     )
     return model
 

@@ -1,6 +1,7 @@
 """The part that all steered models share: a causal LM with steered logits, over shared weights."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -33,6 +34,9 @@ class SteeredModel:
     _adapter: str
     _head_inputs: HeadInputs | None
     """Kept for a steering that reads them."""
+    _around: Callable[[], AbstractContextManager[None]] | None
+    """Makes the context of every forward, in which the head's inputs are kept or the adapter is scaled."""
+    _within = False
     _virtual_tokens: int = 0
     _generating = False
     _columns = 0
@@ -125,7 +129,7 @@ class SteeredModel:
     def _steered_forward(self, inputs: Inputs) -> Any:
         """Run the class's `forward` with every argument by name, on both models, and steer the logits."""
         labels, return_dict = inputs.pop("labels", None), inputs.pop("return_dict", None)
-        with self._keeping():
+        with self._forwarding():
             outputs, tuned_logits, base_logits = self._both_logits(inputs)
             states = None if self._head_inputs is None else self._head_inputs.take(tuned_logits)
         uncorrected, tuned_logits = tuned_logits, corrected_logits(self._steering, tuned_logits, states)
@@ -142,18 +146,33 @@ class SteeredModel:
         """Return the outputs of the tuned model, its logits and the base model's (None if not read), [B, K, V]."""
         raise NotImplementedError
 
-    def _keeping(self) -> AbstractContextManager[None]:
-        """Keep the head's inputs within the context; while compiling, the caller of the graph does."""
-        if self._head_inputs is None or torch.compiler.is_compiling():
+    def _forwarding(self) -> AbstractContextManager[None]:
+        """Return the context of a forward; the caller of a compiled one has entered it already."""
+        if self._around is None or self._within:
             return nullcontext()
-        return self._head_inputs.kept()
+        if torch.compiler.is_compiling():
+            raise InputError(
+                "steered model: torch.compile of the model itself would leave the correction out; use "
+                "generate(cache_implementation='static'), which compiles the decoding step"
+            )
+        return self._entered()
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        assert self._around is not None
+        with self._around():
+            self._within = True
+            try:
+                yield
+            finally:
+                self._within = False
 
     def get_compiled_call(self, compile_config: Any) -> Any:
         """Return the compiled step that `generate` uses with a static cache, with logits checked outside it."""
         compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self._keeping():
+            with self._forwarding():
                 outputs = compiled(*args, **kwargs)
             check_logits("steered logits", outputs.logits)
             return outputs

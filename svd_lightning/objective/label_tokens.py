@@ -74,9 +74,11 @@ class LabelTokens:
 
     def ranked_first(self, shift: Tensor) -> Tensor:
         """Return whether the label has the highest corrected logit of all tokens, at shifts [N, k], bool [N]."""
-        corrected, slot = self.log_p + shift, self.slot.clamp_min(0).unsqueeze(-1)
-        label = torch.where(self.slot < 0, self.label_log_p, corrected.gather(-1, slot).squeeze(-1))
-        return (label >= corrected.amax(dim=-1)) & (label >= self.rest_top)
+        highest = torch.cat([self.log_p + shift, self.rest_top.unsqueeze(-1)], dim=-1)
+        label = torch.where(
+            self.slot < 0, self.label_log_p, highest.gather(-1, self.outcome.unsqueeze(-1)).squeeze(-1)
+        )
+        return label >= highest.amax(dim=-1)
 
 
 def label_tokens(labels: Sequence[Tensor], *, least: int = 2, most: int = 2000) -> Tensor:

@@ -111,12 +111,16 @@ def correction_words(name: str) -> str:
 def correction_fit(one: CorrectionRecord) -> tuple[str, str]:
     """Return how a correction was fitted, and the number or the count of what was fitted.
 
+    >>> correction_fit({"name": "AdapterScale", "tokens": 0, "settings": {"scale": 1.5625}})
+    ('search', '× 1.56')
     >>> correction_fit({"name": "Prior", "tokens": 6, "settings": {"strength": 1.5, "kappa": 0.1}})
     ('κ 0.1', '1.5')
     >>> correction_fit({"name": "LabelBias", "tokens": 6, "settings": {"ridge": 0.01}})
     ('ridge 0.01', '6 tokens')
     """
     settings = one["settings"]
+    if "scale" in settings:
+        return "search", f"× {settings['scale']:.3g}"
     if "kappa" in settings:
         return f"κ {settings['kappa']:g}", f"{settings['strength']:.3g}"
     return f"ridge {settings['ridge']:.2g}", f"{one['tokens']} tokens"

@@ -6,6 +6,7 @@ from svd_lightning.scoring.free_decoding import FreeDecoding
 from svd_lightning.scoring.held_out import HeldOut, Likelihood
 from svd_lightning.scoring.labels import score_tokens
 from svd_lightning.scoring.noise import NoiseMeter
+from svd_lightning.scoring.scaled import scaled_collector
 from svd_lightning.scoring.summary import scalars
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "NoiseMeter",
     "collector",
     "scalars",
+    "scaled_collector",
     "score_tokens",
 ]

@@ -126,7 +126,7 @@ def token_collector(steering: Steering, *, alphas: Sequence[float] = ()) -> Toke
     return TokenCollector(tuple(rules.values()), features=steering.features, alpha=alpha)
 
 
-class _LabelPart:
+class LabelPart:
     """The part of a collector that collects for corrections, if it was asked to."""
 
     labels: LabelCollector | None
@@ -144,7 +144,7 @@ class _LabelPart:
         return found.part(*choose(found.example, found.position))
 
 
-class _TableCollector(_LabelPart):
+class _TableCollector(LabelPart):
     """Collects a table: the few numbers per token that a mask leaves."""
 
     def __init__(
@@ -177,7 +177,7 @@ class _TableCollector(_LabelPart):
         return table.part(*choose(table.example, table.position), tasks)
 
 
-class _StreamCollector(_LabelPart):
+class _StreamCollector(LabelPart):
     """Collects a stream: both models' final hidden states [N, H], from which the logits are made again.
 
     The decoders run once per batch. After that a pass over the tokens costs the two heads only, a chunk of [n, V]

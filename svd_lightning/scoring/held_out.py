@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.calibration import NONE, describe_tasks, rescore, rescored
+from svd_lightning.calibration import NONE, as_collected, describe_tasks, rescore, rescored
 from svd_lightning.data import Batch
 from svd_lightning.metrics import Completions, MeanNLL, MultipleChoice
 from svd_lightning.objective import LabelCollector
@@ -14,6 +14,7 @@ from svd_lightning.records import CalibrationRecord, HeldOutTableRecord, TestRes
 from svd_lightning.scoring.collect import token_collector
 from svd_lightning.scoring.contenders import contenders, distinct, of_tokens
 from svd_lightning.scoring.labels import LabelScores, score_chunk, score_tokens
+from svd_lightning.scoring.scaled import bare_labels
 from svd_lightning.scoring.summary import summarise
 from svd_lightning.scoring.tokens import (
     CompletionTokens,
@@ -23,7 +24,16 @@ from svd_lightning.scoring.tokens import (
     logit_chunks,
     placed,
 )
-from svd_lightning.steering import UNSTEERED, Correction, Steering, TaskSteering, with_built_in
+from svd_lightning.steering import (
+    UNSTEERED,
+    AdapterScale,
+    Correction,
+    Steering,
+    TaskSteering,
+    TokenCorrection,
+    other_scales,
+    with_built_in,
+)
 
 
 class Likelihood:
@@ -82,10 +92,17 @@ class HeldOut:
         self._contenders = contenders(configured, steering, calibration, corrections)
         self._steerings, self._names = distinct(self._contenders)
         self._tokens = None if configured.alpha is None else token_collector(configured).to(device)
-        self._corrections, self._labels = corrections, None
-        if corrections:
-            changed = torch.cat([one.tokens for one in corrections.values()]).unique()
-            width = max(one.weights.shape[-1] for one in corrections.values() if one.reads_states)
+        self._of_tokens: dict[str, TokenCorrection] = {}
+        self._scales: dict[str, float] = {}
+        for name, one in corrections.items():
+            if isinstance(one, AdapterScale):
+                self._scales[name] = one.scale
+            else:
+                self._of_tokens[name] = one
+        self._labels, self._scaled = None, {name: bare_labels().to(device) for name in self._scales}
+        if self._of_tokens:
+            changed = torch.cat([one.tokens for one in self._of_tokens.values()]).unique()
+            width = max(one.weights.shape[-1] for one in self._of_tokens.values() if one.reads_states)
             self._labels = LabelCollector(changed, width).to(device)
         self._completions = Completions(list(self._steerings)).to(device)
         self._choices = MultipleChoice(list(self._steerings)).to(device)
@@ -98,7 +115,8 @@ class HeldOut:
         """
         tokens = completion_tokens(batch)
         best = batch.get("best", torch.ones_like(batch["index"], dtype=torch.bool))
-        chunks = logit_chunks(peft_model, batch, shared_prompt=batch.get("alone", False))
+        scales = other_scales(self._steerings.values())
+        chunks = logit_chunks(peft_model, batch, shared_prompt=batch.get("alone", False), scales=scales)
         parts = []
         for places, chunk in placed(chunks, tokens):
             parts.append(score_chunk(chunk, of_tokens(self._steerings, batch, places.rows)))
@@ -106,6 +124,9 @@ class HeldOut:
                 add_tokens(self._tokens, chunk, places, batch["index"], among=best)
             if self._labels is not None:
                 add_labels(self._labels, chunk, places, batch["index"], among=best)
+            for name, scale in self._scales.items():
+                alone = chunk._replace(tuned_logits=chunk.at(scale), tuned_states=chunk.tuned_states[:, :0])
+                add_labels(self._scaled[name], alone, places, batch["index"], among=best)
         scores = {
             name: LabelScores(*map(torch.cat, zip(*(part[name] for part in parts), strict=True)))
             for name in self._steerings
@@ -164,9 +185,11 @@ class HeldOut:
             "estimator": self._calibration["estimator"],
             "candidates": candidates,
         }
-        if self._labels is None:
+        outcomes = {name: as_collected(tokens.compute()) for name, tokens in self._scaled.items()}
+        if self._labels is not None:
+            outcomes |= rescored(self._labels.compute(), self._of_tokens)
+        if not outcomes:
             return found
-        outcomes = rescored(self._labels.compute(), self._corrections)
         known = {one["name"]: one for one in self._calibration.get("corrections", [])}
         found["corrections"] = [
             {**known[name], "nll": one.nll, "accuracy": one.accuracy} for name, one in outcomes.items()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svd_lightning.functional import at_label, kl_from_log_probs, label_nll, log_probabilities
 from svd_lightning.scoring.tokens import LogitChunk, completion_tokens, logit_chunks, placed
-from svd_lightning.steering import RowSteering, Steering, SteeringFunction, steered_logits
+from svd_lightning.steering import RowSteering, Steering, SteeringFunction, other_scales
 
 
 class LabelScores(NamedTuple):
@@ -64,24 +64,28 @@ def score_tokens(
     tokens = completion_tokens(batch)
     steer, parts = finite_penalty(steering), []
     chunks = logit_chunks(
-        peft_model, batch, chunk_size=chunk_size, base_states=base_states, shared_prompt=shared_prompt
+        peft_model,
+        batch,
+        chunk_size=chunk_size,
+        base_states=base_states,
+        shared_prompt=shared_prompt,
+        scales=other_scales([steer]),
     )
-    for places, (tuned, base, labels, states) in placed(chunks, tokens):
+    for places, chunk in placed(chunks, tokens):
         function = steer.of(places.rows) if isinstance(steer, RowSteering) else steer
-        steered = steered_logits(function, tuned, base, states)
-        parts.append([-label_nll(logits, labels) for logits in (base, tuned, steered)])
+        three = chunk.base_logits, chunk.tuned_logits, chunk.steered(function)
+        parts.append([-label_nll(logits, chunk.labels) for logits in three])
     return TokenScores(tokens.rows, tokens.positions, *map(torch.cat, zip(*parts, strict=True)))
 
 
 def score_chunk(chunk: LogitChunk, steerings: Mapping[str, SteeringFunction]) -> dict[str, LabelScores]:
     """Score a chunk's labels under each of several steerings; a penalty of −∞ becomes 0, as in `score_tokens`."""
-    tuned, base, labels, states = chunk
-    log_q, scores = log_probabilities(base), {}
+    log_q, scores = log_probabilities(chunk.base_logits), {}
     for name, steering in steerings.items():
-        logits = steered_logits(finite_penalty(steering), tuned, base, states)
+        logits = chunk.steered(finite_penalty(steering))
         log_p = log_probabilities(logits)
-        forbidden = at_label(logits, labels).isneginf()  # log_p is floored, so that ratios stay finite
-        label_log_p = at_label(log_p, labels).masked_fill(forbidden, -math.inf)
+        forbidden = at_label(logits, chunk.labels).isneginf()  # log_p is floored, so that ratios stay finite
+        label_log_p = at_label(log_p, chunk.labels).masked_fill(forbidden, -math.inf)
         scores[name] = LabelScores(label_log_p, kl_from_log_probs(log_p, log_q))
     return scores
 

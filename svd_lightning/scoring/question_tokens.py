@@ -25,15 +25,11 @@ Choose = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(example, position) of tokens, int64 [N] → which to keep, bool [N], and other numbers of examples, int64 [N]."""
 
 
-class RowCollector(Protocol):
-    """Collects the tokens of rows, and gives a part of them."""
+class LabelRows(Protocol):
+    """Collects the tokens of rows as corrections see them, and gives a part of them."""
 
     def add(self, batch: Batch) -> None:
         """Add a batch's completion tokens."""
-        ...
-
-    def part(self, choose: Choose, tasks: Mapping[int, str] | None = None) -> TokenTable | TokenStream:
-        """Return the chosen tokens, under the chosen numbers of examples."""
         ...
 
     @property
@@ -46,8 +42,16 @@ class RowCollector(Protocol):
         ...
 
 
-class QuestionCollection:
-    """Collects the tokens of right answers, and of every option those by which the options differ.
+class RowCollector(LabelRows, Protocol):
+    """Collects the tokens of rows for steering too."""
+
+    def part(self, choose: Choose, tasks: Mapping[int, str] | None = None) -> TokenTable | TokenStream:
+        """Return the chosen tokens, under the chosen numbers of examples."""
+        ...
+
+
+class QuestionLabels:
+    """Collects right answers, and the tokens by which the options differ, as corrections see them.
 
     Among the rows that are collected an option has a number of its own, question × width + option.
 
@@ -56,7 +60,7 @@ class QuestionCollection:
         questions: those of the split, of all processes.
     """
 
-    def __init__(self, rows: RowCollector, questions: Sequence[EncodedQuestion]) -> None:
+    def __init__(self, rows: LabelRows, questions: Sequence[EncodedQuestion]) -> None:
         self._rows, self._width = rows, max(len(question.choices) for question in questions)
         self._best = torch.tensor([one.index * self._width + one.best for one in questions])
         asked = sorted((one for one in questions if len(one.choices) > 1), key=lambda one: one.index)
@@ -88,14 +92,6 @@ class QuestionCollection:
         labels = batch["labels"].masked_fill(~(own | batch["best"].unsqueeze(-1)), IGNORED)
         self._rows.add({**batch, "index": batch["index"] * self._width + batch["option"], "labels": labels})
 
-    def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
-        """Return the tokens of the right answers of all processes. Call it on every rank."""
-        return self._rows.part(self._right, tasks)
-
-    def questions(self) -> QuestionTokens | None:
-        """Return the options' own tokens of all processes; None if none differ. Call it on every rank."""
-        return None if self._choices is None else QuestionTokens(self._rows.part(self._own), self._choices)
-
     def label_split(self) -> LabelSplit | None:
         """Return both as corrections see them; None if they were not asked for. Call it on every rank."""
         if self._rows.labels is None:
@@ -115,3 +111,24 @@ class QuestionCollection:
         place = torch.searchsorted(row, example).clamp_max(len(row) - 1)
         first, end = self._spans[place].unbind(dim=-1)
         return (row[place] == example) & (position >= first) & (position < end), example
+
+
+class QuestionCollection(QuestionLabels):
+    """Collects the tokens of right answers, and of every option those by which the options differ.
+
+    Args:
+        rows: collects the rows' tokens.
+        questions: those of the split, of all processes.
+    """
+
+    def __init__(self, rows: RowCollector, questions: Sequence[EncodedQuestion]) -> None:
+        super().__init__(rows, questions)
+        self._tokens = rows
+
+    def result(self, tasks: Mapping[int, str] | None = None) -> CalibrationTokens:
+        """Return the tokens of the right answers of all processes. Call it on every rank."""
+        return self._tokens.part(self._right, tasks)
+
+    def questions(self) -> QuestionTokens | None:
+        """Return the options' own tokens of all processes; None if none differ. Call it on every rank."""
+        return None if self._choices is None else QuestionTokens(self._tokens.part(self._own), self._choices)

@@ -1,7 +1,8 @@
 """The labelled tokens of a batch, and both models' logits of them, chunk by chunk."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from peft import PeftModel
@@ -18,7 +19,9 @@ from svd_lightning.models.hidden import (
     tuned_head,
     tuned_hidden_states,
 )
+from svd_lightning.models.scale import scaled
 from svd_lightning.objective import LabelCollector, TokenCollector
+from svd_lightning.steering import SteeringFunction, adapter_scale, steered_logits
 
 CHUNK_ELEMENTS = 2**23
 """Default chunk: as few tokens as bring one float32 [n, V] tensor to 32 MiB. glibc maps and returns blocks of that
@@ -45,6 +48,16 @@ class LogitChunk(NamedTuple):
     """int64 [n]"""
     tuned_states: Tensor
     """[n, H]"""
+    others: Mapping[float, Tensor] = MappingProxyType({})
+    """The tuned logits, [n, V], at other scales of the adapter."""
+
+    def at(self, scale: float) -> Tensor:
+        """Return the tuned logits at a scale of the adapter, 1 or one of `others`, [n, V]."""
+        return self.tuned_logits if scale == 1.0 else self.others[scale]
+
+    def steered(self, steering: SteeringFunction) -> Tensor:
+        """Return the logits of a steering function with its correction, [n, V]."""
+        return steered_logits(steering, self.at(adapter_scale(steering)), self.base_logits, self.tuned_states)
 
 
 def completion_tokens(batch: Mapping[str, Tensor]) -> CompletionTokens:
@@ -111,6 +124,7 @@ def logit_chunks(
     chunk_size: int | None = None,
     base_states: Tensor | None = None,
     shared_prompt: bool = False,
+    scales: Sequence[float] = (),
 ) -> Iterator[LogitChunk]:
     """Yield both models' logits of the scored tokens, a few at a time; only those tokens pass the head.
 
@@ -121,10 +135,12 @@ def logit_chunks(
         base_states: hidden states of the base model at the scored tokens, [N, H] on any device, from a snapshot
             (`completion_states` of `base_hidden_states`); they replace the base forward.
         shared_prompt: the rows are options of one question; their common prompt is computed once.
+        scales: of the adapter, at which the tuned model runs too.
 
     Raises:
         InputError: as `check_adapter` and `completion_tokens`; for base states of another number of tokens;
-            for rows without a common prompt; for logits that hold NaN or +∞.
+            for rows without a common prompt; for a scale of an adapter that has none; for logits that hold NaN or
+            +∞.
     """
     tokens = completion_tokens(batch)
     ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -137,13 +153,43 @@ def logit_chunks(
             f"{len(base_states)}; make the snapshot again from the same batches in the same order"
         )
     tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask, shared_columns=shared), tokens)
-    vocabulary = peft_model.get_base_model().config.get_text_config().vocab_size
-    size = chunk_size or math.ceil(CHUNK_ELEMENTS / vocabulary)
+    further = {scale: scaled_states(peft_model, batch, tokens, scale, shared_columns=shared) for scale in scales}
+    size = chunk_size or chunk_length(peft_model)
     heads = tuned_head(peft_model), base_head(peft_model)
+    parts = {scale: iter(states.split(size)) for scale, states in further.items()}
     for tuned, base, labels in zip(
         tuned_states.split(size), base_states.split(size), tokens.labels.split(size), strict=True
     ):
-        yield head_logits(heads, tuned, base.to(tuned.device), labels)
+        chunk = head_logits(heads, tuned, base.to(tuned.device), labels)
+        others = {scale: scaled_logits(peft_model, next(part), scale) for scale, part in parts.items()}
+        yield chunk._replace(others=others)
+
+
+def chunk_length(peft_model: PeftModel) -> int:
+    """Return how many tokens bring one float32 [n, V] tensor to 32 MiB."""
+    return math.ceil(CHUNK_ELEMENTS / peft_model.get_base_model().config.get_text_config().vocab_size)
+
+
+def scaled_states(
+    peft_model: PeftModel,
+    batch: Mapping[str, Tensor],
+    tokens: CompletionTokens,
+    scale: float,
+    *,
+    shared_columns: int = 0,
+) -> Tensor:
+    """Return what the tuned model at a scale of its adapter gives its head at the scored tokens, [N, H]."""
+    with scaled(peft_model, scale):
+        hidden = tuned_hidden_states(
+            peft_model, batch["input_ids"], batch["attention_mask"], shared_columns=shared_columns
+        )
+    return completion_states(hidden, tokens)
+
+
+def scaled_logits(peft_model: PeftModel, states: Tensor, scale: float) -> Tensor:
+    """Return the logits of the tuned model at a scale of its adapter, [n, V], of `scaled_states` [n, H]."""
+    with scaled(peft_model, scale):
+        return tuned_head(peft_model)(states)
 
 
 def head_logits(heads: tuple[Head, Head], tuned: Tensor, base: Tensor, labels: Tensor) -> LogitChunk:
@@ -198,4 +244,6 @@ def _among(
     if among is None:
         return tokens, chunk
     keep = among[tokens.rows]
-    return CompletionTokens(*(field[keep] for field in tokens)), LogitChunk(*(field[keep] for field in chunk))
+    return CompletionTokens(*(field[keep] for field in tokens)), LogitChunk(
+        chunk.tuned_logits[keep], chunk.base_logits[keep], chunk.labels[keep], chunk.tuned_states[keep]
+    )

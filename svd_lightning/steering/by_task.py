@@ -59,6 +59,21 @@ class RowSteering:
         return any(getattr(function, "reads_states", False) for function in self._functions)
 
     @property
+    def adapter_scale(self) -> float:
+        """The scale of the adapter at which the tuned model runs, the same for all rows.
+
+        Raises:
+            InputError: if it differs.
+        """
+        scales = {getattr(function, "adapter_scale", 1.0) for function in self._functions}
+        if len(scales) > 1:
+            found = ", ".join(f"{scale:g}" for scale in sorted(scales))
+            raise InputError(
+                f"steering: expected one adapter scale for the rows of a batch, got {found}; decode them apart"
+            )
+        return next(iter(scales), 1.0)
+
+    @property
     def correction(self) -> "RowSteering | None":
         """What corrects the tuned logits of each row; None if no row has a correction."""
         corrections = [getattr(function, "correction", None) for function in self._functions]
@@ -118,6 +133,11 @@ class TaskSteering:
     def calibrated(self) -> bool:
         """Whether the strengths are known."""
         return self.shared.calibrated
+
+    @property
+    def adapter_scale(self) -> float:
+        """The scale of the adapter at which the tuned model runs, whatever the task."""
+        return RowSteering([self.shared, *self.own.values()]).adapter_scale
 
     def with_penalty(self, penalty: float) -> "TaskSteering":
         """Return the same strengths with another penalty outside the mask."""

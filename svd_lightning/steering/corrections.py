@@ -1,18 +1,89 @@
-"""Corrections that read the tuned model alone: a number, or a vector, for each of a few tokens."""
+"""Corrections that read the tuned model alone: its adapter's scale, or numbers for each of a few tokens."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
-from svd_lightning.functional import correct
+from svd_lightning.errors import InputError
+from svd_lightning.functional import correct, widened
 from svd_lightning.steering.steering import Steering, SteeringFunction
 
 
+@dataclass(frozen=True)
+class AdapterScale:
+    """ẑ = z of the adapter with its scaling times s: the tuned model, nearer to the base or further from it.
+
+    It is a change of the model, not of its logits: whoever runs the model does so at `adapter_scale(steering)`. So
+    all rows of a batch share it.
+
+    Raises:
+        InputError: for a scale that is not a finite number above 0.
+    """
+
+    scale: float
+    """s; 1 is the tuned model as it is."""
+    words: ClassVar[str] = "adapter scale"
+    reads_states: ClassVar[bool] = False
+    by_task: ClassVar[bool] = False
+    tokens: ClassVar[Tensor] = torch.zeros(0, dtype=torch.int64)
+    """The tokens that it shifts by itself: none."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0.0):
+            raise InputError(f"adapter scale: expected a finite number above 0, got {self.scale}")
+
+    @property
+    def size(self) -> str:
+        """What was found, in words."""
+        return f"× {self.scale:.3g}"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return it as tensors alone."""
+        return {"scale": torch.tensor(self.scale, dtype=torch.float64)}
+
+    @classmethod
+    def from_tensors(cls, content: Mapping[str, Tensor]) -> "AdapterScale":
+        """Return what `tensors` wrote."""
+        return cls(content["scale"].item())
+
+    def __call__(self, logits: Tensor, states: Tensor | None = None) -> Tensor:
+        """Return the logits, which come from the model at this scale, as float32 (or float64) [..., V]."""
+        return widened(logits)
+
+
 @dataclass(frozen=True, eq=False)
-class LabelBias:
+class _OfTokens:
+    """A shift of a few tokens' logits."""
+
+    tokens: Tensor
+    """The corrected tokens, int64 [k], each once."""
+    weights: Tensor
+    """Of what the shift is linear in, float32, a row (or a number) for each token."""
+    by_task: ClassVar[bool] = True
+    """Whether the rows of one batch may differ in it."""
+
+    @property
+    def size(self) -> str:
+        """What was found, in words."""
+        return f"{len(self.tokens)} tokens"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return it as tensors alone."""
+        return {"tokens": self.tokens, "weights": self.weights}
+
+    @classmethod
+    def from_tensors(cls, content: Mapping[str, Tensor]) -> Self:
+        """Return what `tensors` wrote."""
+        return cls(content["tokens"], content["weights"])
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBias(_OfTokens):
     """ẑ_v = z_v + b_v for the tokens v of the labels, z_v elsewhere; the same at every position.
 
     >>> import torch
@@ -20,8 +91,6 @@ class LabelBias:
     [0.0, 0.5, 0.0]
     """
 
-    tokens: Tensor
-    """The corrected tokens, int64 [k], each once."""
     weights: Tensor
     """b, float32 [k]."""
     words: ClassVar[str] = "label bias"
@@ -58,7 +127,7 @@ class Prior(LabelBias):
 
 
 @dataclass(frozen=True, eq=False)
-class CalibratedHead:
+class CalibratedHead(_OfTokens):
     """ẑ_v = z_v + w_v·h for the tokens v of the labels, z_v elsewhere; h is what the tuned model gives its head.
 
     A convex fit (multinomial logistic regression with offsets) that takes k rows at decoding. Where the model's
@@ -70,8 +139,6 @@ class CalibratedHead:
     [0.0, 0.75, 0.0]
     """
 
-    tokens: Tensor
-    """The corrected tokens, int64 [k], each once."""
     weights: Tensor
     """W, float32 [k, H]."""
     words: ClassVar[str] = "calibrated head"
@@ -98,10 +165,15 @@ class CalibratedHead:
         return correct(logits, self.tokens.to(logits.device), self.shift(states))
 
 
-Correction = LabelBias | CalibratedHead
+TokenCorrection = LabelBias | CalibratedHead
 """What is added to the tuned logits of a few tokens without looking at the base."""
 
-CORRECTIONS: Mapping[str, type[Correction]] = {kind.__name__: kind for kind in (Prior, LabelBias, CalibratedHead)}
+Correction = AdapterScale | TokenCorrection
+"""What corrects the tuned model without looking at the base."""
+
+CORRECTIONS: Mapping[str, type[Correction]] = {
+    kind.__name__: kind for kind in (AdapterScale, Prior, LabelBias, CalibratedHead)
+}
 """All kinds by name, those of the fewest parameters first."""
 
 
@@ -116,6 +188,11 @@ class Corrected(Steering):
 
     correction: Correction | None = None
     """Applied first, by `steered_logits`, as it may read more than logits."""
+
+    @property
+    def adapter_scale(self) -> float:
+        """The scale at which the tuned model runs."""
+        return self.correction.scale if isinstance(self.correction, AdapterScale) else 1.0
 
     @classmethod
     def of(cls, configured: Steering, correction: Correction) -> "Corrected":
@@ -159,11 +236,22 @@ def reads_states(steering: SteeringFunction) -> bool:
     return getattr(getattr(steering, "correction", None), "reads_states", False)
 
 
+def adapter_scale(steering: object) -> float:
+    """Return the scale of the adapter at which a steering function wants the tuned logits; 1 unless it says so."""
+    return getattr(steering, "adapter_scale", 1.0)
+
+
+def other_scales(steerings: Iterable[object]) -> list[float]:
+    """Return the scales other than 1 that some of the steering functions want, ascending."""
+    return sorted({adapter_scale(one) for one in steerings} - {1.0})
+
+
 def as_tensors(corrections: Mapping[str, Correction]) -> dict[str, dict[str, Tensor]]:
     """Return corrections by name as tensors alone, which `from_tensors` reads back."""
-    return {name: {"tokens": one.tokens, "weights": one.weights} for name, one in corrections.items()}
+    return {name: one.tensors() for name, one in corrections.items()}
 
 
 def from_tensors(content: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Correction]:
     """Return the corrections that `as_tensors` wrote; names that this version does not know are left out."""
-    return {name: CORRECTIONS[name](**tensors) for name, tensors in content.items() if name in CORRECTIONS}
+    known = {name: tensors for name, tensors in content.items() if name in CORRECTIONS}
+    return {name: CORRECTIONS[name].from_tensors(tensors) for name, tensors in known.items()}

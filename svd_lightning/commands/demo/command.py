@@ -134,7 +134,7 @@ def _compare(module: SteeredLanguageModel, data: JSONLData) -> tuple[dict[str, N
             strengths[name] = ", ".join(f"{strength:.2f}" for strength in candidate["strengths"])
     for correction in module.corrections.values():
         compared[correction.words] = Corrected.of(module.configured, correction)
-        strengths[correction.words] = f"{len(correction.tokens)} tokens"
+        strengths[correction.words] = correction.size
     module.eval()
     return nearness(module.peft_model, data.test_dataloader(), TASK, compared), strengths
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from svd_lightning.commands.demo.task import Language
 from svd_lightning.functional import label_nll
 from svd_lightning.scoring.tokens import IGNORED, logit_chunks
-from svd_lightning.steering import SteeringFunction, steered_logits
+from svd_lightning.steering import SteeringFunction, other_scales
 
 
 class Nearness(NamedTuple):
@@ -44,11 +44,10 @@ def nearness(
     for batch in batches:
         true_log_probs = truth.log_probs(batch["input_ids"], batch["labels"] != IGNORED)
         start = 0
-        for chunk in logit_chunks(peft_model, batch):
+        for chunk in logit_chunks(peft_model, batch, scales=other_scales(distributions.values())):
             part = true_log_probs[start : (start := start + len(chunk.labels))]
             for name, steer in distributions.items():
-                logits = steered_logits(steer, chunk.tuned_logits, chunk.base_logits, chunk.tuned_states)
-                sums[name] += _sums(logits, chunk.labels, part)
+                sums[name] += _sums(chunk.steered(steer), chunk.labels, part)
         count += start
     return {name: Nearness(*(total / count).tolist()) for name, total in sums.items()}
 

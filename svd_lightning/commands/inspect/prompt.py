@@ -27,8 +27,8 @@ from svd_lightning.steering import (
     Steering,
     SteeringFunction,
     correction_name,
+    other_scales,
     rule_name,
-    steered_logits,
 )
 
 _UNLIMITED = 2**31
@@ -116,7 +116,7 @@ def steering_text(steering: Steering) -> str:
     'LabelBias, 1 tokens'
     """
     if isinstance(steering, Corrected) and steering.correction is not None:
-        return f"{correction_name(steering.correction)}, {len(steering.correction.tokens)} tokens"
+        return f"{correction_name(steering.correction)}, {steering.correction.size}"
     rules = " + ".join(rule_name(rule) for rule in steering.directions)
     text = f"{rules}, μ = {strengths_text(steering.strengths or ())}, {mask_text(steering.alpha)}"
     if steering.alpha is None:
@@ -175,11 +175,11 @@ def _positions(
     labels[:, : len(prompt_ids)] = IGNORED
     batch = {"input_ids": whole, "attention_mask": torch.ones_like(whole), "labels": labels}
     found: list[Position] = []
-    for tuned, base, chunk_labels, states in logit_chunks(peft_model, batch):
-        steered = steered_logits(steering, tuned, base, states)
+    for chunk in logit_chunks(peft_model, batch, scales=other_scales([steering])):
+        base, tuned, steered = chunk.base_logits, chunk.tuned_logits, chunk.steered(steering)
         check_logits("steered logits", steered)
         mask = None if steering.alpha is None else confidence_mask(tuned, steering.alpha)
-        found += positions(Triple(base, tuned, steered), chunk_labels, mask, penalty=steering.penalty, top=top)
+        found += positions(Triple(base, tuned, steered), chunk.labels, mask, penalty=steering.penalty, top=top)
     return found
 
 
