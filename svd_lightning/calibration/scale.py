@@ -85,11 +85,11 @@ class _Scores:
         self._judged = self.labels
         if by_choice and split.choices is not None and self.options is not None:
             self._judged = split.choices.log_probs(self.options)
+        self._sound = bool(self.labels.isfinite().all() and self._judged.isfinite().all())
 
     def nll(self, among: Tensor) -> float:
-        """Return the mean NLL of what is judged, among some (bool); infinite where one is not finite."""
-        judged = self._judged[among]
-        return -judged.mean().item() if judged.isfinite().all() else math.inf
+        """Return the mean NLL of what is judged, among some (bool); infinite if the model breaks at this scale."""
+        return -self._judged[among].mean().item() if self._sound else math.inf
 
 
 def _pick(rows: list[Tensor], fold: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ from transformers import CompileConfig
 
 from svd_lightning.decoding import steer_model
 from svd_lightning.errors import InputError
-from svd_lightning.steering import RowSteering, Steering
+from svd_lightning.steering import AdapterScale, Corrected, RowSteering, Steering
 from tests.decoding import zoo
 
 STEERING = Steering(strengths=[1.5])
+SCALED = Corrected.of(Steering(), AdapterScale(2.5))
 
 
 def compile_config(backend):
@@ -47,6 +48,11 @@ def test_rows_of_several_tasks_take_one_graph_too():
     check_one_graph("lora", "eager", RowSteering([*others, *[STEERING] * (rows - 2)]))
 
 
+@pytest.mark.parametrize("adapter", ["lora", "ia3"])
+def test_an_adapter_at_another_scale_takes_one_graph(adapter):
+    check_one_graph(adapter, "eager", SCALED)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize("adapter", zoo.ONE_PASS)
@@ -73,9 +79,10 @@ def test_logits_are_checked_outside_the_graph():
         model.generate(**options, cache_implementation="static", compile_config=compile_config("eager"))
 
 
-def test_compiling_the_model_itself_is_refused():
+@pytest.mark.parametrize("steering", [STEERING, SCALED], ids=["steered", "scaled"])
+def test_compiling_the_model_itself_is_refused(steering):
     ids, _ = zoo.prompts()
-    model = steer_model(zoo.tuned_model(), STEERING)
+    model = steer_model(zoo.tuned_model(), steering)
     with pytest.raises(
         (InputError, torch._dynamo.exc.TorchDynamoException), match="cache_implementation='static'"
     ):

@@ -39,14 +39,6 @@ def test_a_scaled_model_writes_what_rewritten_weights_do(model_type, adapter, na
     assert torch.equal(generate(tuned, ids, mask, **OPTIONS[name]), before), "the PEFT model itself stays as it is"
 
 
-@pytest.mark.parametrize("adapter", ["lora", "ia3"])
-def test_a_compiled_step_is_scaled_once(adapter):
-    ids, mask = zoo.prompts((6, 6))
-    tuned = zoo.tuned_model("llama", adapter)
-    found = generate(steer_model(tuned, STEERING), ids, mask, do_sample=False, cache_implementation="static")
-    assert torch.equal(found, generate(rewritten(tuned, SCALE), ids, mask, do_sample=False))
-
-
 def test_rules_can_act_on_top():
     """In one pass the tuned rows alone are scaled."""
     ids, mask = zoo.prompts((7, 4))
