@@ -33,10 +33,10 @@ def save_corrected(
     """Write a corrected model as a plain PEFT folder, without anything of this library. Returns its path.
 
     A `CalibratedHead` becomes LoRA on the head, A = W [k, H] and B the k unit columns [V, k], beside the LoRA that
-    the adapter has, an `AdapterScale` LoRA's new alpha or IA3's new vectors:
-    `peft.PeftModel.from_pretrained(base, FOLDER)` is the corrected model. A `LabelBias` is no adapter: it goes into
-    `generation_config.json` as transformers' `sequence_bias` (exact in greedy decoding and sampling), and into
-    `logit_bias.json`, the map that OpenAI-compatible servers take.
+    the adapter has, an `AdapterScale` LoRA's new alpha or IA3's new vectors: either way
+    `peft.PeftModel.from_pretrained(base, FOLDER)` is the corrected model. A `LabelBias` is no adapter: it goes
+    into `generation_config.json` as transformers' `sequence_bias` (exact in greedy decoding and sampling), and
+    into `logit_bias.json`, the map that OpenAI-compatible servers take.
 
     Args:
         folder: new or empty.

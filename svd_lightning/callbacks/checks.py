@@ -68,8 +68,8 @@ def check_scale(scale: bool, corrections: bool) -> None:
     """Raise InputError for the adapter's scale without the corrections, of which it is one."""
     if scale and not corrections:
         raise InputError(
-            "calibration.scale: expected false with calibration.corrections false, since the adapter's scale is one "
-            "of them, got true; leave one of the two out"
+            "calibration.scale: expected false with calibration.corrections false, as the adapter's scale is one "
+            "of them, got true; leave one of the two options out"
         )
 
 

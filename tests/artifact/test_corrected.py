@@ -10,8 +10,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from svd_lightning.artifact.corrected import LOGIT_BIAS, save_corrected
 from svd_lightning.decoding import steer_model
 from svd_lightning.errors import InputError
-from svd_lightning.steering import CalibratedHead, Corrected, LabelBias, Steering
+from svd_lightning.steering import AdapterScale, CalibratedHead, Corrected, LabelBias, Steering
 from tests.decoding import zoo
+from tests.models.test_scale import SCALABLE
+from tests.models.test_scale import adapted as adapted_by
 
 TOKENS = torch.tensor([5, 9, 40])
 HEAD = CalibratedHead(TOKENS, 0.5 * torch.randn(3, zoo.HIDDEN, generator=torch.Generator().manual_seed(0)))
@@ -46,6 +48,20 @@ def test_plain_peft_loads_the_calibrated_head(model_type, options, tokenizer, tm
     assert torch.equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("family", SCALABLE)
+def test_plain_peft_loads_the_adapter_at_its_scale(family, tokenizer, tmp_path):
+    ids, _ = zoo.prompts((7, 7))
+    model, scale = adapted_by(family), AdapterScale(1.25**3)
+    expected = outputs(steer_model(model, Corrected.of(Steering(), scale)), ids)
+    zoo.base_model("llama").save_pretrained(tmp_path / "base")
+    save_corrected(tmp_path / "out", model, scale, tokenizer)
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "out")
+    found = outputs(again.eval(), ids)
+    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=1e-5)
+    assert torch.equal(found[1], expected[1])
+    assert not torch.equal(found[1], outputs(model, ids)[1])
+
+
 def test_a_label_bias_becomes_options_of_generate(tokenizer, tmp_path):
     ids, _ = zoo.prompts((7, 7))
     model, bias = adapted("llama"), LabelBias(TOKENS, torch.tensor([2.0, -1.0, 3.0]))
@@ -70,4 +86,10 @@ def test_a_label_bias_becomes_options_of_generate(tokenizer, tmp_path):
 def test_what_a_plain_adapter_cannot_hold_is_refused(model_type, options, problem, tokenizer, tmp_path):
     with pytest.raises(InputError, match=problem):
         save_corrected(tmp_path / "out", adapted(model_type, **options), HEAD, tokenizer)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_scale_that_an_adapter_has_not_is_refused(tokenizer, tmp_path):
+    with pytest.raises(InputError, match=r"plain LoRA or IA3.*DoraLinearVariant"):
+        save_corrected(tmp_path / "out", adapted("llama", use_dora=True), AdapterScale(2.0), tokenizer)
     assert not (tmp_path / "out").exists()

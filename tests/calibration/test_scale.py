@@ -7,12 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from svd_lightning.calibration import LabelSplit, fit_scale
+from svd_lightning.calibration import HeldOutSteering, LabelSplit, calibrate, fit_scale, recall_all
 from svd_lightning.calibration.scale import MOST, search_scale
 from svd_lightning.calibration.split import example_folds
 from svd_lightning.metrics import Options
-from svd_lightning.objective import Choices, LabelCollector
-from svd_lightning.steering import AdapterScale
+from svd_lightning.objective import Choices, LabelCollector, TokenCollector
+from svd_lightning.steering import AdapterScale, KLGradient, Steering, with_built_in
+from svd_lightning.strength import LineSearch
 
 VOCABULARY, FOLDS = 7, 4
 GRID = [1.25**power for power in range(-MOST, MOST + 1)]
@@ -170,3 +171,29 @@ def test_where_the_choice_is_fitted_it_decides(choice, larger):
     for one, scale in enumerate(found):
         mine = fold[question] == one
         torch.testing.assert_close(fitted.options[mine], words.log_probs(scale)[mine], atol=1e-5, rtol=0)
+
+
+def test_tasks_share_the_scale_also_where_it_harms_one():
+    """A batch has one scale, so the verdict on all examples holds for every task; the record says what it costs."""
+    best = torch.where(torch.arange(240) % 8 < 6, 3.0, 0.2)
+    data = drawn(240, best=best)
+    tasks = {number: "odd" if number % 4 == 3 else "most" for number in range(120)}
+    steering = Steering([KLGradient()], alpha=0.3)
+    collector = TokenCollector(with_built_in(steering.rules), alpha=0.3, tasks=tasks)
+    collector.update(data.logits(1.0), torch.zeros_like(data.base), data.labels, data.example, data.position)
+    fitted, _ = fit(data)
+    record = calibrate(
+        collector.compute(), steering, LineSearch(), corrections=[fitted], folds=FOLDS, others=False
+    )
+    assert record["used"]["correction"] == "AdapterScale"
+    most, odd = record["tasks"]
+    assert most["used"] == odd["used"] == record["used"]
+    assert most["judged_by"] == odd["judged_by"] == "pool"
+    assert most["message"] == record["message"]
+    assert "in this task it surely makes the label tokens less likely, but the tasks of a batch" in odd["message"]
+    used = recall_all(steering, record, {fitted.name: fitted.correction})
+    assert used.of_batch({"task": ["most", "odd", None]}) is used.shared
+    assert used.adapter_scale == fitted.correction.scale
+    held_out = HeldOutSteering(steering, record, data.example, {fitted.name: fitted.by_fold})
+    rows = held_out.of_batch({"index": torch.tensor([0, 1, 2, 3]), "task": ["most", "most", "most", "odd"]})
+    assert rows.adapter_scale == fitted.correction.scale
