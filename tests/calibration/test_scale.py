@@ -174,7 +174,7 @@ def test_where_the_choice_is_fitted_it_decides(choice, larger):
 
 
 def test_tasks_share_the_scale_also_where_it_harms_one():
-    """A batch has one scale, so the verdict on all examples holds for every task; the record says what it costs."""
+    """A batch has one scale, so all examples decide for every task; the record says what it costs one."""
     best = torch.where(torch.arange(240) % 8 < 6, 3.0, 0.2)
     data = drawn(240, best=best)
     tasks = {number: "odd" if number % 4 == 3 else "most" for number in range(120)}
@@ -182,9 +182,8 @@ def test_tasks_share_the_scale_also_where_it_harms_one():
     collector = TokenCollector(with_built_in(steering.rules), alpha=0.3, tasks=tasks)
     collector.update(data.logits(1.0), torch.zeros_like(data.base), data.labels, data.example, data.position)
     fitted, _ = fit(data)
-    record = calibrate(
-        collector.compute(), steering, LineSearch(), corrections=[fitted], folds=FOLDS, others=False
-    )
+    options = {"corrections": [fitted], "folds": FOLDS, "others": False}
+    record = calibrate(collector.compute(), steering, LineSearch(), **options)
     assert record["used"]["correction"] == "AdapterScale"
     most, odd = record["tasks"]
     assert most["used"] == odd["used"] == record["used"]
