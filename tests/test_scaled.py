@@ -64,14 +64,8 @@ def test_the_scale_is_found(scaled):
     assert record["decoding"]["examples"] == 4
     assert isinstance(module.steering, Corrected)
     assert module.steering.correction == AdapterScale(first["settings"]["scale"])
-    shown = str(
-        [
-            row
-            for table in calibration_tables(module.calibration)
-            if not isinstance(table, str)
-            for row in table.rows
-        ]
-    )
+    tables = [one for one in calibration_tables(module.calibration) if not isinstance(one, str)]
+    shown = str([row for table in tables for row in table.rows])
     assert f"× {first['settings']['scale']:.3g}" in shown
 
 
@@ -118,11 +112,10 @@ def test_the_export_is_a_plain_adapter(scaled, tmp_path):
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["lora_alpha"] == 8 * module.steering.correction.scale
     base = AutoModelForCausalLM.from_pretrained(chain.BASE_FOLDER)
-    plain, prompt = PeftModel.from_pretrained(base, folder).eval(), module.tokenizer("winter", return_tensors="pt")
-    expected = steer_model(module.peft_model, module.steering).generate(
-        **prompt, max_new_tokens=8, do_sample=False
-    )
-    assert torch.equal(plain.generate(**prompt, max_new_tokens=8, do_sample=False), expected)
+    plain, scaled = PeftModel.from_pretrained(base, folder).eval(), steer_model(module.peft_model, module.steering)
+    prompt = module.tokenizer("winter on the coast", return_tensors="pt")
+    found, expected = (one.generate(**prompt, max_new_tokens=8, do_sample=False) for one in (plain, scaled))
+    assert torch.equal(found, expected)
 
 
 def test_an_adapter_without_a_scale_goes_on_with_the_rest(halved, tmp_path, caplog):
@@ -130,10 +123,8 @@ def test_an_adapter_without_a_scale_goes_on_with_the_rest(halved, tmp_path, capl
     module = chain.diary_model(chain.small_lora(use_dora=True, init_lora_weights=False))
     module.configure_model()
     module.peft_model.save_pretrained(tmp_path)
-    module, callback = (
-        chain.diary_model(str(tmp_path)),
-        chain.plain_calibration(corrections=True, scale=True, others=False),
-    )
+    module = chain.diary_model(str(tmp_path))
+    callback = chain.plain_calibration(corrections=True, scale=True, others=False)
     chain.quiet_trainer(tmp_path, callback).calibrate(module, datamodule=halved[0])
     assert "the adapter scale is not tried: it needs plain LoRA or IA3, got LoRA with DoraLinear" in caplog.text
     assert [one["name"] for one in module.calibration["corrections"]] == ["Prior", "LabelBias", "CalibratedHead"]

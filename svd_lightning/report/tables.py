@@ -259,8 +259,8 @@ def _reading(record: Compared) -> list[str]:
         "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "
         "zero, there may be no gain. Temperature alone is the control: only a gain beyond it speaks for steering. "
         "The adapter scale multiplies what the adapter does; other corrections change the tuned logits of a few "
-        "tokens. What does not read the base decodes at the price of the tuned model. Drift: what a candidate does "
-        "to other text, KL(candidate ‖ tuned) in nats at tokens of the prompts.",
+        "tokens. What does not read the base decodes at the price of the tuned model. Drift: what a candidate "
+        "does to other text, KL(candidate ‖ tuned) in nats at tokens of the prompts.",
     ]
 
 

@@ -10,7 +10,7 @@ from svd_lightning.data.collate import IGNORED
 from svd_lightning.functional import kl_from_log_probs, log_probabilities
 from svd_lightning.processes import gather, several_processes
 from svd_lightning.scoring.tokens import logit_chunks
-from svd_lightning.steering import SteeringFunction, steered_logits
+from svd_lightning.steering import SteeringFunction, other_scales
 
 TOKENS = 256
 """How many tokens of prompts are looked at."""
@@ -43,12 +43,10 @@ class DriftMeter:
         places = prompt.flatten().nonzero().squeeze(-1)
         chosen = torch.zeros_like(prompt).view(-1).index_fill(0, places[:: max(1, len(places) // TOKENS)], True)
         labels = batch["input_ids"].where(chosen.view_as(prompt), IGNORED)
-        for chunk in logit_chunks(self._peft_model, {**batch, "labels": labels}):
+        scales = other_scales(self._steerings.values())
+        for chunk in logit_chunks(self._peft_model, {**batch, "labels": labels}, scales=scales):
             log_p = log_probabilities(chunk.tuned_logits)
-            moved = [
-                steered_logits(one, chunk.tuned_logits, chunk.base_logits, chunk.tuned_states)
-                for one in self._steerings.values()
-            ]
+            moved = [chunk.steered(one) for one in self._steerings.values()]
             drifts = [kl_from_log_probs(log_probabilities(logits), log_p).sum() for logits in moved]
             self._sums += torch.tensor([*drifts, len(chunk.labels)], dtype=torch.float64)
 

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from svd_lightning.errors import InputError
 from svd_lightning.functional import correct, widened
 from svd_lightning.steering.steering import Steering, SteeringFunction
+
+
+_KindT = TypeVar("_KindT", bound="_OfTokens")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class _OfTokens:
         return {"tokens": self.tokens, "weights": self.weights}
 
     @classmethod
-    def from_tensors(cls, content: Mapping[str, Tensor]) -> Self:
+    def from_tensors(cls: "type[_KindT]", content: Mapping[str, Tensor]) -> "_KindT":
         """Return what `tensors` wrote."""
         return cls(content["tokens"], content["weights"])
 

@@ -175,12 +175,12 @@ def test_where_the_choice_is_fitted_it_decides(choice, larger):
 
 def test_tasks_share_the_scale_also_where_it_harms_one():
     """A batch has one scale, so all examples decide for every task; the record says what it costs one."""
-    best = torch.where(torch.arange(240) % 8 < 6, 3.0, 0.2)
-    data = drawn(240, best=best)
-    tasks = {number: "odd" if number % 4 == 3 else "most" for number in range(120)}
+    data = drawn(960, best=torch.where(torch.arange(960) % 8 < 6, 3.0, 0.3))
+    tasks = {number: "odd" if number % 4 == 3 else "most" for number in range(480)}
     steering = Steering([KLGradient()], alpha=0.3)
     collector = TokenCollector(with_built_in(steering.rules), alpha=0.3, tasks=tasks)
-    collector.update(data.logits(1.0), torch.zeros_like(data.base), data.labels, data.example, data.position)
+    base = data.logits(1.0) + torch.randn(data.base.shape, generator=torch.Generator().manual_seed(1))
+    collector.update(data.logits(1.0), base, data.labels, data.example, data.position)
     fitted, _ = fit(data)
     options = {"corrections": [fitted], "folds": FOLDS, "others": False}
     record = calibrate(collector.compute(), steering, LineSearch(), **options)

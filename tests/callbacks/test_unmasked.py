@@ -34,7 +34,7 @@ def test_fit_calibrates_and_test_and_report_use_it(unmasked):
 
 def test_two_processes_find_the_same_strengths_and_corrections(fitted, diaries, tmp_path):
     steering = Steering([KLGradient(), NaturalGradient()], alpha=None)
-    trainer = quiet_trainer(tmp_path, plain_calibration(corrections=True))
+    trainer = quiet_trainer(tmp_path, plain_calibration(corrections=True, scale=True))
     checkpoint = fitted / "checkpoints/last.ckpt"
     trainer.calibrate(
         module := diary_model(steering=steering), datamodule=diary_data(diaries), ckpt_path=checkpoint
@@ -47,6 +47,10 @@ def test_two_processes_find_the_same_strengths_and_corrections(fitted, diaries, 
         losses = [[c["nll"] for c in record["candidates"]] for record in (found, module.calibration)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
         weights = torch.load(tmp_path / f"two/{rank}.pt")
-        for name, one in module.corrections.items():
+        assert weights["AdapterScale"]["scale"].item() == module.corrections["AdapterScale"].scale != 1.0
+        for name in ("Prior", "LabelBias", "CalibratedHead"):
+            one = module.corrections[name]
             torch.testing.assert_close(weights[name]["weights"], one.weights, atol=1e-4, rtol=1e-3)
             assert torch.equal(weights[name]["tokens"], one.tokens)
+        for mine, theirs in zip(found["corrections"], module.calibration["corrections"], strict=True):
+            assert mine["gain"] == pytest.approx(theirs["gain"], abs=1e-4), mine["name"]

@@ -15,7 +15,7 @@ def main(folder: Path, diaries: Path, checkpoint: Path) -> None:
     torch.set_num_threads(1)
     module = diary_model(steering=Steering([KLGradient(), NaturalGradient()], alpha=None))
     data = diary_data(diaries, eval_batch_size=7)  # two processes and this batch size do not divide the split
-    trainer = quiet_trainer(folder, plain_calibration(corrections=True), devices=2, strategy="ddp")
+    trainer = quiet_trainer(folder, plain_calibration(corrections=True, scale=True), devices=2, strategy="ddp")
     trainer.calibrate(module, datamodule=data, ckpt_path=checkpoint)
     folder.mkdir(exist_ok=True)
     rank = os.environ.get("LOCAL_RANK", "0")

@@ -137,7 +137,7 @@ def fit(job: dict[str, Any], verb: str, ckpt_path: str | None = None) -> dict[st
     module, losses, sizes = new_module(job), Losses(), Sizes()
     checkpoint = ModelCheckpoint(filename="{epoch}", save_last=True, save_top_k=-1)
     whole = verb == "fit"  # once: decoding takes most of the time
-    calibration = plain_calibration(decoded=5 if whole else 0, corrections=whole)
+    calibration = plain_calibration(decoded=5 if whole else 0, corrections=whole, scale=whole)
     trainer = new_trainer(job, verb, calibration, losses, sizes, checkpoint, max_epochs=2)
     trainer.fit(module, datamodule=job["data"], ckpt_path=ckpt_path)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -3,8 +3,9 @@
 import torch
 
 from svd_lightning.scoring import DriftMeter
-from svd_lightning.steering import CalibratedHead, Corrected, KLGradient, LabelBias, Steering
+from svd_lightning.steering import AdapterScale, CalibratedHead, Corrected, KLGradient, LabelBias, Steering
 from tests.decoding import zoo
+from tests.models.test_scale import rewritten
 from tests.scoring.batches import make_batch
 
 
@@ -17,10 +18,12 @@ def test_drift_is_the_kl_at_tokens_of_the_prompts():
         "none": Steering([KLGradient()], (0.0,), penalty=0.0),
         "steered": Steering([KLGradient()], (20.0,)),  # λ = −∞ forbids tokens: the drift stays finite
         "bias": Corrected.of(Steering(), LabelBias(tokens, torch.tensor([1.0, -1.0, 0.5]))),
+        "scale": Corrected.of(Steering(), AdapterScale(0.5)),
         "head": Corrected.of(Steering(), CalibratedHead(tokens, torch.randn(3, hidden, generator=make))),
     }
     meter = DriftMeter(model, steerings)
     meter.add(batch)
+    halved = rewritten(model, 0.5)
     expected, count = dict.fromkeys(steerings, 0.0), 0
     for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
         ids, prompt = ids[mask.bool()][None], labels[mask.bool()] == -100
@@ -33,6 +36,8 @@ def test_drift_is_the_kl_at_tokens_of_the_prompts():
         for name, steering in steerings.items():
             correction = getattr(steering, "correction", None)
             moved = steering(tuned if correction is None else correction(tuned, states), base).double()
+            if name == "scale":
+                moved = halved(ids).logits[0, places].double()
             p, log_p = moved.softmax(-1), tuned.double().log_softmax(-1)
             terms = torch.where(p > 0, p * (p.log() - log_p), 0.0)
             expected[name] += terms.sum().item()
@@ -42,6 +47,7 @@ def test_drift_is_the_kl_at_tokens_of_the_prompts():
     assert abs(found["none"]) < 1e-6
     assert found["steered"] > 0.01
     assert found["head"] > 0.01
+    assert found["scale"] > 0.01
 
 
 def test_prompts_of_one_token_tell_nothing():
