@@ -12,7 +12,6 @@ from svd_lightning.errors import InputError
 from svd_lightning.functional import correct, widened
 from svd_lightning.steering.steering import Steering, SteeringFunction
 
-
 _KindT = TypeVar("_KindT", bound="_OfTokens")
 
 
