@@ -47,7 +47,7 @@ def fit_scale(
         choice: search by the choice among the options, where every example has some, not by the labels.
     """
     choices, example = tuned.choices, tuned.answers.example
-    by_choice = choice and choices is not None and bool(torch.isin(example, choices.number).all())
+    by_choice = tuned.fits_choice(choice)
     scores = cache(lambda scale: _Scores(tuned if scale == 1.0 else at(scale), by_choice=by_choice))
     numbers, fold_of = example_folds(example, min(folds, example.unique().numel()))
 
