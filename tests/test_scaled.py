@@ -8,12 +8,15 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
+from svd_lightning.calibration import LabelSplit
 from svd_lightning.callbacks import PredictionWriter
+from svd_lightning.callbacks.scale_fit import fit_adapter_scale
 from svd_lightning.commands.export import export
 from svd_lightning.commands.inspect.subject import open_subject
 from svd_lightning.decoding import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.report import calibration_tables
+from svd_lightning.scoring.scaled import bare_labels
 from svd_lightning.steering import AdapterScale, Corrected
 from tests import chain
 from tests.scoring.questions import random_module
@@ -118,15 +121,12 @@ def test_the_export_is_a_plain_adapter(scaled, tmp_path):
     assert torch.equal(found, expected)
 
 
-def test_an_adapter_without_a_scale_goes_on_with_the_rest(halved, tmp_path, caplog):
-    torch.manual_seed(0)
-    module = chain.diary_model(chain.small_lora(use_dora=True, init_lora_weights=False))
+def test_an_adapter_without_a_scale_is_left_out(halved, tmp_path, caplog):
+    module = chain.diary_model(chain.small_lora(use_dora=True))
     module.configure_model()
-    module.peft_model.save_pretrained(tmp_path)
-    module = chain.diary_model(str(tmp_path))
-    callback = chain.plain_calibration(corrections=True, scale=True, others=False)
-    chain.quiet_trainer(tmp_path, callback).calibrate(module, datamodule=halved[0])
+    labels = LabelSplit(bare_labels().compute())
+    options = {"folds": 4, "choice": True, "progress": iter}
+    assert fit_adapter_scale(chain.quiet_trainer(tmp_path), module.eval(), halved[0], labels, **options) == []
     assert "the adapter scale is not tried: it needs plain LoRA or IA3, got LoRA with DoraLinear" in caplog.text
-    assert [one["name"] for one in module.calibration["corrections"]] == ["Prior", "LabelBias", "CalibratedHead"]
     with pytest.raises(InputError, match=r"calibration\.scale: expected false with calibration\.corrections"):
         SteeringCalibration(corrections=False, scale=True)
