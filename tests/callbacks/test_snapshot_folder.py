@@ -19,6 +19,7 @@ from tests.processes import run_module
 
 KEPT = "reference-0-of-1"
 FILE = f"snapshot/{KEPT}/states-00000.safetensors"
+QUICK = {"guard": False, "alphas": (), "others": False, "corrections": False, "decoded": 0, "show_table": False}
 NEW, REUSED = (3, 3), (3, 0)  # 24 examples in batches of 8: decoder forwards with and without the adapter
 
 
@@ -26,7 +27,7 @@ class CountingCalibration(SteeringCalibration):
     """Counts the decoder's forwards during each calibration, the adapter's and the base's."""
 
     def __init__(self, **options):
-        super().__init__(**{"guard": False, "alphas": (), "show_table": False, **options})
+        super().__init__(**{**QUICK, **options})
         self.forwards = []
 
     def _collect(self, trainer, module, data):
@@ -59,6 +60,15 @@ def first(diaries, tmp_path_factory):
     return run(tmp_path_factory.mktemp("first"), diaries, epochs=2)
 
 
+@pytest.fixture(scope="module")
+def kept(diaries, tmp_path_factory):
+    """The folder that a run of one epoch was given for its snapshot."""
+    folder = tmp_path_factory.mktemp("kept")
+    forwards, _, _ = run(folder / "one", diaries, snapshot=str(folder / "kept"))
+    assert forwards == [NEW]
+    return str(folder / "kept")
+
+
 def test_after_the_first_epoch_the_base_is_not_run_again(first):
     forwards, folder, _ = first
     assert forwards == [NEW, REUSED]
@@ -69,8 +79,7 @@ def test_a_resumed_run_finds_it_and_calibrates_to_the_same(first, diaries, tmp_p
     resumed, folder, found = run(tmp_path, diaries, epochs=3, ckpt_path=str(first[1] / "checkpoints/last.ckpt"))
     assert resumed == [REUSED]
     assert not (folder / "snapshot").exists(), "one copy is enough"
-    _, _, through = run(tmp_path / "through", diaries, epochs=3)
-    assert found["nll_base"] == through["nll_base"], "the states are the same to the last bit"
+    assert found["nll_base"] == first[2]["nll_base"], "the states are the same to the last bit"
 
 
 def test_calibrate_finds_it(first, diaries, tmp_path):
@@ -81,26 +90,23 @@ def test_calibrate_finds_it(first, diaries, tmp_path):
     assert module.calibration["strengths"] == first[2]["strengths"]
 
 
-def test_a_given_folder_serves_every_run(diaries, tmp_path):
-    options = {"snapshot": str(tmp_path / "kept")}
-    assert run(tmp_path / "one", diaries, **options)[0] == [NEW]
-    forwards, folder, _ = run(tmp_path / "two", diaries, data=diary_data(diaries, eval_batch_size=12), **options)
+def test_a_given_folder_serves_every_run(kept, diaries, tmp_path):
+    forwards, folder, _ = run(tmp_path, diaries, data=diary_data(diaries, eval_batch_size=12), snapshot=kept)
     assert forwards == [(2, 0)], "whatever the batch size"
     assert not (folder / "snapshot").exists()
 
 
-def test_a_given_folder_of_other_data_is_refused_before_training(diaries, tmp_path):
-    run(tmp_path / "one", diaries, snapshot=str(tmp_path / "kept"))
+def test_a_given_folder_of_other_data_is_refused_before_training(kept, diaries, tmp_path):
     others = write_diaries(tmp_path / "others", calibration=21)
     data = diary_data(diaries, calibration_path=str(others / "calibration.jsonl"))
-    callback, losses = CountingCalibration(snapshot=str(tmp_path / "kept")), Losses()
+    callback, losses = CountingCalibration(snapshot=kept), Losses()
     differs = r"^calibration\.snapshot: .*\(data: .*; tokens: .*\); delete it, or give"
     with pytest.raises(InputError, match=differs):
         fit(tmp_path / "two", diary_model(), data, callback, losses)
     assert losses.values == []
 
 
-def test_a_base_that_shares_its_embeddings_is_refused(diaries, tmp_path):
+def test_a_base_that_shares_its_embeddings_is_refused(kept, diaries, tmp_path):
     backbone = Backbone(name_or_path=str(BASE_FOLDER))
     base, merged = backbone.load_model(), backbone.load_model()
     merged.model.layers[0].self_attn.q_proj.weight.data += 1e-3
@@ -108,16 +114,14 @@ def test_a_base_that_shares_its_embeddings_is_refused(diaries, tmp_path):
     assert weights_digest(base) == weights_digest(backbone.load_model()) != weights_digest(merged)
     merged.save_pretrained(tmp_path / "merged")
     backbone.load_tokenizer().save_pretrained(tmp_path / "merged")
-    run(tmp_path / "one", diaries, snapshot=str(tmp_path / "kept"))
     other = diary_model(backbone=Backbone(name_or_path=str(tmp_path / "merged")))
     with pytest.raises(InputError, match=r"\(base weights: '\w+', expected '\w+'\)"):
-        run(tmp_path / "two", diaries, module=other, snapshot=str(tmp_path / "kept"))
+        run(tmp_path / "two", diaries, module=other, snapshot=kept)
 
 
 @pytest.mark.parametrize("options", [{"precision": "bf16-mixed"}, {"precision": "bf16-true"}], ids=str)
-def test_another_number_format_is_refused(options, diaries, tmp_path):
-    run(tmp_path / "one", diaries, snapshot=str(tmp_path / "kept"))
-    callback = CountingCalibration(snapshot=str(tmp_path / "kept"))
+def test_another_number_format_is_refused(options, kept, diaries, tmp_path):
+    callback = CountingCalibration(snapshot=kept)
     with pytest.raises(InputError, match="precision: '32-true', expected 'bf16-"):
         fit(tmp_path / "two", diary_model(), diary_data(diaries), callback, **options)
 
