@@ -1,6 +1,7 @@
 """The slow obvious decoder: every row unpadded, no cache, two separate models, two forwards per step."""
 
 import copy
+from functools import cache
 
 import torch
 from transformers import GenerationMixin, PreTrainedModel
@@ -9,13 +10,19 @@ from transformers.modeling_outputs import CausalLMOutput
 from svd_lightning.steering import KLGradient, NaturalGradient, Steering
 from tests.decoding import zoo
 
-STEERING = Steering(rules=[KLGradient(), NaturalGradient()], strengths=[1.2, 0.3], alpha=0.1, penalty=-4.0)
+STEERING = Steering(rules=(KLGradient(), NaturalGradient()), strengths=(1.2, 0.3), alpha=0.1, penalty=-4.0)
 
 
 def generate(model, ids, mask, **options):
     """Six tokens, the same random draws each time."""
     torch.manual_seed(11)
     return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=6, **options)
+
+
+@cache
+def reference_models(model_type, adapter):
+    """The tuned model and the base of the reference, which no test changes."""
+    return zoo.tuned_model(model_type, adapter), zoo.base_model(model_type)
 
 
 class ReferenceModel(PreTrainedModel, GenerationMixin):
@@ -25,9 +32,9 @@ class ReferenceModel(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
 
     def __init__(self, model_type, adapter, steering):
-        tuned = zoo.tuned_model(model_type, adapter)
+        tuned, base = reference_models(model_type, adapter)
         super().__init__(copy.deepcopy(tuned.get_base_model().config))
-        self.__dict__.update(tuned=tuned, base=zoo.base_model(model_type), steering=steering)
+        self.__dict__.update(tuned=tuned, base=base, steering=steering)
 
     def get_correct_experts_implementation(self, requested_experts=None):
         return "eager"

@@ -1,5 +1,8 @@
 """The steered model against the slow reference: tokens identical, logits within 1e-5, for everything it serves."""
 
+import copy
+from functools import cache
+
 import pytest
 import torch
 from transformers import DynamicCache
@@ -26,31 +29,54 @@ STRATEGIES = {
     "repetition_penalty": {"do_sample": False, "repetition_penalty": 1.7},
 }
 
-QUICK = [("llama", a, "greedy") for a in zoo.ADAPTERS]
-QUICK += [("llama", a, "several_beams") for a in ("ia3", "prompt", "prefix", "dora")]
+# greedy search of every adapter's Llama: test_tokens_and_logits_equal_the_reference
+QUICK = [("llama", a, "several_beams") for a in ("ia3", "prompt", "prefix", "dora")]
 QUICK += [(m, "lora", "several_beams") for m in zoo.ARCHITECTURES]
 QUICK += [(m, "prompt", "greedy") for m in ("mistral", "gemma3", "gpt2", "opt")]
-QUICK += [("llama", "lora", s) for s in STRATEGIES]
+QUICK += [("llama", "lora", s) for s in STRATEGIES if s != "greedy"]
 
 
-def prompts_for(model_type, adapter, chunked=False):
-    """Ragged prompts; of one length where padding would push virtual tokens out of the sliding window."""
+def lengths_for(model_type, adapter, chunked=False):
+    """Of ragged prompts; of one length where padding would push virtual tokens out of the sliding window."""
     apart = adapter == "prefix" or (chunked and adapter in ("prompt", "p_tuning_mlp", "p_tuning_lstm"))
     ragged = not (apart and model_type in SLIDING)
-    return zoo.prompts((7, 4, 9) if ragged else (8, 8, 8))
+    return RAGGED if ragged else (8, 8, 8)
 
 
-def check(model_type, adapter, options, reference_options=None, *, steering=STEERING, inputs=None):
-    """Generate with the steered model and with the reference; the tokens must be the same."""
-    ids, mask = inputs or prompts_for(model_type, adapter)
-    model = steer_model(zoo.tuned_model(model_type, adapter), steering)
-    found = generate(model, ids, mask, **options)
+def tuned_alone(tuned, base):
+    return tuned
+
+
+def base_alone(tuned, base):
+    return base
+
+
+RAGGED, GREEDY = (7, 4, 9), {"do_sample": False}
+WHOLE = {"output_logits": True, "return_dict_in_generate": True}
+
+
+def repeating(ids):
+    """Prompts that say the same words twice, for what copies from them."""
+    ids[:, 4:8] = ids[:, :4]
+    return ids
+
+
+@cache
+def expected(model_type, adapter, steering, lengths, options, change=None):
+    """Tokens and logits of the reference, once for all ways to decode the same."""
+    ids, mask = zoo.prompts(lengths)
     slow = ReferenceModel(model_type, adapter, steering)
-    expected = generate(
-        slow, ids, mask, use_cache=False, **(options if reference_options is None else reference_options)
-    )
-    assert torch.equal(found, expected)
-    return found
+    return generate(slow, ids if change is None else change(ids), mask, use_cache=False, **dict(options), **WHOLE)
+
+
+def check(model_type, adapter, options, *, ways=None, steering=STEERING, lengths=None, change=None):
+    """Generate with the steered model, in certain ways, and with the reference; the tokens must be the same."""
+    lengths = lengths or lengths_for(model_type, adapter)
+    ids, mask = zoo.prompts(lengths)
+    model = steer_model(zoo.tuned_model(model_type, adapter), steering)
+    found = generate(model, ids if change is None else change(ids), mask, **options, **(ways or {}))
+    slow = expected(model_type, adapter, steering, lengths, tuple(options.items()), change)
+    assert torch.equal(found, slow.sequences)
 
 
 @pytest.mark.parametrize(("model_type", "adapter", "strategy"), dict.fromkeys(QUICK))
@@ -69,14 +95,15 @@ def test_tokens_equal_the_reference_everywhere(model_type, adapter, strategy):
 
 
 @pytest.mark.parametrize("adapter", zoo.ADAPTERS)
-def test_logits_equal_the_reference(adapter):
-    for steering in (STEERING, lambda tuned, base: tuned, lambda tuned, base: base):
+def test_tokens_and_logits_equal_the_reference(adapter):
+    model = zoo.tuned_model("llama", adapter)
+    for steering in (STEERING, tuned_alone, base_alone):
         ids, mask = zoo.prompts()
-        options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-        model = steer_model(zoo.tuned_model("llama", adapter), steering)
-        found = generate(model, ids, mask, **options)
-        expected = generate(ReferenceModel("llama", adapter, steering), ids, mask, use_cache=False, **options)
-        for one, other in zip(found.logits, expected.logits, strict=True):
+        found = generate(steer_model(model, steering), ids, mask, **GREEDY, **WHOLE)
+        whose = "lora" if steering is base_alone else adapter  # the base of all
+        slow = expected("llama", whose, steering, RAGGED, tuple(GREEDY.items()))
+        assert torch.equal(found.sequences, slow.sequences)
+        for one, other in zip(found.logits, slow.logits, strict=True):
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
@@ -85,14 +112,15 @@ def test_forbidden_tokens_are_never_sampled(adapter):
     check("llama", adapter, STRATEGIES["several_samples"], steering=STEERING.with_penalty(float("-inf")))
 
 
-CONTEXTUAL = Steering([KLGradient()], [1.2, 4.0, -2.0, 0.7], features=[Entropy(), Divergence(), Agreement()])
+CONTEXTUAL = Steering((KLGradient(),), (1.2, 4.0, -2.0, 0.7), features=(Entropy(), Divergence(), Agreement()))
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 4}, {"cache_implementation": "static"}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "ways"), [({}, {}), ({"num_beams": 4}, {}), ({}, {"cache_implementation": "static"})], ids=str
+)
 @pytest.mark.parametrize("adapter", ["lora", "prefix", "dora"])
-def test_strengths_that_depend_on_the_position(adapter, options):
-    kept = {name: value for name, value in options.items() if name != "cache_implementation"}
-    check("llama", adapter, {"do_sample": False, **options}, {"do_sample": False, **kept}, steering=CONTEXTUAL)
+def test_strengths_that_depend_on_the_position(adapter, options, ways):
+    check("llama", adapter, {**GREEDY, **options}, ways=ways, steering=CONTEXTUAL)
 
 
 SPECIAL = {
@@ -106,10 +134,8 @@ SPECIAL = {
 @pytest.mark.parametrize("special", SPECIAL)
 @pytest.mark.parametrize("adapter", ["lora", "lora_saved_head", "ia3", "prompt", "prefix", "dora"])
 def test_ways_to_run_the_same_greedy_search(adapter, special):
-    inputs = zoo.prompts((9,)) if special == "prompt_lookup" else None
-    if inputs is not None:
-        inputs[0][0, 4:8] = inputs[0][0, :4]
-    check("llama", adapter, {"do_sample": False, **SPECIAL[special]}, {"do_sample": False}, inputs=inputs)
+    given = {"lengths": (9,), "change": repeating} if special == "prompt_lookup" else {}
+    check("llama", adapter, GREEDY, ways=SPECIAL[special], **given)
 
 
 @pytest.mark.slow
@@ -120,27 +146,26 @@ def test_ways_to_run_the_same_greedy_search_everywhere(model_type, adapter, spec
     if not zoo.supported(model_type, adapter):
         pytest.skip("peft has no such adapter for these layers")
     chunked = "prefill_chunk_size" in SPECIAL[special]
-    inputs = zoo.prompts((9,)) if special == "prompt_lookup" else prompts_for(model_type, adapter, chunked)
-    check(model_type, adapter, {"do_sample": False, **SPECIAL[special]}, {"do_sample": False}, inputs=inputs)
+    lengths = (9,) if special == "prompt_lookup" else lengths_for(model_type, adapter, chunked)
+    check(model_type, adapter, GREEDY, ways=SPECIAL[special], lengths=lengths)
 
 
 @pytest.mark.parametrize("adapter", ["lora", "ia3", "prompt", "prefix", "dora"])
 @pytest.mark.parametrize("lengths", [(7, 4, 9), (8, 8, 8)])
-@pytest.mark.parametrize("full_ids", [True, False])
-def test_continuing_from_a_cache(adapter, lengths, full_ids):
+def test_continuing_from_a_cache(adapter, lengths):
     ids, mask = zoo.prompts(lengths)
     model = steer_model(zoo.tuned_model("llama", adapter), STEERING)
     first = generate(model, ids, mask, do_sample=False, return_dict_in_generate=True)
     more = torch.randint(3, zoo.VOCAB, (3, 4), generator=torch.Generator().manual_seed(5))
     full = torch.cat([first.sequences, more], dim=1)
     full_mask = torch.cat([mask, torch.ones(3, full.shape[1] - mask.shape[1], dtype=mask.dtype)], dim=1)
+    slow = generate(ReferenceModel("llama", adapter, STEERING), full, full_mask, do_sample=False, use_cache=False)
     # The last new token has not been through the model yet.
-    fed = full if full_ids else full[:, first.sequences.shape[1] - 1 :]
-    found = generate(model, fed, full_mask, do_sample=False, past_key_values=first.past_key_values)
-    expected = generate(
-        ReferenceModel("llama", adapter, STEERING), full, full_mask, do_sample=False, use_cache=False
-    )
-    assert torch.equal(found[:, -6:], expected[:, -6:])
+    for fed in (full, full[:, first.sequences.shape[1] - 1 :]):
+        found = generate(
+            model, fed, full_mask, do_sample=False, past_key_values=copy.deepcopy(first.past_key_values)
+        )
+        assert torch.equal(found[:, -6:], slow[:, -6:]), fed.shape
 
 
 def test_stop_strings_and_streamer(tokenizer):
