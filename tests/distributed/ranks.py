@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from peft import PromptTuningConfig
 
-from svd_lightning.callbacks import PredictionWriter
+from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
 from svd_lightning.models import Backbone
 from svd_lightning.steering import Steering
 from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, ZeROStrategy
@@ -81,6 +81,17 @@ class Sizes(Callback):
         self.held = sum(p.numel() for p in locals_)
 
 
+class WholeLast(Callback):
+    """Fits corrections and decodes answers in the last epoch's calibration alone: they take most of the time."""
+
+    def __init__(self, calibration: SteeringCalibration) -> None:
+        self.calibration = calibration
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        last = trainer.current_epoch == trainer.max_epochs - 1
+        self.calibration.corrections, self.calibration.decoded = last, 3 if last else 0
+
+
 class Fault(Callback):
     """Ends this process at a step of fit (−1: the epoch's validation) or predict, by an exit or an exception."""
 
@@ -108,7 +119,8 @@ def new_module(job: dict[str, Any]) -> Any:
     """From the same seed on every process."""
     L.seed_everything(3, verbose=False)
     steering = Steering(alpha=job.get("alpha", 0.1), penalty=job.get("penalty", -math.inf))
-    options = {"steering": steering, "learning_rate": 2e-3, **job.get("model", {})}
+    options = {"steering": steering, "learning_rate": 2e-3, "generation": {"max_new_tokens": 8}}
+    options |= job.get("model", {})
     if job.get("sgd"):  # unlike Adam's, its steps grow with the gradients
         options["optimizer"] = partial(torch.optim.SGD, lr=job["sgd"], momentum=0.9)
     backbone = Backbone(name_or_path=str(BASE_FOLDER), load_in_4bit=job.get("four_bits", False))
@@ -136,9 +148,9 @@ def fit(job: dict[str, Any], verb: str, ckpt_path: str | None = None) -> dict[st
     """Two epochs with calibration and a checkpoint at the end of each."""
     module, losses, sizes = new_module(job), Losses(), Sizes()
     checkpoint = ModelCheckpoint(filename="{epoch}", save_last=True, save_top_k=-1)
-    whole = verb == "fit"  # once: decoding takes most of the time
-    calibration = plain_calibration(decoded=5 if whole else 0, corrections=whole)
-    trainer = new_trainer(job, verb, calibration, losses, sizes, checkpoint, max_epochs=2)
+    calibration = plain_calibration(folds=3)
+    callbacks = [calibration, losses, sizes, checkpoint, *([WholeLast(calibration)] if verb == "fit" else [])]
+    trainer = new_trainer(job, verb, *callbacks, max_epochs=2)
     trainer.fit(module, datamodule=job["data"], ckpt_path=ckpt_path)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     placed = {"held": sizes.held, "placed": sizes.placed}

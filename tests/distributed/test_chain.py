@@ -68,7 +68,7 @@ def test_calibration_is_that_of_one_process_on_every_rank(two, one):
         assert 0.0 < one["drift"] < math.inf
         assert (one["nll"], one["gain"]["mean"]) == pytest.approx((other["nll"], other["gain"]["mean"]), abs=1e-4)
     ours, theirs = first["decoding"], alone["decoding"]
-    assert (ours["examples"], ours["texts"], ours["worse"]) == (5, theirs["texts"], theirs["worse"])
+    assert (ours["examples"], ours["texts"], ours["worse"]) == (3, theirs["texts"], theirs["worse"])
     for name, entries in ours["metrics"].items():
         assert entries["steered"] == pytest.approx(theirs["metrics"][name]["steered"], abs=1e-6)
 
