@@ -9,6 +9,7 @@ import pytest
 
 from svd_lightning.calibration import rescore
 from svd_lightning.report import load_run, page, save_calibration
+from svd_lightning.report.canvas import DARK
 from svd_lightning.report.words import (
     gain_text,
     intervals_text,
@@ -64,7 +65,8 @@ NO_TABLE = object()
 
 
 def written(case, folder):
-    save_calibration(folder, case.record, case.table)
+    for epoch in range(2):
+        save_calibration(folder, {**case.record, "epoch": epoch, "global_step": 10 * (epoch + 1)}, case.table)
     return page(load_run(folder))
 
 
@@ -132,6 +134,8 @@ def test_each_figure_is_an_svg_of_its_own_with_a_heading_and_an_explanation(text
     for part in parts:
         drawing = part[part.index("<svg") : part.index("</svg>") + 6]
         assert ElementTree.fromstring(drawing).get("viewBox")
+        assert 'id="figure' not in drawing
+        assert not any(colour in drawing for colour in DARK), "every colour follows the page's scheme"
         assert part.startswith("<h3>")
         assert len(part[part.index("<figcaption") :]) > 60
     assert "prefers-color-scheme: dark" in text
@@ -164,7 +168,8 @@ def test_every_verdict_has_its_own_lead(verdict, one, tmp_path):
 def test_intervals_stand_by_the_strengths_and_old_records_have_none(one, tmp_path):
     bounds = intervals_text(one.record["intervals"])
     assert bounds.startswith("[")
-    text = written(one, tmp_path)
+    save_calibration(tmp_path, one.record, NO_TABLE)
+    text = page(load_run(tmp_path))
     assert text.count(bounds) >= 2  # below the table, and among the settings
     old = copy.deepcopy(one.record)
     for part in (old, old["used"], *old["candidates"]):
@@ -179,7 +184,7 @@ def test_names_and_messages_are_escaped(one, tmp_path):
     folder.mkdir()
     candidates = [{**one.record["candidates"][0], "rules": [bad], "estimator": bad, "warning": bad}]
     texts = {"message": bad, "warning": bad, "rules": [bad], "estimator": bad}
-    save_calibration(folder, {**one.record, **texts, "candidates": candidates}, one.table)
+    save_calibration(folder, {**one.record, **texts, "candidates": candidates}, NO_TABLE)
     (folder / "config.yaml").write_text(f"key: {bad}\n")
     text = page(load_run(folder))
     found = Page(text)
@@ -189,7 +194,7 @@ def test_names_and_messages_are_escaped(one, tmp_path):
 
 
 def test_the_test_split_stands_beside_the_calibration_split(one, tmp_path):
-    save_calibration(tmp_path, one.record, one.table)
+    save_calibration(tmp_path, one.record, NO_TABLE)
     half = one.table.select(one.table.example < 20).narrow(0.1)
     again = rescore(half, one.record["candidates"], with_built_in([]), penalty=one.steering.penalty)
     test = {name: one.record[name] for name in ("nll_base", "nll_tuned", "nll_decoded_tuned", "accuracy_tuned")}
@@ -214,7 +219,7 @@ def test_steering_without_a_mask_has_a_page_without_curves(one, tmp_path):
 def test_tasks_are_shown_with_what_each_is_decoded_with(guard, tmp_path):
     case = CASES["tasks"]()
     record = {**case.record, "guard": guard}
-    save_calibration(tmp_path, record, case.table)
+    save_calibration(tmp_path, record, NO_TABLE)
     shown = Page(page(load_run(tmp_path)))
     for task in record["tasks"]:
         strengths = "".join(with_intervals(task))
