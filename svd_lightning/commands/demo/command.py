@@ -35,6 +35,9 @@ from svd_lightning.trainer import SteeringTrainer
 BASE_FOLDER = Path(__file__).parent / "base"
 """The base model in the package; `python -m tests.commands.demo.build` makes it again."""
 
+HELD_OUT = {"calibration": 200, "validation": 100, "test": 300, "predict": 20}
+"""How many diaries each split has that is not trained on."""
+
 _SHOWN = {
     ("Temperature", "LineSearch"): "sharpened (control)",
     ("KLGradient", "Mean"): "steered, the paper's mean",
@@ -93,7 +96,7 @@ def demo(
 
 def diaries(folder: Path, *, examples: int, seed: int) -> JSONLData:
     """Write the task's diaries as JSONL files, and read them like any user's data."""
-    counts = {"train": examples, "calibration": 200, "validation": 100, "test": 300, "predict": 20}
+    counts = {"train": examples, **HELD_OUT}
     for place, (split, count) in enumerate(counts.items()):
         rows = TASK.sample(count, seed=len(counts) * seed + place, prefix=split)
         write_text(folder / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
