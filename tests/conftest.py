@@ -28,11 +28,12 @@ docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """Collect no garbage while everything is imported, which would take seconds and find little."""
+    """Collect no garbage while everything is imported, nor look at it again: a tenth of the time, for little."""
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
         gc.enable()
 
 
