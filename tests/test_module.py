@@ -214,7 +214,7 @@ def test_several_rules_are_calibrated_and_restored_together(diaries, tmp_path):
 def test_contextual_strengths_are_calibrated_restored_and_decoded_with(diaries, tmp_path):
     features = [Entropy(), Agreement()]
     steering = Steering([NaturalGradient(), Temperature()], penalty=0.0, features=features)
-    callback = SteeringCalibration(guard=False, show_table=False)
+    callback = SteeringCalibration(guard=False, corrections=False, decoded=0, show_table=False)
     module, data = diary_model(steering=steering), diary_data(diaries)
     trainer = fit(tmp_path, module, data, callback)
     chosen = module.calibration["candidates"][1]
