@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -142,6 +143,7 @@ def test_every_combination_runs(sweep, start, asked, base, data, tmp_path):
     }
     only = {axis: [label] for axis, label in start.published.items()}
     (start,) = warm_starts(sweep, only=only, overrides=list(overrides.items()))
+    asked = replace(asked, options=[*asked.options, ("model.generation.max_new_tokens", 4)])
     for stage in stages(start, [asked], sweep.verbs, output=tmp_path):
         stage.partial.mkdir(parents=True)
         main(stage.arguments)
