@@ -118,12 +118,12 @@ def correction_fit(one: CorrectionRecord) -> tuple[str, str]:
     >>> correction_fit({"name": "LabelBias", "tokens": 6, "settings": {"ridge": 0.01}})
     ('ridge 0.01', '6 tokens')
     """
-    settings = one["settings"]
+    settings = one.get("settings", {})  # a record of earlier days has none
     if "scale" in settings:
         return "search", f"× {settings['scale']:.3g}"
     if "kappa" in settings:
         return f"κ {settings['kappa']:g}", f"{settings['strength']:.3g}"
-    return f"ridge {settings['ridge']:.2g}", f"{one['tokens']} tokens"
+    return f"ridge {settings['ridge']:.2g}" if settings else "", f"{one['tokens']} tokens"
 
 
 def drift_text(one: ScoredRecord) -> str:
