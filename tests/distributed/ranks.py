@@ -90,7 +90,6 @@ class WholeLast(Callback):
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         last = trainer.current_epoch == trainer.max_epochs - 1
         self.calibration.corrections, self.calibration.decoded = last, 3 if last else 0
-        self.calibration.scale = last
 
 
 class Fault(Callback):
