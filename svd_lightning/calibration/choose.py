@@ -57,11 +57,11 @@ def decided(
 ) -> CalibrationRecord:
     """Return the record with the best candidate that a check lets pass in use, and why others are not.
 
-    Candidates are those whose held-out gain over the tuned model is sure (of a steering, over the control too) and
-    that surely harm nothing. Among them the first is taken, in the order temperature, corrections, steerings (from
-    cheap and simple to dear), whose gain lies within one standard error of the best. The gain that is reported is
-    not the winner's luck: for each fold the choice is made on the other folds. If that gain is not sure, the
-    verdict on the configured steering stands.
+    Candidates are those whose held-out gain over the tuned model is sure (of a steering, over the control too), by
+    Bonferroni's intervals for as many as there are, and that surely harm nothing. Among them the first is taken, in
+    the order temperature, corrections, steerings (from cheap and simple to dear), whose gain lies within one
+    standard error of the best. The gain that is reported is not the winner's luck: for each fold the choice among
+    them is made on the other folds. If that gain is not sure, the verdict on the configured steering stands.
 
     Args:
         record: with the verdict on the configured steering alone.
@@ -86,7 +86,8 @@ def decided(
         checked = refused.get(wanted or "") or check(now)
         if wanted is None or wanted in refused or in_use(checked) == wanted:
             others = [each["message"].removesuffix(AS_IT_IS) for name, each in refused.items() if name != wanted]
-            return {**checked, "advice": [*checked.get("advice", []), *others]}
+            luck = _perhaps_luck(split, tuned, order) if wanted is None and not refused else []
+            return {**checked, "advice": [*checked.get("advice", []), *others, *luck]}
         refused[wanted] = checked
 
 
@@ -123,6 +124,19 @@ def _steered(
     return found
 
 
+def _perhaps_luck(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival]) -> list[str]:
+    """Return why the best correction is not used, whose own interval lies above zero."""
+    found = [(evidence(split, one.scores, tuned), one) for one in order if one.verdict == "correct"]
+    sure = [(each.gain.mean, each.gain, one) for each, one in found if each.helps]
+    if not sure:
+        return []
+    _, gain, best = max(sure, key=lambda each: each[0])
+    return [
+        f"{best.words} gains {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] by itself, but as the best of "
+        f"{len(order)} candidates that is not sure: it is not used; more calibration examples would tell"
+    ]
+
+
 def scores_of(split: CalibrationSplit, fitted: FittedCorrection) -> Scores:
     """Return the held-out scores of a correction."""
     if split.questions is None or fitted.options is None:
@@ -141,28 +155,28 @@ def choose(
         order: the candidates, from cheap and simple to dear.
         folds: for each of them the choice is made on the others.
     """
+    level = 1.0 - 0.05 / max(1, len(order))  # Bonferroni's: of many candidates that gain nothing, some seem to
+    eligible = [one for one in order if _surely_helps(split, tuned, one, level)]
     numbers, fold = example_folds(split.example, folds)
     unseen = tuned.fitted.clone()
-    for number in range(folds):
+    for number in range(folds if eligible else 0):
         others, mine = numbers[fold != number], torch.isin(split.example, numbers[fold == number])
-        picked = _pick(split, tuned, order, others)
-        unseen[mine] = (tuned if picked is None else picked.scores).fitted[mine]
+        unseen[mine] = _pick(split, tuned, eligible, others).scores.fitted[mine]
     gain = evidence(split, Scores(unseen, tuned.labels, None), tuned).gain
-    return _pick(split, tuned, order, None), gain
+    return (_pick(split, tuned, eligible, None) if eligible else None), gain
 
 
-def _pick(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival], among: Tensor | None) -> Rival | None:
+def _surely_helps(split: CalibrationSplit, tuned: Scores, one: Rival, level: float) -> bool:
+    """Return whether a candidate surely gains over all that it must, and surely harms nothing."""
+    gains = (evidence(split, one.scores, other, level=level).gain for other in one.beyond)
+    return evidence(split, one.scores, tuned).harm is None and all(gain.sure for gain in gains)
+
+
+def _pick(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival], among: Tensor | None) -> Rival:
     """Return the first candidate within one standard error of the best, by some examples (None for all)."""
-    eligible, gains = [], []
+    gains = [evidence(split, one.scores, tuned, among=among).gain.mean for one in order]
+    best = order[gains.index(max(gains))]
     for one in order:
-        over = [evidence(split, one.scores, other, among=among) for other in one.beyond]
-        if all(each.gain.sure for each in over) and over[0].harm is None:
-            eligible.append(one)
-            gains.append(over[0].gain.mean)
-    if not eligible:
-        return None
-    best = eligible[gains.index(max(gains))]
-    for one in eligible:
         behind = evidence(split, best.scores, one.scores, among=among).gain
         if behind.mean <= (behind.high - behind.low) / _TWO_ERRORS:
             return one
