@@ -58,8 +58,8 @@ def decided(
     """Return the record with the best candidate that a check lets pass in use, and why others are not.
 
     Candidates are those whose held-out gain over the tuned model is sure (of a steering, over the control too), by
-    Bonferroni's intervals for as many as there are, and that surely harm nothing. Among them the first is taken, in
-    the order temperature, corrections, steerings (from cheap and simple to dear), whose gain lies within one
+    Bonferroni's intervals for as many as there are, and that surely harm nothing. Among them the first is taken,
+    in the order temperature, corrections, steerings (from cheap and simple to dear), whose gain lies within one
     standard error of the best. The gain that is reported is not the winner's luck: for each fold the choice among
     them is made on the other folds. If that gain is not sure, the verdict on the configured steering stands.
 
