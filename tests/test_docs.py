@@ -147,7 +147,7 @@ def test_python_runs(page, desk, given):
 
 @having("bash")
 def test_commands_parse(page, desk, own_package, seen, capsys):
-    for place in (page, ROOT / "README.md"):
+    for place in (page, ROOT / "docs/quickstart.md"):
         [*configs] = [block for block in blocks(place, "yaml") if block.startswith("# run.yaml")]
         if configs:
             (desk / "run.yaml").write_text(configs[0], encoding="utf-8")
@@ -193,7 +193,7 @@ def test_the_examples_of_help_parse(verb, desk, capsys):
 
 
 def test_commands_are_found():
-    assert ["report", "runs/mine/version_0"] in list(commands(ROOT / "README.md"))
+    assert ["judge", "runs/Qwen2.5-1.5B-train"] in list(commands(ROOT / "README.md"))
     nodes = list(commands(ROOT / "docs/guides/multi-node.md"))
     assert any("--trainer.num_nodes" in arguments for arguments in nodes)
     assert ["judge", "runs/truthfulqa/answers.jsonl"] in list(commands(ROOT / "docs/guides/truthfulqa.md"))
