@@ -167,9 +167,11 @@ def choose(
 
 
 def _surely_helps(split: CalibrationSplit, tuned: Scores, one: Rival, level: float) -> bool:
-    """Return whether a candidate surely gains over all that it must, and surely harms nothing."""
+    """Return whether a candidate surely gains, and surely harms nothing, nor a task that must share it."""
     gains = (evidence(split, one.scores, other, level=level).gain for other in one.beyond)
-    return evidence(split, one.scores, tuned).harm is None and all(gain.sure for gain in gains)
+    tasks = {} if one.by_task else by_task(split.tokens.example, split.tokens.tasks)
+    harms = (evidence(split, one.scores, tuned, among=examples).harm for examples in (None, *tasks.values()))
+    return all(gain.sure for gain in gains) and not any(harms)
 
 
 def _pick(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival], among: Tensor | None) -> Rival:
@@ -228,12 +230,7 @@ def adopted(
     tasks = []
     for task in record["tasks"]:
         harm = evidence(split, best.scores, tuned, among=groups[task["task"]]).harm
-        found, alone = mine, harm is not None and best.by_task
-        if alone:
-            why = f"{best.words} is not used: in this task it surely {harm}{AS_IT_IS}"
-            found = switched_off(record["rules"], why)
-        elif harm is not None:
-            why = f"{message}; in this task it surely {harm}, but the tasks of a batch share it"
-            found = {**mine, "message": why}
-        tasks.append({**task, **found, "judged_by": "task" if alone else "pool"})
+        why = f"{best.words} is not used: in this task it surely {harm}{AS_IT_IS}"
+        found = mine if harm is None else switched_off(record["rules"], why)
+        tasks.append({**task, **found, "judged_by": "pool" if harm is None else "task"})
     return {**record, **mine, "tasks": tasks}  # type: ignore[typeddict-item]
