@@ -59,9 +59,10 @@ class SteeringCalibration(L.Callback):
     """Calibrates the steering strength on a labelled split, at the end of every warm-start epoch.
 
     The base runs once over the calibration split, and its hidden states are kept. Each epoch costs one forward of
-    the tuned model over the split, and without a mask some ten passes of the two heads over its tokens. The
-    strengths go into the module and the epoch's checkpoint, the figures to the logger and `calibration.json`.
-    Until that checkpoint is written, `trained.ckpt` keeps the adapter, for `calibrate` after a failure.
+    the tuned model over the split, one of both over 256 tokens of prompts (the drift), and without a mask some
+    ten passes of the two heads over the split's tokens. The strengths go into the module and the epoch's
+    checkpoint, the figures to the logger and `calibration.json`. Until that checkpoint is written, `trained.ckpt`
+    keeps the adapter, for `calibrate` after a failure.
 
     Args:
         estimator: how the strengths are found; the paper's is `Mean`, the optimum `LineSearch`.
