@@ -10,10 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
+from pair import save_pair
 
-from svd_lightning.report.canvas import BLUE, DARK, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
+from svd_lightning.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
 
 HERE = Path(__file__).parent
 SHOWN = {
@@ -60,12 +60,7 @@ def main() -> None:
     cells = {
         steps: json.loads((folder / f"{task}-{steps}.json").read_text(encoding="utf-8")) for steps in WARM_STARTS
     }
-    with rc_context({"svg.hashsalt": "svd-lightning"}):
-        draw(cells).savefig(HERE / "candidates-light.svg", transparent=True, metadata={"Date": None})
-    text = (HERE / "candidates-light.svg").read_text(encoding="utf-8")
-    for light, dark in DARK.items():
-        text = text.replace(light, dark)
-    (HERE / "candidates-dark.svg").write_text(text, encoding="utf-8")
+    save_pair(draw(cells), HERE, "candidates")
 
 
 if __name__ == "__main__":

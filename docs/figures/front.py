@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 
 import lightning as L
 import torch
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pair import save_pair
 
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.callbacks import SteeringCalibration
@@ -21,7 +21,7 @@ from svd_lightning.commands.demo.task import TASK
 from svd_lightning.commands.demo.truth import nearness
 from svd_lightning.data import JSONLData
 from svd_lightning.objective import MaskedObjective
-from svd_lightning.report.canvas import BLUE, DARK, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
+from svd_lightning.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
 from svd_lightning.scoring import collector
 from svd_lightning.steering import KLGradient, Steering, with_built_in
 from svd_lightning.trainer import SteeringTrainer
@@ -118,12 +118,8 @@ def _bars(axes: Axes, distances: dict[str, float]) -> None:
 def main() -> None:
     """Write front-light.svg and front-dark.svg, beside this file or into the folder."""
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-    with TemporaryDirectory() as folder, rc_context({"svg.hashsalt": "svd-lightning"}):
-        front(Path(folder)).savefig(target / "front-light.svg", transparent=True, metadata={"Date": None})
-    text = (target / "front-light.svg").read_text(encoding="utf-8")
-    for light, dark in DARK.items():
-        text = text.replace(light, dark)
-    (target / "front-dark.svg").write_text(text, encoding="utf-8")
+    with TemporaryDirectory() as folder:
+        save_pair(front(Path(folder)), target, "front")
 
 
 if __name__ == "__main__":
