@@ -4,6 +4,7 @@ import argparse
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -76,6 +77,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see svd-lightning run --help\n")
 
 
+_NAMES = ("--adapter", "--epochs", "--lr", "--out", "--config")
+"""Options of run itself; others are those of fit."""
+
+
 def read_request(words: Sequence[str]) -> Request:
     """Read the command line of `run`.
 
@@ -84,6 +89,8 @@ def read_request(words: Sequence[str]) -> Request:
     """
     given, rest = _parser().parse_known_args(words)
     for word in rest:
+        if near := get_close_matches(word.partition("=")[0], _NAMES, n=1, cutoff=0.8):
+            raise InputError(f"run: there is no option {word.partition('=')[0]}; did you mean {near[0]}?")
         if any(word == own or word.startswith((f"{own}=", f"{own}.")) for own in _OWN):
             raise InputError(
                 f"run: expected no {word.partition('=')[0]}, since results go into --out; leave it out"

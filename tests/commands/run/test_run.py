@@ -176,6 +176,7 @@ def bad_input(name, data, folder):
         "other-columns": ([base, str(lines)], "name yours with --data.prompt_column"),
         "no-task": ([base, "truthfullqa"], "did you mean truthfulqa?"),
         "no-adapter": ([base, data, "--adapter", "loar"], "did you mean lora?"),
+        "misspelt": ([base, data, "--epohs", "2"], "there is no option --epohs; did you mean --epochs?"),
         "no-option": ([base, data, "--model.nonsense", "1"], "nonsense"),
         "own-option": ([base, data, "--trainer.logger", "false"], "results go into --out"),
         "no-epochs": ([base, data, "--epochs", "0"], "epochs: expected at least 1, got 0"),
@@ -188,7 +189,7 @@ def bad_input(name, data, folder):
     "name",
     [
         *("no-model", "an-adapter", "no-file", "empty-file", "other-columns", "no-task"),
-        *("no-adapter", "no-option", "own-option", "no-epochs", "taken", "no-data"),
+        *("no-adapter", "misspelt", "no-option", "own-option", "no-epochs", "taken", "no-data"),
     ],
 )
 def test_bad_input_is_one_line(name, data, tmp_path, capsys, monkeypatch):
