@@ -16,6 +16,18 @@ from tests.processes import fork, run_both
 SIGNS = (signal.SIGINT, signal.SIGTERM)
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A shell starts what runs in the background with SIGINT ignored, and an ignored signal is not answered."""
+    before = {sign: signal.getsignal(sign) for sign in SIGNS}
+    for sign, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(sign, signal.SIG_DFL)
+    yield
+    for sign, handler in before.items():
+        signal.signal(sign, handler)
+
+
 def send(sign=signal.SIGTERM):
     os.kill(os.getpid(), sign)
 
