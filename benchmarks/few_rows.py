@@ -106,7 +106,8 @@ def _gain(
 ) -> Gain:
     """Return the gain over the tuned model of what a record uses, on other rows, without a penalty."""
     tuned = table.label_log_p.double()
-    return paired_gain(_scores(record, fitted, table, labels), tuned, table.example)
+    scores = tuned if in_use(record) is None else _scores(record, fitted, table, labels)
+    return paired_gain(scores, tuned, table.example)
 
 
 def _scores(
