@@ -104,8 +104,8 @@ class HeldOut:
             changed = torch.cat([one.tokens for one in self._of_tokens.values()]).unique()
             width = max(one.weights.shape[-1] for one in self._of_tokens.values() if one.reads_states)
             self._labels = LabelCollector(changed, width).to(device)
-        self._completions = Completions(list(self._steerings)).to(device)
-        self._choices = MultipleChoice(list(self._steerings)).to(device)
+        self.completions = Completions(list(self._steerings)).to(device)
+        self.choices = MultipleChoice(list(self._steerings)).to(device)
 
     def add(self, peft_model: PeftModel, batch: Batch) -> None:
         """Score a batch of a `ScoringCollator` or a `QuestionCollator`; the model is in evaluation mode.
@@ -132,7 +132,7 @@ class HeldOut:
             for name in self._steerings
         }
         keep = best[tokens.rows]
-        self._completions.update(
+        self.completions.update(
             batch["index"][tokens.rows[keep]],
             tokens.positions[keep],
             log_probs={name: each.log_probs[keep] for name, each in scores.items()},
@@ -149,7 +149,7 @@ class HeldOut:
         sums = {
             name: nothing.index_add(0, rows, each.log_probs[written].double()) for name, each in scores.items()
         }
-        self._choices.update(
+        self.choices.update(
             batch["index"][asked],
             batch["option"][asked],
             correct=batch["correct"][asked],
@@ -164,7 +164,7 @@ class HeldOut:
         Args:
             tasks: the task of each example or question that has one, by its number.
         """
-        summary = summarise(self._completions.compute(), self._choices.compute(), self._names, tasks or {})
+        summary = summarise(self.completions.compute(), self.choices.compute(), self._names, tasks or {})
         distributions = {name: contender.plain() for name, contender in self._contenders.items()}
         return TestResults(self._describe(tasks or {}), {"distributions": distributions, **summary})
 

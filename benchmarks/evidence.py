@@ -1,0 +1,154 @@
+"""Everything one can do with a warm start and labelled rows, side by side on a real model.
+
+    OMP_NUM_THREADS=1 python benchmarks/evidence.py MODEL_FOLDER RESULTS_FOLDER
+
+Cells are tasks × adapters × warm starts. Each compares on the test split, paired with the tuned model: base, the
+paper's mean, line search, all rules jointly, temperature, prior, label bias, calibrated head, adapter scale, what
+`auto` chose of them, and training on with the calibration rows for one epoch and for two. Answers in free text are
+decoded too. The warm start "none" leaves the adapter at zero: its corrections are those of the base. A finished
+cell is a JSON file in the results folder, where a second run finds it; its Markdown table is printed.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from evidence_decoding import decode_all, decode_tuned, measured
+from evidence_tables import table
+from evidence_tasks import Sizes, Task, load_task
+from jsonargparse import auto_cli
+from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig
+from quiet import quiet_trainer
+
+from svd_lightning import SteeredLanguageModel, SteeringCalibration
+from svd_lightning.files import write_json
+from svd_lightning.metrics import ChoiceScores, CompletionScores
+from svd_lightning.models import Backbone
+from svd_lightning.scoring.summary import entry
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """How far an adapter is trained."""
+
+    steps: int
+    lr: float
+
+
+WARM_STARTS = {
+    "none": WarmStart(1, 0.0),
+    "barely begun": WarmStart(15, 5e-5),
+    "half way": WarmStart(60, 1e-4),
+    "hot": WarmStart(120, 5e-4),
+}
+"""The learning rates are LoRA's."""
+
+ADAPTERS: dict[str, tuple[Callable[[], PeftConfig], float]] = {
+    "lora": (
+        lambda: LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
+        1.0,
+    ),
+    "ia3": (lambda: IA3Config(task_type="CAUSAL_LM"), 30.0),
+    "prompt": (lambda: PromptTuningConfig(num_virtual_tokens=20, task_type="CAUSAL_LM"), 300.0),
+    "p-tuning-v2": (lambda: PrefixTuningConfig(num_virtual_tokens=20, task_type="CAUSAL_LM"), 300.0),
+}
+"""Kinds of adapters, and their learning rate in units of LoRA's."""
+
+
+def run(
+    model: str,
+    results: Path,
+    *,
+    tasks: tuple[str, ...] = ("truthfulqa", "boolq", "winogrande", "ARC-Easy"),
+    adapters: tuple[str, ...] = ("lora",),
+    warm: tuple[str, ...] = ("barely begun", "half way", "hot"),
+    seeds: tuple[int, ...] = (0,),
+    train: int = 480,
+    calibration: int = 100,
+    test: int = 100,
+    decode: int = 48,
+) -> None:
+    """Measure every cell that has no result yet, and print all tables."""
+    sizes = Sizes(train, calibration, test, decode)
+    for task in tasks:
+        for adapter in adapters:
+            for start in warm:
+                for seed in seeds:
+                    path = results / f"{task}-{adapter}-{start.replace(' ', '-')}-{seed}.json"
+                    if not path.exists():
+                        L.seed_everything(seed, verbose=False)
+                        cell = _cell(model, load_task(task, results, sizes), adapter, WARM_STARTS[start], sizes)
+                        write_json(path, {"task": task, "adapter": adapter, "warm": start, "seed": seed, **cell})
+                    print(table(path), flush=True)
+
+
+def _cell(model: str, task: Task, adapter: str, warm: WarmStart, sizes: Sizes) -> dict[str, Any]:
+    config, factor = ADAPTERS[adapter]
+    module = SteeredLanguageModel(
+        Backbone(model, dtype="float32"),
+        config(),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=factor * warm.lr),
+        generation={"max_new_tokens": task.new_tokens or 8, "do_sample": False},
+    )
+    calibrating = SteeringCalibration(any_recipe=True, show_table=False, scale=adapter in ("lora", "ia3"))
+    quiet_trainer(".", max_steps=warm.steps).fit(module, datamodule=task.data)
+    begun = time.process_time()
+    quiet_trainer(".", calibrating, limit_val_batches=1).calibrate(module, datamodule=task.data, verbose=False)
+    seconds = {"calibration": time.process_time() - begun}
+    tuned = _tested(module, task)
+    assert module.test_results is not None
+    results = module.test_results.metrics
+    texts = {} if task.new_tokens is None else decode_all(module, task.data, sizes.decoded)
+    spent = 0.0
+    for name in ("train on 1", "train on 2") if warm.lr else ():
+        begun = time.process_time()
+        quiet_trainer(".", max_epochs=1).fit(module, datamodule=task.train_on)
+        spent += time.process_time() - begun
+        seconds[name] = spent
+        for metric, found in _paired(_tested(module, task), tuned).items():
+            results["metrics"][metric][name] = found
+        if texts:
+            for way, written in decode_tuned(module, task.data, sizes.decoded).items():
+                texts[way][name] = written
+    return {
+        "calibration": module.calibration,
+        "results": results,
+        "seconds": seconds,
+        "decoded": measured(texts),
+        "texts": texts,
+    }
+
+
+class _Scores(L.Callback):
+    """Keeps the scores of a test before they are summarised."""
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        held_out = pl_module.held_out
+        self.completions: CompletionScores = held_out.completions.compute()
+        self.choices: ChoiceScores = held_out.choices.compute()
+
+
+def _tested(module: SteeredLanguageModel, task: Task) -> _Scores:
+    scores = _Scores()
+    quiet_trainer(".", scores).test(module, datamodule=task.data, verbose=False)
+    return scores
+
+
+def _paired(trained: _Scores, tuned: _Scores) -> dict[str, Any]:
+    """Return the metrics of the tuned model that was trained on, with their gain over the one that was not."""
+    after, before = trained.completions, tuned.completions
+    nll = after.metrics("tuned")["NLL"]
+    found = {"NLL": entry("", nll, after.log_probs["tuned"], before.log_probs["tuned"], before.example)}
+    if trained.choices.number.numel():
+        for metric, values in trained.choices.metrics("tuned").items():
+            others = tuned.choices.metrics("tuned")[metric]
+            found[metric] = entry("", values.mean().item(), values, others, tuned.choices.number)
+    return found
+
+
+if __name__ == "__main__":
+    auto_cli(run)

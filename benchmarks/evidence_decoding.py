@@ -1,0 +1,82 @@
+"""Free decoding of test prompts, for `benchmarks/evidence.py`."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+
+from svd_lightning import SteeredLanguageModel
+from svd_lightning.data import CompletionDataModule
+from svd_lightning.decoding.generation import complete
+from svd_lightning.metrics import exact_match, repeated_trigrams, rouge_l
+from svd_lightning.scoring.contenders import contenders, distinct
+from svd_lightning.scoring.summary import entry
+from svd_lightning.steering import UNSTEERED, SteeringFunction
+
+MEASURES = {
+    "exact_match": exact_match,
+    "rouge_l": rouge_l,
+    "repeated_trigrams": lambda text, _: repeated_trigrams(text),
+}
+Texts = dict[str, dict[str, list[str]]]
+"""What was written: "greedy" or "sampled" → distribution → a text for each prompt; "reference" is one of them."""
+
+
+def decode_all(module: SteeredLanguageModel, data: CompletionDataModule, count: int) -> Texts:
+    """Decode test prompts with every distribution of a test, greedily and once sampled at temperature 1."""
+    compared = contenders(module.configured, module.task_steering, module.calibration, module.corrections)
+    steerings, names = distinct(compared)
+    texts = _decode(module, data, count, steerings)
+    return {
+        way: {**{name: found[same] for name, same in names.items()}, "reference": found["reference"]}
+        for way, found in texts.items()
+    }
+
+
+def decode_tuned(module: SteeredLanguageModel, data: CompletionDataModule, count: int) -> dict[str, list[str]]:
+    """Decode the same prompts with the tuned model alone; return its texts, "greedy" and "sampled"."""
+    texts = _decode(module, data, count, {"tuned": UNSTEERED["tuned"]})
+    return {way: found["tuned"] for way, found in texts.items()}
+
+
+def measured(texts: Texts) -> dict[str, Any]:
+    """Return each measure of each distribution with its paired gain over tuned, as a test has its metrics."""
+    return {
+        way: {measure: _entries(measure, found) for measure in MEASURES} for way, found in texts.items() if found
+    }
+
+
+def _decode(
+    module: SteeredLanguageModel,
+    data: CompletionDataModule,
+    count: int,
+    steerings: Mapping[str, SteeringFunction],
+) -> Texts:
+    found: Texts = {}
+    for way in ("greedy", "sampled"):
+        config = copy.deepcopy(module.generation)
+        config.do_sample = way == "sampled"
+        texts = found[way] = {name: [] for name in (*steerings, "reference")}
+        L.seed_everything(0, verbose=False)
+        for batch in data.predict_dataloader():
+            if len(texts["reference"]) < count:
+                options = {"config": config, "tokenizer": module.tokenizer}
+                for row in complete(module.peft_model.eval(), batch, steerings, **options):
+                    for name, written in texts.items():
+                        written.append(str(row[name]).strip())
+    return found
+
+
+def _entries(measure: str, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    references, function = texts["reference"], MEASURES[measure]
+    values = {
+        name: torch.tensor(
+            [float(function(text, [right])) for text, right in zip(rows, references, strict=True)]
+        ).double()
+        for name, rows in texts.items()
+        if name != "reference"
+    }
+    number = torch.arange(len(references))
+    return {name: entry(name, own.mean().item(), own, values["tuned"], number) for name, own in values.items()}

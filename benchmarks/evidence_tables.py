@@ -1,0 +1,80 @@
+"""The Markdown table of a cell of `benchmarks/evidence.py`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROWS = {
+    "base": "base",
+    "tuned": "tuned",
+    "paper": "the paper's mean",
+    "chosen": "KLGradient, line search",
+    "joint": "all rules jointly",
+    "control": "temperature",
+    "Prior": "prior",
+    "LabelBias": "label bias",
+    "CalibratedHead": "calibrated head",
+    "AdapterScale": "adapter scale",
+    "train on 1": "train on, 1 epoch",
+    "train on 2": "train on, 2 epochs",
+    "steered": "**`auto`**",
+}
+"""Name in the results → in the table."""
+
+FREE = {"exact_match": "exact match", "rouge_l": "ROUGE-L"}
+
+
+def table(path: Path) -> str:
+    """Return the table of a cell: test split, gains over tuned with their paired intervals."""
+    cell = json.loads(path.read_text(encoding="utf-8"))
+    record, metrics, free = cell["calibration"], cell["results"]["metrics"], cell["decoded"]
+    shown = ["NLL", *(["MC1"] if "MC1" in metrics else [])]
+    columns = [(name, metrics[name], 1.0 if name == "NLL" else 100.0) for name in shown]
+    columns += [(f"{FREE[name]}, {way}", free[way][name], 100.0) for way in free for name in FREE]
+    scored = _scored(record)
+    lines = [
+        f"\n**{cell['task']}, {cell['adapter']}, {cell['warm']}** (seed {cell['seed']}): {record['message']}\n",
+        f"| | {' | '.join(name for name, _, _ in columns)} | drift | reads base | CPU time |",
+        "|---" * (len(columns) + 4) + "|",
+    ]
+    for name, label in ROWS.items():
+        if name in metrics["NLL"]:
+            about = cell["results"]["distributions"].get(name, {})
+            one = scored.get(about.get("correction") or _key(about), {})
+            used = f" ({used_name(about)})" if name == "steered" else ""
+            values = " | ".join(_text(entries.get(name), scale) for _, entries, scale in columns)
+            drift = f"{one['drift']:.3f}" if "drift" in one else ""
+            reads = {True: "yes", False: "no"}.get(one.get("reads_base"), "")
+            lines.append(f"| {label}{used} | {values} | {drift} | {reads} | {_time(name, cell['seconds'])} |")
+    return "\n".join(lines)
+
+
+def used_name(about: dict[str, Any]) -> str:
+    """Return the name of what decoding uses."""
+    return about.get("correction") or (" + ".join(about["rules"]) if any(about["strengths"]) else "tuned")
+
+
+def _scored(record: dict[str, Any]) -> dict[Any, dict[str, Any]]:
+    found: dict[Any, dict[str, Any]] = {one["name"]: one for one in record["corrections"]}
+    return found | {_key(one): one for one in record["candidates"]}
+
+
+def _key(about: dict[str, Any]) -> tuple[tuple[str, ...], str | None]:
+    return tuple(about.get("rules", ())), about.get("estimator")
+
+
+def _time(name: str, seconds: dict[str, float]) -> str:
+    if name == "steered":
+        return "1"
+    return f"{seconds[name] / seconds['calibration']:.2f}" if name in seconds else ""
+
+
+def _text(entry: dict[str, Any] | None, scale: float) -> str:
+    if entry is None:
+        return ""
+    digits = 3 if scale == 1.0 else 1
+    text = f"{scale * entry['value']:.{digits}f}"
+    if entry.get("low") is None:
+        return text
+    gain, low, high = (f"{scale * entry[key]:+.{digits}f}" for key in ("gain", "low", "high"))
+    return f"{text} ({gain} [{low}, {high}])"
