@@ -20,25 +20,32 @@ MEASURES = {
     "rouge_l": rouge_l,
     "repeated_trigrams": lambda text, _: repeated_trigrams(text),
 }
+WAYS = ("greedy", "sampled")
+SAMPLED = ("base", "tuned", "joint", "steered")
 Texts = dict[str, dict[str, list[str]]]
 """What was written: "greedy" or "sampled" → distribution → a text for each prompt; "reference" is one of them."""
 
 
 def decode_all(module: SteeredLanguageModel, data: CompletionDataModule, count: int) -> Texts:
-    """Decode test prompts with every distribution of a test, greedily and once sampled at temperature 1."""
+    """Decode test prompts greedily with every distribution of a test, and sample once at temperature 1 with some."""
     compared = contenders(module.configured, module.task_steering, module.calibration, module.corrections)
     steerings, names = distinct(compared)
-    texts = _decode(module, data, count, steerings)
+    sampled = {name: f for name, f in steerings.items() if name in {names[each] for each in SAMPLED}}
+    texts = {
+        way: _decode(module, data, count, each, way) for way, each in zip(WAYS, (steerings, sampled), strict=True)
+    }
     return {
-        way: {**{name: found[same] for name, same in names.items()}, "reference": found["reference"]}
+        way: {
+            **{name: found[same] for name, same in names.items() if same in found},
+            "reference": found["reference"],
+        }
         for way, found in texts.items()
     }
 
 
 def decode_tuned(module: SteeredLanguageModel, data: CompletionDataModule, count: int) -> dict[str, list[str]]:
     """Decode the same prompts with the tuned model alone; return its texts, "greedy" and "sampled"."""
-    texts = _decode(module, data, count, {"tuned": UNSTEERED["tuned"]})
-    return {way: found["tuned"] for way, found in texts.items()}
+    return {way: _decode(module, data, count, {"tuned": UNSTEERED["tuned"]}, way)["tuned"] for way in WAYS}
 
 
 def measured(texts: Texts) -> dict[str, Any]:
@@ -53,20 +60,19 @@ def _decode(
     data: CompletionDataModule,
     count: int,
     steerings: Mapping[str, SteeringFunction],
-) -> Texts:
-    found: Texts = {}
-    for way in ("greedy", "sampled"):
-        config = copy.deepcopy(module.generation)
-        config.do_sample = way == "sampled"
-        texts = found[way] = {name: [] for name in (*steerings, "reference")}
-        L.seed_everything(0, verbose=False)
-        for batch in data.predict_dataloader():
-            if len(texts["reference"]) < count:
-                options = {"config": config, "tokenizer": module.tokenizer}
-                for row in complete(module.peft_model.eval(), batch, steerings, **options):
-                    for name, written in texts.items():
-                        written.append(str(row[name]).strip())
-    return found
+    way: str,
+) -> dict[str, list[str]]:
+    config = copy.deepcopy(module.generation)
+    config.do_sample = way == "sampled"
+    texts: dict[str, list[str]] = {name: [] for name in (*steerings, "reference")}
+    L.seed_everything(0, verbose=False)
+    for batch in data.predict_dataloader():
+        if len(texts["reference"]) < count:
+            options = {"config": config, "tokenizer": module.tokenizer}
+            for row in complete(module.peft_model.eval(), batch, steerings, **options):
+                for name, written in texts.items():
+                    written.append(str(row[name]).strip())
+    return texts
 
 
 def _entries(measure: str, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
