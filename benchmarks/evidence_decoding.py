@@ -27,7 +27,7 @@ Texts = dict[str, dict[str, list[str]]]
 
 
 def decode_all(module: SteeredLanguageModel, data: CompletionDataModule, count: int) -> Texts:
-    """Decode test prompts greedily with every distribution of a test, and sample once at temperature 1 with some."""
+    """Decode test prompts greedily with every distribution of a test; sample some once, at temperature 1."""
     compared = contenders(module.configured, module.task_steering, module.calibration, module.corrections)
     steerings, names = distinct(compared)
     sampled = {name: f for name, f in steerings.items() if name in {names[each] for each in SAMPLED}}
