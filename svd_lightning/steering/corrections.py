@@ -1,7 +1,7 @@
 """Corrections that read the tuned model alone: its adapter's scale, or numbers for each of a few tokens."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
@@ -225,6 +225,12 @@ def steered_logits(
 def reads_base(steering: SteeringFunction) -> bool:
     """Return whether a steering function needs the base's logits; a function that does not say so does."""
     return getattr(steering, "reads_base", True)
+
+
+def needs_no_base(steering: SteeringFunction, tuned_logits: Tensor) -> bool:
+    """Return whether a steering function can do without the base's logits at these positions, [..., V]."""
+    settles: Callable[[Tensor], bool] = getattr(steering, "settles", lambda logits: False)
+    return not reads_base(steering) or settles(tuned_logits)
 
 
 def forbids(steering: SteeringFunction) -> bool:
