@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from rich.table import Table
 
@@ -22,7 +22,7 @@ def lm_eval(
     run: str,
     *,
     tasks: str,
-    distribution: Distribution | Literal["all"] = "all",
+    distribution: str = "all",
     include_path: str | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
@@ -37,7 +37,8 @@ def lm_eval(
     Args:
         run: run folder or checkpoint, such as runs/truthfulqa/version_0.
         tasks: names of tasks, separated by commas.
-        distribution: the distribution to evaluate; `all` evaluates the three one after another.
+        distribution: base, tuned, steered or the name of a correction that calibration fitted, such as
+            CalibratedHead; `all` evaluates the first three one after another.
         include_path: folder with your own task files.
         num_fewshot: worked examples before each question; null for the task's default.
         limit: maximum number of examples per task, for quick runs.
