@@ -156,8 +156,17 @@ class CalibratedHead(_OfTokens):
         return cls(tokens, weights)
 
     def shift(self, states: Tensor | None) -> Tensor:
-        """Return what is added to the logits of the tokens, W·h: the head's inputs [..., H] → [..., k]."""
+        """Return what is added to the logits of the tokens, W·h: the head's inputs [..., H] → [..., k].
+
+        Raises:
+            InputError: for inputs of another size than the head was fitted to.
+        """
         assert states is not None
+        if states.shape[-1] != self.weights.shape[-1]:
+            raise InputError(
+                f"correction: this calibrated head was fitted to states of {self.weights.shape[-1]} numbers, and "
+                f"the model gives its head {states.shape[-1]}; calibrate again with this model"
+            )
         weights = self.weights.to(states.device)
         return states.to(weights.dtype) @ weights.T
 
