@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -185,6 +185,9 @@ CORRECTIONS: Mapping[str, type[Correction]] = {
     kind.__name__: kind for kind in (AdapterScale, Prior, LabelBias, CalibratedHead)
 }
 """All kinds by name, those of the fewest parameters first."""
+
+CorrectionName = Literal["AdapterScale", "Prior", "LabelBias", "CalibratedHead"]
+"""The names of `CORRECTIONS`, for what checks a command line."""
 
 
 def correction_name(correction: Correction) -> str:

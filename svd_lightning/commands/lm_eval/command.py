@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from rich.table import Table
 
@@ -12,7 +12,7 @@ from svd_lightning.console import console
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.runs import find_checkpoint, open_run
-from svd_lightning.steering import Distribution
+from svd_lightning.steering import CorrectionName, Distribution
 
 HarnessResults = dict[str, Any]
 """The harness's own JSON."""
@@ -22,7 +22,7 @@ def lm_eval(
     run: str,
     *,
     tasks: str,
-    distribution: str = "all",
+    distribution: Distribution | CorrectionName | Literal["all"] = "all",
     include_path: str | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
