@@ -69,6 +69,7 @@ def options(handle: Handle, verb: str, rest: Sequence[str]) -> list[str]:
     own = [
         *("--config", str(folder / CONFIG), "--ckpt_path", str(handle.checkpoint)),
         *("--trainer.default_root_dir", str(folder), *place, "--model.steering", steering),
+        *("--calibration.show_table", "true"),  # a run of `run` has it switched off in its configuration
     ]
     if verb != "predict":
         return [*own, *rest]

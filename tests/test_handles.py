@@ -16,6 +16,7 @@ from svd_lightning.report import load_run
 from svd_lightning.runs import find_checkpoint, open_run
 from tests.chain import read_jsonl, write_jsonl
 from tests.test_bad_input import refusal
+from tests.test_disk import no_file_above
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.show_table", "false", "--calibration.guard", "false"]
 
@@ -39,7 +40,7 @@ def test_what_a_handle_stands_for():
     assert found == [
         *("--config", "runs/mine/config.yaml", "--ckpt_path", "runs/mine/checkpoints/last.ckpt"),
         *("--trainer.default_root_dir", "runs/mine", "--trainer.logger", "false"),
-        *("--model.steering", "{alpha: 0.3}", "--seed_everything", "1"),
+        *("--model.steering", "{alpha: 0.3}", "--calibration.show_table", "true", "--seed_everything", "1"),
     ]
     assert options(handle, "predict", []) == found[:-2]
     own = [*found[:-2], "--data", "svd_lightning.data.Prompts", "--data.path", "a/b.jsonl"]
@@ -101,6 +102,17 @@ def test_a_new_calibration_is_what_later_verbs_take(run):
     first = run / "checkpoints/last.ckpt"
     main(["test", str(first)])
     assert json.loads((run / "test.json").read_text())["alpha"] == 0.1, "a checkpoint names itself"
+
+
+def test_a_full_disk_leaves_the_calibration_that_the_checkpoint_has(run, capsys):
+    main(["calibrate", str(run), *QUICK])
+    before = (run / "calibration.json").read_bytes()
+    with no_file_above(30_000):
+        assert "cannot write it: File too large" in refusal(
+            capsys, "calibrate", str(run), "--model.steering.alpha", "0.3", *QUICK
+        )
+    assert (run / "calibration.json").read_bytes() == before
+    assert open_run(run).steering.alpha == 0.1
 
 
 def test_results_of_other_data_are_not_replaced(run, diaries, capsys, tmp_path):

@@ -149,7 +149,7 @@ def _results(results: HeldOutMetricsRecord) -> list[EvalResult]:
             metric_value=values["steered"]["value"],
         )
         for metric, values in results["metrics"].items()
-        if "steered" in values
+        if "steered" in values and metric != "KL"  # it compares with the base, and measures no task
     ]
 
 

@@ -1,22 +1,22 @@
 """The calibration procedure: from calibration tokens to the strengths in use, and the record of all results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from svd_lightning.calibration.advice import better_recipe, too_small
-from svd_lightning.calibration.candidates import evidence, fit_all
+from svd_lightning.calibration.candidates import Candidate, evidence, fit_all
 from svd_lightning.calibration.choose import Check, decided
 from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import figures
 from svd_lightning.calibration.masks import compare_masks, recommend
-from svd_lightning.calibration.recipes import CONTROL, Recipe, recipes
+from svd_lightning.calibration.recipes import CONTROL, Recipe, RecipeKey, recipes
 from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.tasks import calibrate_tasks
 from svd_lightning.calibration.verdict import decide, explain, used_record
 from svd_lightning.errors import InputError
 from svd_lightning.objective import CalibrationTokens, QuestionTokens, TokenTable
-from svd_lightning.records import CalibrationRecord, QuestionsRecord
+from svd_lightning.records import CalibrationRecord, MaskRecord, QuestionsRecord
 from svd_lightning.steering import Steering
 from svd_lightning.strength import StrengthEstimator
 
@@ -79,34 +79,8 @@ def calibrate(
     tuned = split.tuned(rules)
     wanted = recipes(steering, estimator, others=others)
     found = fit_all(split, wanted, tuned, chosen=chosen, penalty=steering.penalty, folds=folds)
-    best, control = found[chosen.key], found[CONTROL.key]
-    over_control = evidence(split, best.held_out, control.held_out).gain
-    gains = best.over_tuned, over_control, control.over_tuned
-    verdict = decide(*gains, is_control=best is control)
-    used = {"steer": best.used(), "control": control.used(), "tuned": used_record(rules)}
-    tasks = calibrate_tasks(split, steering, best, control, tuned, verdict=verdict, guard=guard, folds=folds)
     masks = compare_masks(whole, rules, alphas, folds=folds) if isinstance(tokens, TokenTable) else []
-    advice = better_recipe(split, found, tuned, steering, chosen=chosen.key, verdict=verdict)
-    record: CalibrationRecord = {
-        "estimator": chosen.key[1],
-        "warning": best.estimate.warning,
-        **figures(split.tokens, steering.with_strengths(best.estimate.strengths), best.outcome),
-        "intervals": best.intervals,
-        **best.over_tuned.plain(),
-        "gain_over_control": over_control.plain(),
-        "questions": _about(split, tuned, best.held_out, control.held_out),
-        "verdict": verdict,
-        "message": explain(
-            verdict, *gains, temperature=control.estimate.strengths[0], guard=guard, examples=tokens.num_examples
-        ),
-        "advice": [*too_small(tokens.num_examples), *advice],
-        "guard": guard,
-        "used": used[verdict if guard else "steer"],
-        "tasks": tasks,
-        "candidates": [candidate.plain() for candidate in found.values()],
-        "sweep": masks,
-        "recommended": recommend(masks),
-    }
+    record = _record(split, steering, found, tuned, masks, chosen=chosen, guard=guard, folds=folds)
     return decided(
         record,
         split,
@@ -118,6 +92,47 @@ def calibrate(
         folds=folds,
         check=check,
     )
+
+
+def _record(
+    split: CalibrationSplit,
+    steering: Steering,
+    found: Mapping[RecipeKey, Candidate],
+    tuned: Scores,
+    masks: list[MaskRecord],
+    *,
+    chosen: Recipe,
+    guard: bool,
+    folds: int,
+) -> CalibrationRecord:
+    """Return the record of the steered candidates, before corrections and checks."""
+    best, control, examples = found[chosen.key], found[CONTROL.key], split.tokens.num_examples
+    over_control = evidence(split, best.held_out, control.held_out).gain
+    gains = best.over_tuned, over_control, control.over_tuned
+    verdict = decide(*gains, is_control=best is control)
+    used = {"steer": best.used(), "control": control.used(), "tuned": used_record(steering.directions)}
+    tasks = calibrate_tasks(split, steering, best, control, tuned, verdict=verdict, guard=guard, folds=folds)
+    advice = better_recipe(split, found, tuned, steering, chosen=chosen.key, verdict=verdict)
+    return {
+        "estimator": chosen.key[1],
+        "warning": best.estimate.warning,
+        **figures(split.tokens, steering.with_strengths(best.estimate.strengths), best.outcome),
+        "intervals": best.intervals,
+        **best.over_tuned.plain(),
+        "gain_over_control": over_control.plain(),
+        "questions": _about(split, tuned, best.held_out, control.held_out),
+        "verdict": verdict,
+        "message": explain(
+            verdict, *gains, temperature=control.estimate.strengths[0], guard=guard, examples=examples
+        ),
+        "advice": [*too_small(examples), *advice],
+        "guard": guard,
+        "used": used[verdict if guard else "steer"],
+        "tasks": tasks,
+        "candidates": [candidate.plain() for candidate in found.values()],
+        "sweep": masks,
+        "recommended": recommend(masks),
+    }
 
 
 def _about(split: CalibrationSplit, tuned: Scores, steered: Scores, control: Scores) -> QuestionsRecord | None:

@@ -78,11 +78,10 @@ class ChoiceLoss:
     def __call__(self, shift: Tensor) -> tuple[float, Tensor]:
         """Return the mean loss and its gradient."""
         label_log_p, gradient = self._shifted.at(shift)
-        with torch.enable_grad():
-            scores = self._scores(label_log_p).requires_grad_()
-            loss = -self._choices.log_probs(scores).mean()
-            [slope] = torch.autograd.grad(loss, scores)
-        return loss.item(), gradient.mul_(-slope[self._option].float().unsqueeze(-1))
+        scores = self._scores(label_log_p)
+        share, wanted = self._choices.shares(scores)
+        slope = (wanted - share)[self._option] / len(self._choices.number)
+        return -self._choices.log_probs(scores).mean().item(), gradient.mul_(slope.float().unsqueeze(-1))
 
     def total(self, shift: Tensor) -> float:
         """Return the summed loss."""

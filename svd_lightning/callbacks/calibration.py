@@ -32,7 +32,7 @@ from svd_lightning.callbacks.checks import (
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.meters import measure_cost, measure_drift, measure_noise
-from svd_lightning.callbacks.run import as_completion_data, run_folder
+from svd_lightning.callbacks.run import as_completion_data, evaluating, run_folder
 from svd_lightning.callbacks.scale_fit import fit_adapter_scale
 from svd_lightning.callbacks.show import show_calibration, show_test
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
@@ -118,6 +118,7 @@ class SteeringCalibration(L.Callback):
         self._snapshots, self._trained = SnapshotFolder(snapshot), TrainedCheckpoint()
         self._on_validate = False
         self._calibrated_step: int | None = None
+        self._unsaved: tuple[CalibrationRecord, CalibrationTokens] | None = None
 
     @contextmanager
     def before_validation(self) -> Iterator[None]:
@@ -144,7 +145,7 @@ class SteeringCalibration(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Raise InputError for an adapter that cannot be decoded, or too small a disk; open the snapshot."""
         self._calibrated_step = None  # the module may come from another run with as many steps
-        with _evaluating(as_steered(pl_module)):
+        with evaluating(as_steered(pl_module)):
             steer_model(as_steered(pl_module).peft_model, UNSTEERED["tuned"])
         self._snapshots.open(trainer, as_steered(pl_module))
         check_space(trainer, as_steered(pl_module), self._snapshots.tokens_to_come)
@@ -170,9 +171,10 @@ class SteeringCalibration(L.Callback):
             self._run(trainer, as_steered(pl_module))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the adapter with the strengths that `calibrate` found, for test and predict."""
+        """Save the adapter with the strengths that `calibrate` found, and then their record."""
         if self._on_validate and (folder := run_folder(trainer)) is not None:
             trainer.save_checkpoint(folder / "checkpoints" / CALIBRATED, weights_only=True)
+            self._save_record(trainer)  # a disk may be full: a record without its checkpoint would mislead
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Calibrate, unless a validation has just done so with the same weights."""
@@ -196,7 +198,7 @@ class SteeringCalibration(L.Callback):
             hint_at_more_data(data, module)
         else:
             self._trained.save(trainer)
-        with _evaluating(module):
+        with evaluating(module):
             collected = self._collect(trainer, module, data)
             labels, tokens = collected.label_split(), collected.result(data.tasks("calibration"))
             corrections = [] if labels is None else fit_corrections(labels, folds=self.folds, choice=self.choice)
@@ -214,11 +216,18 @@ class SteeringCalibration(L.Callback):
         record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
         module.adopt(record, fitted)
         self._calibrated_step = trainer.global_step
-        if (folder := run_folder(trainer)) is not None and trainer.is_global_zero:
-            save_calibration(folder, record, tokens)
+        self._unsaved = record, tokens
+        if not self._on_validate:
+            self._save_record(trainer)
         if trainer.is_global_zero:
             log_calibration(trainer, record, tokens, module.configured.directions, printed=self.show_table)
             show_calibration(record, printed=self.show_table)
+
+    def _save_record(self, trainer: L.Trainer) -> None:
+        """Write the last calibration's files. Every rank asks for the folder, the first one writes."""
+        folder, unsaved, self._unsaved = run_folder(trainer), self._unsaved, None
+        if folder is not None and unsaved is not None and trainer.is_global_zero:
+            save_calibration(folder, *unsaved)
 
     def _decide(
         self,
@@ -276,17 +285,6 @@ class SteeringCalibration(L.Callback):
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()
         return collecting
-
-
-@contextmanager
-def _evaluating(module: SteeredLanguageModel) -> Iterator[None]:
-    """Put the module into evaluation mode within the context."""
-    training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(training)
 
 
 def _progress(trainer: L.Trainer, loader: Iterable[Batch], *, doing: str) -> Iterator[Batch]:

@@ -1,5 +1,7 @@
-"""What a callback asks its trainer for: the data, and the folder of the run."""
+"""What a callback asks its trainer and its module for: the data, the run's folder, evaluation mode."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -29,3 +31,14 @@ def run_folder(trainer: L.Trainer) -> Path | None:
     at_home = not trainer.loggers and Path(trainer.default_root_dir).resolve() == Path.cwd()
     others = at_home and not Path("config.yaml").is_file()
     return None if folder is None or others else Path(folder)
+
+
+@contextmanager
+def evaluating(module: L.LightningModule) -> Iterator[None]:
+    """Put the module into evaluation mode within the context."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)

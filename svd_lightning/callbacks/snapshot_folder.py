@@ -16,6 +16,7 @@ from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import ReferenceSnapshot
+from svd_lightning.objective.snapshot import REMEDY
 
 _log = logging.getLogger(__name__)
 _FOLDER = "snapshot"
@@ -83,7 +84,7 @@ class SnapshotFolder:
         if problems and self._given is not None:
             raise InputError(f"calibration.snapshot: {problems[0]}")
         for problem in problems:
-            _log.warning("calibration: %s; it is made again", problem)
+            _log.warning("calibration: %s; it is made again", problem.removesuffix(REMEDY))
         return None
 
 

@@ -47,7 +47,6 @@ def _dispatch(verb: str, options: list[str]) -> None:
         from svd_lightning.cli.lightning_verbs import fit_parser
 
         _quiet_libraries()
-        disable_progress_bar()  # of loading the weights to measure a step
         sys.exit(resolve_name(RUN.target)(options, parser=fit_parser))
     else:
         from svd_lightning.cli.lightning_verbs import run_lightning  # seconds that functions need not wait for
@@ -74,7 +73,8 @@ def _underscored(argument: str) -> str:
 
 
 def _quiet_libraries() -> None:
-    """Silence warnings on which a user cannot act: loaders, defaults, and deprecations between libraries."""
+    """Silence the bar of loading weights, and warnings on which a user cannot act."""
+    disable_progress_bar()
     for message in (
         ".*does not have many workers.*",
         ".*loftq_config.*",

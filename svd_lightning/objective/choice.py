@@ -49,6 +49,15 @@ class Choices:
         """
         return self.log_total(scores, self.options.correct) - self.log_total(scores)
 
+    def shares(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the softmax of scores float64 [R] over each question's options and over its right ones, [R] each.
+
+        Their difference, right − all, is the gradient of `log_probs`.
+        """
+        question, right = self.options.question, self.options.correct
+        among_right = (scores - self.log_total(scores, right)[question]).exp() * right
+        return (scores - self.log_total(scores)[question]).exp(), among_right
+
     def log_total(self, scores: Tensor, among: Tensor | None = None) -> Tensor:
         """Return log Σ exp(s) over each question's options, or over some of them (bool [R]), [Q]."""
         among = torch.ones_like(self.options.correct) if among is None else among
@@ -117,16 +126,13 @@ class ChoiceObjective(Along):
 
     def example_sums(self, strengths: Tensor) -> ExampleSums:
         """Return what each question that counts adds to K, its gradient and its Hessian; it counts once."""
-        choices, question = self.choices, self.choices.options.question
         scores, slopes, curvature = self._options(strengths)
-        everything, right = choices.log_total(scores), choices.log_total(scores, choices.options.correct)
-        share = (scores - everything[question]).exp()
-        wanted = (scores - right[question]).exp() * choices.options.correct
+        share, wanted = self.choices.shares(scores)
         outer = slopes.unsqueeze(-1) * slopes.unsqueeze(-2)
         mean, wanted_mean = self._total(share, slopes), self._total(wanted, slopes)
         hessian = self._total(share - wanted, outer - curvature)
         hessian -= mean.unsqueeze(-1) * mean.unsqueeze(-2) - wanted_mean.unsqueeze(-1) * wanted_mean.unsqueeze(-2)
-        fields = right - everything, mean - wanted_mean, hessian
+        fields = self.choices.log_probs(scores), mean - wanted_mean, hessian
         return ExampleSums(torch.ones(int(self._keep.sum()), dtype=torch.int64), *(t[self._keep] for t in fields))
 
     def divergence(self, strengths: Tensor) -> float:

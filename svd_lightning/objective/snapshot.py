@@ -27,6 +27,9 @@ FORMAT = f"{_KIND} 2"
 
 INDEX = "index.json"
 
+REMEDY = "; delete it, or give another folder"
+"""Ends every message about a snapshot that cannot be used."""
+
 MAX_MEMORY = 2**31
 """Default size, in bytes, up to which the states are kept in CPU memory: 2 GiB."""
 
@@ -234,16 +237,14 @@ def _read_index(path: Path, key: Mapping[str, str]) -> SnapshotRecord:
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
         kind = index["format"]
     if not str(kind).startswith(_KIND):
-        raise InputError(f"{path}: expected a reference snapshot, got something else; delete it")
+        raise InputError(f"{path}: expected a reference snapshot, got something else{REMEDY}")
     if index.get("checksum") != _index_checksum(index):
         raise _damaged(path, "the checksum of its index does not match")
     found, expected = {**index["key"], "format": kind}, {**key, "format": FORMAT}
     differing = [name for name, value in expected.items() if found.get(name) != value]
     if differing:
         each = "; ".join(f"{name}: {found.get(name)!r}, expected {expected[name]!r}" for name in differing)
-        raise InputError(
-            f"{path}: this reference snapshot is of something else ({each}); delete it, or give another folder"
-        )
+        raise InputError(f"{path}: this reference snapshot is of something else ({each}){REMEDY}")
     return index
 
 
@@ -275,4 +276,4 @@ def _reading(folder: Path) -> AbstractContextManager[None]:
 
 
 def _damaged(folder: Path, reason: str) -> InputError:
-    return InputError(f"{folder}: expected a whole reference snapshot, got a damaged one ({reason}); delete it")
+    return InputError(f"{folder}: expected a whole reference snapshot, got a damaged one ({reason}){REMEDY}")

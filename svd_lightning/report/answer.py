@@ -5,9 +5,7 @@ from collections.abc import Iterator, Sequence
 from svd_lightning.records import (
     CalibrationRecord,
     DistributionRecord,
-    GainRecord,
     HeldOutMetricsRecord,
-    MetricRecord,
     ScoredRecord,
 )
 from svd_lightning.report.render import ReportTable, Row
@@ -18,6 +16,7 @@ from svd_lightning.report.words import (
     gain_text,
     gain_unit,
     in_use,
+    metric_gain_text,
     recipe_name,
     share_text,
     strengths_text,
@@ -45,7 +44,7 @@ def held_out_answer(metrics: HeldOutMetricsRecord) -> ReportTable:
     rows = []
     for name, shown in _ROWS.items():
         if name in found["NLL"]:
-            cells = [f"{found['NLL'][name]['value']:.4f}", _gain(found["NLL"][name])]
+            cells = [f"{found['NLL'][name]['value']:.4f}", metric_gain_text(found["NLL"][name])]
             cells += [share_text(found[each][name]) for each in choices[:1]]
             cells += [f"{found[each][name]['value']:.1%}" for each in choices[1:]]
             rows.append(Row((shown, *cells), used=name == "steered"))
@@ -110,10 +109,3 @@ def _words(rules: Sequence[str], strengths: Sequence[float]) -> str:
     if not any(strengths):
         return "tuned, as it is"
     return f"{recipe_name(rules, strengths).removesuffix(' (control)')}, μ {strengths_text(strengths)}"
-
-
-def _gain(entry: MetricRecord) -> str:
-    low, high = entry.get("low"), entry.get("high")
-    if low is None or high is None:
-        return ""
-    return gain_text(GainRecord(mean=entry["gain"], low=low, high=high))

@@ -193,6 +193,18 @@ def gain_text(gain: GainRecord) -> str:
     return f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
 
 
+def metric_gain_text(entry: MetricRecord) -> str:
+    """Return a metric's gain with its interval; "" where it has none, or for the tuned model itself.
+
+    >>> metric_gain_text({"value": 1.0, "gain": 0.0, "low": 0.0, "high": 0.0})
+    ''
+    """
+    low, high = entry.get("low"), entry.get("high")
+    if low is None or high is None or low == high == 0.0:
+        return ""
+    return gain_text({"mean": entry["gain"], "low": low, "high": high})
+
+
 def share_text(entry: MetricRecord) -> str:
     """Return a share in percent, with its gain and interval in percentage points.
 

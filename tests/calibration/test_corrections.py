@@ -8,35 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from svd_lightning.calibration import (
-    AS_IT_IS,
     LabelSplit,
-    calibrate,
     corrections,
     fit_corrections,
-    in_use,
-    recall_all,
 )
-from svd_lightning.calibration.candidates import evidence
-from svd_lightning.calibration.choose import Rival, choose
 from svd_lightning.calibration.losses import LabelLoss
 from svd_lightning.calibration.prior import prior_fit
 from svd_lightning.calibration.ridge import RIDGES, ridge_fit
-from svd_lightning.calibration.split import CalibrationSplit, Scores
-from svd_lightning.calibration.verdict import switched_off
 from svd_lightning.errors import InputError
 from svd_lightning.objective import LabelCollector, label_tokens
-from svd_lightning.steering import (
-    CalibratedHead,
-    Corrected,
-    KLGradient,
-    NaturalGradient,
-    Prior,
-    Steering,
-    TaskAware,
-    with_built_in,
-)
-from svd_lightning.strength import LineSearch
-from tests.objective import reference
+from svd_lightning.steering import CalibratedHead
 
 HIDDEN, VOCABULARY = 5, 23
 
@@ -190,96 +171,6 @@ def test_scores_are_those_of_the_corrected_logits():
     expected = logits.log_softmax(-1).gather(-1, data.labels[:, None])[:, 0]
     torch.testing.assert_close(tokens.label_log_probs(shift).float(), expected)
     assert torch.equal(tokens.ranked_first(shift), logits.argmax(-1) == data.labels)
-
-
-def test_noise_is_left_alone():
-    """Where the tuned model is right there is nothing to correct: held out, no correction surely helps."""
-    data = reference.tokens(160, size=13)
-    labels = torch.multinomial(data.tuned.softmax(-1), 1, generator=torch.Generator().manual_seed(3)).squeeze(-1)
-    record, _ = calibrated(reference.Tokens(data.tuned, data.base, labels, data.example, data.position))
-    assert record["verdict"] != "correct"
-
-
-def calibrated(data, states=None):
-    """Calibrate on tokens of both kinds, made from the same logits."""
-    steering = Steering([KLGradient()], alpha=0.3)
-    table = reference.table(data, rules=with_built_in([KLGradient()]), alpha=0.3)
-    collector = LabelCollector(label_tokens([data.labels]), 4)
-    states = (
-        torch.randn(len(data.labels), 4, generator=torch.Generator().manual_seed(2)) if states is None else states
-    )
-    collector.update(data.tuned, states, data.labels, data.example, data.position)
-    fitted = fit_corrections(LabelSplit(collector.compute()), folds=4)
-    return calibrate(table, steering, LineSearch(), corrections=fitted, folds=4), fitted
-
-
-@pytest.mark.parametrize(("by_states", "kind"), [(False, Prior), (True, CalibratedHead)], ids=["prior", "head"])
-def test_the_simplest_correction_that_does_as_well_is_used(by_states, kind):
-    """Labels off by a constant need the prior; off by a map of the states, the head."""
-    data = reference.tokens(240, size=13)
-    states = torch.randn(240, 4, generator=torch.Generator().manual_seed(2))
-    truth = data.tuned.clone()
-    truth[:, [2, 5]] += 3.0 * states[:, :2] if by_states else 3.0
-    labels = torch.multinomial(truth.softmax(-1), 1, generator=torch.Generator().manual_seed(3)).squeeze(-1)
-    data = reference.Tokens(data.tuned, data.base, labels, data.example, data.position)
-    record, fitted = calibrated(data, states)
-    assert record["verdict"] == "correct"
-    assert record["used"]["correction"] == kind.__name__
-    assert record["used"]["gain"]["low"] > 0.0
-    used = recall_all(Steering([KLGradient()], alpha=0.3), record, {one.name: one.correction for one in fitted})
-    assert isinstance(used.shared, Corrected)
-    assert isinstance(used.shared.correction, kind)
-    candidate = next(one for one in fitted if isinstance(one.correction, kind))
-    corrected = used.shared(used.shared.correction(data.tuned, states), data.base)
-    torch.testing.assert_close(-corrected.log_softmax(-1).gather(-1, labels[:, None]).mean().item(), candidate.nll)
-
-
-def test_any_recipe_may_be_used():
-    """Labels that follow log(p/q) want the natural gradient, whatever is configured."""
-    data = reference.tokens(400, size=13)
-    truth = data.tuned + 1.5 * (data.tuned.log_softmax(-1) - data.base.log_softmax(-1))
-    labels = torch.multinomial(truth.softmax(-1), 1, generator=torch.Generator().manual_seed(5)).squeeze(-1)
-    data = reference.Tokens(data.tuned, data.base, labels, data.example, data.position)
-    steering = Steering([TaskAware()], alpha=0.01, penalty=0.0)
-    table = reference.table(data, rules=with_built_in([TaskAware()]), alpha=0.01)
-    configured = calibrate(table, steering, LineSearch(), folds=4)
-    assert "recipe" not in configured["used"]
-    record = calibrate(table, steering, LineSearch(), any_recipe=True, folds=4)
-    assert record["verdict"] == "steer"
-    assert record["used"]["recipe"] == "NaturalGradient by LineSearch"
-    assert record["used"]["gain"]["low"] > 0.0
-    assert record["rules"] == configured["rules"] == ["TaskAware"]
-    used = recall_all(steering, record).shared
-    assert [type(rule) for rule in used.rules] == [NaturalGradient]
-    assert list(used.strengths) == record["used"]["strengths"] != [0.0]
-
-    def refuse(record):
-        return {**record, **switched_off(record["rules"], f"{in_use(record)} is refused{AS_IT_IS}")}
-
-    last = calibrate(table, steering, LineSearch(), any_recipe=True, check=refuse, folds=4)
-    assert last["verdict"] == "tuned"
-    assert sum("is refused" in text for text in last["advice"]) >= 3  # one after the other, and then no more
-
-
-def test_the_gain_of_the_luckiest_is_not_believed():
-    """Among many candidates that gain nothing some surely gain, by their own intervals; none of them is used."""
-    make = torch.Generator().manual_seed(0)
-    data = reference.tokens(120, size=13)
-    split = CalibrationSplit(reference.table(data, rules=with_built_in([KLGradient()]), alpha=0.3))
-    tuned = Scores(*[torch.zeros(len(split.example), dtype=torch.float64)] * 2, None)
-    rivals = []
-    for number in range(60):
-        scores = torch.randn(len(split.example), generator=make, dtype=torch.float64)
-        rivals.append(Rival(str(number), "", Scores(scores, scores, None), (tuned,), "steer", None))
-    assert any(evidence(split, one.scores, tuned).gain.sure for one in rivals)
-    best, gain = choose(split, tuned, rivals, folds=4)
-    assert best is None
-    assert not gain.sure
-    good = Scores(*[0.5 + rivals[0].scores.fitted] * 2, None)
-    better = Rival("good", "", good, (tuned,), "steer", None)
-    best, gain = choose(split, tuned, [*rivals, better], folds=4)
-    assert best is better
-    assert gain.low > 0.0
 
 
 def test_nothing_to_fit_is_said(caplog):

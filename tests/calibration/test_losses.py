@@ -87,7 +87,8 @@ def test_value_and_gradient(by_choice, part):
 def test_a_head_for_the_choice_answers_questions_that_it_has_not_seen():
     """Fitted to the choice, it ranks the right option first where the tuned model guesses."""
     asked = Asked(150, long=False)
-    fitted = {one.name: one for one in fit_corrections(asked.split(), folds=3)}
+    with torch.inference_mode():  # as Lightning's validate has it
+        fitted = {one.name: one for one in fit_corrections(asked.split(), folds=3)}
     head = fitted["CalibratedHead"]
     assert isinstance(head.correction, CalibratedHead)
     answered = mc1(asked.choices.options, head.options).mean()

@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svd_lightning.calibration.advice import ENOUGH
-from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, MetricRecord, UsedRecord
+from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, UsedRecord
 from svd_lightning.report import ReportTable, Row
-from svd_lightning.report.words import correction_words, gain_text, recipe_name, share_text
-
-_ALONE = ("Temperature", "ConfidentSet")
-"""Rules that do not read the base."""
+from svd_lightning.report.words import correction_words, gain_text, metric_gain_text, recipe_name, share_text
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def _test_table(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Rep
     shown = {"base": "base", "tuned": "tuned", "steered": f"chosen: {chosen_name(record)}"}
     rows = []
     for name, words in shown.items():
-        cells = [words, f"{nll[name]['value']:.4f}", _gain(nll[name])]
+        cells = [words, f"{nll[name]['value']:.4f}", metric_gain_text(nll[name])]
         rows.append(Row((*cells, *([] if mc1 is None else [share_text(mc1[name])])), used=name == "steered"))
     heads = ["", "NLL", "gain over tuned, 95 %", *([] if mc1 is None else ["MC1, gain in points"])]
     examples = f"{metrics['examples']} test examples; NLL in nats per token, lower is better"
@@ -95,13 +92,6 @@ def _calibration_table(record: CalibrationRecord) -> ReportTable:
     ]
     title = f"{record['examples']} calibration examples, the gain held out; there is no test split"
     return ReportTable(title, ("", "NLL", "gain over tuned, 95 %"), tuple(rows))
-
-
-def _gain(entry: MetricRecord) -> str:
-    low, high = entry.get("low"), entry.get("high")
-    if "gain" not in entry or low is None or high is None or low == high == 0.0:
-        return ""  # the tuned model itself
-    return gain_text({"mean": entry["gain"], "low": low, "high": high})
 
 
 def _learned(metrics: HeldOutMetricsRecord, *, trained: bool) -> Iterator[str]:
@@ -126,16 +116,13 @@ def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterato
     if low is None or high is None or low == high == 0.0:
         return
     found = "not surely other than zero" if low <= 0.0 <= high else "surely more" if low > 0.0 else "surely less"
-    yield f"Test: {chosen_name(record)} gains {_gain(entry)} nats per token over the tuned model, {found}."
+    gains = f"{chosen_name(record)} gains {metric_gain_text(entry)} nats per token"
+    yield f"Test: {gains} over the tuned model, {found}."
 
 
 def _cost(record: CalibrationRecord) -> str:
+    reading = [one["rules"] for one in record["candidates"] if one.get("reads_base", True)]
     used: Sequence[UsedRecord] = [record["used"], *(task["used"] for task in record["tasks"])]
-    if any(_reads_base(one) for one in used):
+    if any("correction" not in one and any(one["strengths"]) and one["rules"] in reading for one in used):
         return "tuned and base both run at every token, in one batch or one after the other"
     return "decoding runs the tuned model alone"
-
-
-def _reads_base(used: UsedRecord) -> bool:
-    strengths = zip(used["rules"], used["strengths"], strict=False)
-    return "correction" not in used and any(mu for rule, mu in strengths if rule not in _ALONE)

@@ -80,14 +80,14 @@ def run(words: Sequence[str], *, parser: Callable[[], Parser], perform: Perform 
 
 
 def _go_on(request: Request, state: State, perform: Perform) -> int:
-    folder = request.folder
+    folder, quiet = request.folder, ("--calibration.show_table", "false")  # the answer is a table of its own
     if not state.trained:
         words = training_words(folder, state, request)
-        if words is not None and (status := perform(words)):
+        if words is not None and (status := perform([*words, *quiet])):
             return status
         state = replace(state, trained=True)
         write_state(folder, state)
-    if state.tests and not is_tested(folder) and (status := perform(["test", str(folder)])):
+    if state.tests and not is_tested(folder) and (status := perform(["test", str(folder), *quiet])):
         return status
     _show(folder, trained=state.training)
     return 0

@@ -26,7 +26,9 @@ def record(verdict, **more):
     gain = {"mean": 0.02, "low": 0.01, "high": 0.03}
     used = {**USED[verdict], "intervals": None, "gain": gain}
     figures = {"nll_base": 3.0, "nll_tuned": 2.0, "examples": 40}
-    return {"verdict": verdict, "message": "why", "used": used, "tasks": [], **figures, **more}
+    rules = [{"rules": ["KLGradient"], "reads_base": True}, {"rules": ["Temperature"], "reads_base": False}]
+    said = {"verdict": verdict, "message": "why", "used": used, "tasks": [], "candidates": rules}
+    return {**said, **figures, **more}
 
 
 def metrics(base=(-1.0, -1.2, -0.8), steered=(0.02, 0.01, 0.03), examples=60, **more):
