@@ -96,7 +96,8 @@ class TwoPassModel(SteeredModel):
         tuned_caches = {name: pair.tuned for name, pair in pairs.items()}
         base_caches = {name: pair.base for name, pair in pairs.items()}
         outputs = self._base_model.forward(**inputs, **tuned_caches, return_dict=True)
-        self._pair = pair = pairs.get("past_key_values")
+        pair = pairs.get("past_key_values")
+        self._pair = pair if self._generating else None  # what a caller of forward drops must not stay
         if pair is not None:
             inputs = _joined(pair.waiting, inputs)
             if self._skips(inputs, outputs):

@@ -128,4 +128,5 @@ def test_a_step_by_hand_runs_both():
         zoo.prompts(),
     )
     cache = model(ids).past_key_values
+    assert model._pair is None
     assert {layer.get_seq_length() for layer in cache.layers} == {ids.shape[1]}
