@@ -38,7 +38,8 @@ class OtherGainsRecord(TypedDict):
 class ScoredRecord(OtherGainsRecord):
     """What a candidate achieves on the calibration split and gains there, held out.
 
-    The drift is how far it moves the tuned distribution at tokens of the prompts, KL in nats.
+    The drift is how far it moves the tuned distribution at tokens of the prompts, KL in nats; the cost is the time
+    of a decoded token over that of the tuned model, measured where it was calibrated.
     """
 
     nll: float
@@ -46,6 +47,7 @@ class ScoredRecord(OtherGainsRecord):
     gain: GainRecord
     reads_base: NotRequired[bool]
     drift: NotRequired[float]
+    cost: NotRequired[float]
 
 
 class CandidateRecord(ScoredRecord):

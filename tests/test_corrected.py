@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.calibration import HeldOutSteering, recall_all
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.show import show_calibration
+from svd_lightning.commands.export import export
 from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.plain import PlainModel
+from svd_lightning.errors import InputError
 from svd_lightning.objective import label_tokens
 from svd_lightning.scoring import score_tokens
-from svd_lightning.steering import Corrected, correction_name
+from svd_lightning.steering import Corrected, LabelBias, correction_name
 from tests import chain
 
 
@@ -85,6 +89,31 @@ def test_a_correction_at_24_times_its_scale_is_refused_by_decoding(corrected):
     assert record["verdict"] == "tuned"
     assert "decoded freely it is surely worse" in record["message"]
     assert not isinstance(recall_all(model.configured, record, model.corrections).shared, Corrected)
+
+
+@pytest.mark.parametrize("form", [None, "steering"])
+def test_the_run_is_exported(form, corrected, tmp_path):
+    """In the plainest form, and with code for generate."""
+    model, trainer, data = corrected
+    folder = export(trainer.log_dir, str(tmp_path / "out"), form=form)
+    ids = torch.as_tensor(data.rows("calibration")[0].prompt_ids)[None]
+    given = {"do_sample": False, "max_new_tokens": 8}
+    expected = steer_model(model.eval().peft_model, model.steering).generate(ids, **given)
+    if form is None:
+        given["generation_config"] = GenerationConfig.from_pretrained(folder)
+    else:
+        given |= {"custom_generate": str(folder), "trust_remote_code": True}
+    base = AutoModelForCausalLM.from_pretrained(model.backbone.name_or_path)
+    found = PeftModel.from_pretrained(base, folder).eval().generate(input_ids=ids, **given)
+    assert torch.equal(found, expected)
+
+
+def test_a_form_that_cannot_hold_it_is_refused(corrected, tmp_path):
+    model, trainer, _ = corrected
+    wrong = "adapter" if isinstance(model.steering.correction, LabelBias) else "options"
+    with pytest.raises(InputError, match=r"form: .*; write --form"):
+        export(trainer.log_dir, str(tmp_path / "out"), form=wrong)
+    assert not (tmp_path / "out").exists()
 
 
 def test_advice_keeps_its_brackets(corrected, capsys, monkeypatch):

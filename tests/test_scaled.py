@@ -65,6 +65,7 @@ def test_the_scale_is_found(scaled):
     assert record["used"]["correction"] == "AdapterScale"
     assert record["message"].startswith("the adapter scale helps most")
     assert record["decoding"]["examples"] == 4
+    assert all(one["cost"] > 0.0 for one in (*record["candidates"], *record["corrections"]))
     assert isinstance(module.steering, Corrected)
     assert module.steering.correction == AdapterScale(first["settings"]["scale"])
     tables = [one for one in calibration_tables(module.calibration) if not isinstance(one, str)]

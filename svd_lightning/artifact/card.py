@@ -10,7 +10,7 @@ from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
 from svd_lightning.report import ReportTable, Row
 from svd_lightning.report.folder import versions
 from svd_lightning.report.tables import candidate_table
-from svd_lightning.report.words import intervals_text, mask_text, short, strengths_text
+from svd_lightning.report.words import correction_words, intervals_text, mask_text, short, strengths_text
 
 _TEXT = """---
 {metadata}
@@ -18,9 +18,7 @@ _TEXT = """---
 
 # A PEFT adapter with Steering Vector Decoding
 
-An adapter for `{base}`, with a calibrated steering: at every token the logits are pushed along the direction in
-which fine-tuning moved the base model's distribution (SVDecode,
-[arXiv 2509.15888](https://arxiv.org/abs/2509.15888)). Made with svd_lightning {version}.
+An adapter for `{base}`, with {about}. Made with svd_lightning {version}.
 
 ## Run it
 
@@ -47,6 +45,11 @@ Every option of `generate` works. Leave `custom_generate` out for the adapter wi
 {measured}
 """
 
+
+_STEERS = """a calibrated steering: at every token the logits are pushed along the direction in
+which fine-tuning moved the base model's distribution (SVDecode,
+[arXiv 2509.15888](https://arxiv.org/abs/2509.15888))"""
+_CORRECTS = "a correction of the tuned model that was fitted to labelled examples"
 
 _PLAIN = """---
 {metadata}
@@ -90,6 +93,7 @@ def model_card(
     return _TEXT.format(
         metadata=_metadata(base["name"], results, "custom_generate"),
         base=base["name"],
+        about=_CORRECTS if "correction" in content["steering"] else _STEERS,
         revision=revision,
         dtype=content["arithmetic"]["weights"],
         version=content["versions"].get("svd-lightning", "from source"),
@@ -150,13 +154,18 @@ def _results(results: HeldOutMetricsRecord) -> list[EvalResult]:
 
 
 def _recipe(steering: Mapping[str, Any], arithmetic: Mapping[str, str]) -> str:
-    rows = {
+    corrected, strengths = _correction(steering), any(steering["strengths"])
+    rules = {
         "rules": ", ".join(_names(steering, "rules")),
         "depends on": ", ".join(_names(steering, "features")),
         "strength μ": strengths_text(steering["strengths"]),
         "its 95 % interval": intervals_text(steering["intervals"]),
         "mask": mask_text(steering["alpha"]),
         "penalty λ outside it": "" if steering["alpha"] is None else short(steering["penalty"]),
+    }
+    rows = {
+        "correction": corrected,
+        **(rules if strengths or not corrected else {}),
         "calibrated in": "weights {weights}, products {products}, residual stream {residual}".format(**arithmetic),
     }
     return ReportTable("", ("", ""), tuple(Row(row) for row in rows.items() if row[1])).markdown()
@@ -167,12 +176,24 @@ def _tasks(tasks: Mapping[str, Any]) -> str:
     if not tasks:
         return ""
     rows = (
-        (task, ", ".join(_names(one, "rules")), strengths_text(one["strengths"]), intervals_text(one["intervals"]))
+        (task, _correction(one), "", "")
+        if _correction(one)
+        else (
+            task,
+            ", ".join(_names(one, "rules")),
+            strengths_text(one["strengths"]),
+            intervals_text(one["intervals"]),
+        )
         for task, one in tasks.items()
     )
     table = ReportTable("", ("task", "rules", "strength μ", "95 % interval"), tuple(map(Row, rows)))
     about = "Pass `task=` to `generate`, one name or one per row, to steer with a task's own strengths:"
     return f"\n\n{about}\n\n{table.markdown()}"
+
+
+def _correction(steering: Mapping[str, Any]) -> str:
+    """Return a correction in words; "" where there is none."""
+    return correction_words(steering["correction"]["name"]) if "correction" in steering else ""
 
 
 def _names(steering: Mapping[str, Any], parts: str) -> list[str]:

@@ -11,8 +11,8 @@ from svd_lightning.files import strict, write_json
 from svd_lightning.records import CalibrationRecord, UsedRecord
 from svd_lightning.steering.saved import SteeringData, TasksData
 
-FORMAT_VERSION = 1
-"""Raised when older code cannot read the folder correctly."""
+FORMAT_VERSION = 2
+"""Raised when older code cannot read the folder correctly: 2 holds corrections, which 1 would leave out."""
 
 CONFIG, CARD = "steering_config.json", "README.md"
 _SELF = "sha256"
@@ -57,7 +57,9 @@ def digest_of(content: Mapping[str, Any]) -> str:
 def write_content(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `steering_config.json` with its own SHA-256 and that of every other file but the card."""
     files = {name: _sha256(folder / name) for name in sorted(files_of(folder) - {CARD, CONFIG})}
-    written = strict({"format_version": FORMAT_VERSION, **content, "files": files})
+    corrected = any("correction" in one for one in (content["steering"], *content["tasks"].values()))
+    version = FORMAT_VERSION if corrected else 1
+    written = strict({"format_version": version, **content, "files": files})
     write_json(folder / CONFIG, {**written, _SELF: digest_of(written)})
 
 

@@ -1,10 +1,10 @@
-"""Writing a correction as files that other programs read: a new alpha, a LoRA on the head, or logit biases."""
+"""Writing a correction as files that other programs read: a new alpha, a LoRA on the head, or decoding options."""
 
-import copy
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -14,21 +14,23 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from svd_lightning.artifact.card import plain_card
 from svd_lightning.artifact.content import CARD
+from svd_lightning.artifact.options import options_of
 from svd_lightning.artifact.save import check_target, save_adapter, save_generation
+from svd_lightning.decoding.generation import completed
 from svd_lightning.errors import InputError
 from svd_lightning.files import replacing_folder, write_json, write_text
 from svd_lightning.models.scale import check_scalable, scaled_vector
 from svd_lightning.models.switch import check_adapter
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
-from svd_lightning.steering import AdapterScale, CalibratedHead, Correction, LabelBias
+from svd_lightning.steering import AdapterScale, CalibratedHead, Steering, correction_name
 
-LOGIT_BIAS = "logit_bias.json"
+SERVER_OPTIONS = "server_options.json"
 
 
 def save_corrected(
     folder: str | Path,
     peft_model: PeftModel,
-    correction: Correction,
+    correction: CalibratedHead | AdapterScale,
     tokenizer: PreTrainedTokenizerBase,
     *,
     calibration: CalibrationRecord | None = None,
@@ -39,9 +41,7 @@ def save_corrected(
 
     A `CalibratedHead` becomes LoRA on the head, A = W [k, H] and B the k unit columns [V, k], beside the LoRA that
     the adapter has, an `AdapterScale` LoRA's new alpha or IA3's new vectors: either way
-    `peft.PeftModel.from_pretrained(base, FOLDER)` is the corrected model. A `LabelBias` is no adapter: it goes
-    into `generation_config.json` as transformers' `sequence_bias` (exact in greedy decoding and sampling), and
-    into `logit_bias.json`, the map that OpenAI-compatible servers take.
+    `peft.PeftModel.from_pretrained(base, FOLDER)` is the corrected model.
 
     Args:
         folder: new or empty.
@@ -52,42 +52,84 @@ def save_corrected(
         generation: decoding options that replace those of the base.
 
     Raises:
-        InputError: for a folder that holds something; for a calibrated head beside an adapter that is not plain
-            LoRA or acts on the head, or on a model that changes its head's output; for a scale of an adapter that
-            has none.
+        InputError: for a folder that holds something; for a correction that is no adapter; for a calibrated head
+            beside an adapter that is not plain LoRA or acts on the head, or on a model that changes its head's
+            output; for a scale of an adapter that has none.
     """
-    target = Path(folder).expanduser().absolute()
-    check_target(target)
     check_adapter(peft_model)
     base = peft_model.get_base_model()
     if isinstance(correction, CalibratedHead):
         check_head(peft_model)
-    if isinstance(correction, AdapterScale):
+    elif isinstance(correction, AdapterScale):
         check_scalable(peft_model)
-    config = copy.deepcopy(generation or GenerationConfig())
-    if isinstance(correction, LabelBias):
-        pairs = zip(correction.tokens.tolist(), correction.weights.tolist(), strict=True)
-        config.sequence_bias = [[[token], bias] for token, bias in pairs]
+    else:
+        raise InputError(
+            f"form: {correction_name(correction)} adds the same to a token's logit everywhere, which no adapter "
+            "does; write --form options"
+        )
+    with _plain_folder(folder, peft_model, tokenizer, generation or GenerationConfig()) as new:
+        _write_card(new, peft_model, correction.words, calibration, results)
+        if isinstance(correction, AdapterScale):
+            _scale(new, correction.scale)
+        else:
+            _add_head(new, correction, base)
+    return Path(folder).expanduser().absolute()
+
+
+def save_options(
+    folder: str | Path,
+    peft_model: PeftModel,
+    steering: Steering,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    calibration: CalibrationRecord | None = None,
+    results: HeldOutMetricsRecord | None = None,
+    generation: GenerationConfig | None = None,
+) -> Path:
+    """Write the adapter with decoding options that do what a steering does. Returns the folder's path.
+
+    They stand in `generation_config.json`, for transformers, and in `server_options.json`, as fields of a request
+    to an OpenAI-compatible server.
+
+    Args:
+        steering: in use; `options_of` says which can be expressed.
+        folder, peft_model, tokenizer, calibration, results, generation: as `save_corrected` takes them.
+
+    Raises:
+        InputError: as `options_of`, and for a folder that holds something.
+    """
+    check_adapter(peft_model)
+    base = peft_model.get_base_model().generation_config
+    options = options_of(steering, completed(generation or GenerationConfig(), base), tokenizer)
+    with _plain_folder(folder, peft_model, tokenizer, options.generation) as new:
+        _write_card(new, peft_model, options.words, calibration, results)
+        write_json(new / SERVER_OPTIONS, options.server)
+    return Path(folder).expanduser().absolute()
+
+
+@contextmanager
+def _plain_folder(
+    folder: str | Path, peft_model: PeftModel, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig
+) -> Iterator[Path]:
+    """Yield a folder with adapter, tokenizer and decoding options, which takes its place when the block ends."""
+    target = Path(folder).expanduser().absolute()
+    check_target(target)
     with replacing_folder(target) as new:
         save_adapter(peft_model, new)
         tokenizer.save_pretrained(new)
-        save_generation(base.generation_config, config, new)
-        name = peft_model.active_peft_config.base_model_name_or_path
-        write_text(new / CARD, plain_card(name, correction.words, calibration, results))
-        if isinstance(correction, AdapterScale):
-            _scale(new, correction.scale)
-        elif isinstance(correction, CalibratedHead):
-            _add_head(new, correction, base)
-        else:
-            write_json(new / LOGIT_BIAS, logit_bias(correction, tokenizer))
-    return target
+        save_generation(peft_model.get_base_model().generation_config, generation, new)
+        yield new
 
 
-def logit_bias(correction: LabelBias, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return a label bias as the `logit_bias` of OpenAI-compatible servers, and the text of each token."""
-    tokens = correction.tokens.tolist()
-    biases = zip(map(str, tokens), correction.weights.tolist(), strict=True)
-    return {"logit_bias": dict(biases), "texts": {str(token): tokenizer.decode([token]) for token in tokens}}
+def _write_card(
+    folder: Path,
+    peft_model: PeftModel,
+    words: str,
+    calibration: CalibrationRecord | None,
+    results: HeldOutMetricsRecord | None,
+) -> None:
+    name = peft_model.active_peft_config.base_model_name_or_path
+    write_text(folder / CARD, plain_card(name, words, calibration, results))
 
 
 def check_head(peft_model: PeftModel) -> None:
@@ -98,18 +140,18 @@ def check_head(peft_model: PeftModel) -> None:
     if type(config) is not LoraConfig or odd:
         found = type(config).__name__ + "".join(f" with {name}" for name in odd)
         raise InputError(
-            f"adapter: expected plain LoRA, beside which the calibrated head can stand, got {found}; decode this "
-            "run with `svd-lightning predict`"
+            f"adapter: expected plain LoRA, beside which the calibrated head can stand, got {found}; write "
+            "--form steering, which brings code for generate"
         )
     if not isinstance(head, torch.nn.Linear):  # PEFT's layers are none
         raise InputError(
-            f"adapter: expected one that leaves the head alone, got {type(head).__name__} there; decode this run "
-            "with `svd-lightning predict`"
+            f"adapter: expected one that leaves the head alone, got {type(head).__name__} there; write "
+            "--form steering, which brings code for generate"
         )
     if not _is_last(base, head):
         raise InputError(
             f"model: {type(base).__name__} changes its head's output (a soft cap or a scale), so LoRA on the head "
-            "would not be this correction; decode this run with `svd-lightning predict`"
+            "would not be this correction; write --form steering, which brings code for generate"
         )
 
 

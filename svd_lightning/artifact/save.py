@@ -1,6 +1,7 @@
 """Writing an artefact: a PEFT adapter folder with its steering."""
 
 import copy
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ from svd_lightning.report.folder import versions
 from svd_lightning.steering import Steering, TaskSteering, tasks_as_plain, tasks_from_plain
 
 GENERATE = "custom_generate/generate.py"
+_MOST = 2**24
+"""Characters of a steering in the code for generate; a head of 1,000 tokens and 4,096 states has 22 million."""
 _TITLE = "Steered decoding: model.generate(..., custom_generate=THIS_FOLDER, trust_remote_code=True)."
 
 
@@ -62,7 +65,7 @@ def save_artifact(
 
     Raises:
         InputError: for a folder that holds something else, an adapter that cannot be steered, a steering that is
-            not calibrated, or one with rules that are not built in.
+            not calibrated, or one with rules that are not built in or corrections that are too large.
     """
     target = Path(folder).expanduser().absolute()
     check_target(target)
@@ -74,6 +77,11 @@ def save_artifact(
         )
     plain = tasks_as_plain(steering if isinstance(steering, TaskSteering) else TaskSteering(steering))
     tasks_from_plain(plain)  # refuses rules that could not be loaded again
+    if (size := len(json.dumps(plain, default=str))) > _MOST:
+        raise InputError(
+            f"steering: expected corrections that fit a file of code, {_MOST / 2**20:g} MiB at most, got "
+            f"{size / 2**20:.0f} MiB; write a calibrated head --form adapter"
+        )
     base = peft_model.get_base_model()
     widen_head(base)
     if calibration is not None:

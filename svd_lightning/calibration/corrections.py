@@ -97,7 +97,7 @@ class FittedCorrection:
 
 
 def fit_corrections(split: LabelSplit, *, folds: int, choice: bool = True) -> list[FittedCorrection]:
-    """Fit every correction to the labels of a split; none, with a word in the log, where there is nothing to fit.
+    """Fit the corrections to the labels of a split; what cannot be fitted is left out, with a word in the log.
 
     Args:
         split: the labelled tokens.
@@ -109,14 +109,27 @@ def fit_corrections(split: LabelSplit, *, folds: int, choice: bool = True) -> li
     if not len(tokens.tokens):
         _log.warning("corrections are not tried: no token is the label twice in the calibration split")
         return []
-    if not tokens.states.isfinite().all():
-        _log.warning("corrections are not tried: the tuned model's hidden states hold NaN or infinity")
+    if _is_one_answer(tokens):
+        _log.warning(
+            "corrections are not tried: every answer in the calibration split is the same, so nothing tells where "
+            "another one is right"
+        )
         return []
     if folds < _LEAST_FOLDS:
         _log.warning("corrections are not tried: they need %s folds or more, got %s", _LEAST_FOLDS, folds)
         return []
-    loss = split.loss(choice=choice)
-    return [_fitted(split, loss, kind, fit, *example_folds(tokens.example, folds)) for kind, fit in _FITS]
+    loss, fits = split.loss(choice=choice), _FITS
+    if not all(one.states.isfinite().all() for one in (tokens, split.options) if one is not None):
+        _log.warning("%s is not tried: the tuned model's hidden states hold NaN or infinity", CalibratedHead.words)
+        fits = tuple(one for one in _FITS if not one[0].reads_states)
+    return [_fitted(split, loss, kind, fit, *example_folds(tokens.example, folds)) for kind, fit in fits]
+
+
+def _is_one_answer(tokens: LabelTokens) -> bool:
+    """Return whether all examples have the same labels in the same order."""
+    _, counts = tokens.example.unique(return_counts=True)
+    answers = {tuple(answer.tolist()) for answer in tokens.slot.split(counts.tolist())}
+    return len(answers) == 1 and len(counts) > 1 and -1 not in next(iter(answers))
 
 
 def _fitted(

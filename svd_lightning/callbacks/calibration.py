@@ -31,7 +31,7 @@ from svd_lightning.callbacks.checks import (
 )
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
-from svd_lightning.callbacks.meters import measure_drift, measure_noise
+from svd_lightning.callbacks.meters import measure_cost, measure_drift, measure_noise
 from svd_lightning.callbacks.run import as_completion_data, evaluating, run_folder
 from svd_lightning.callbacks.scale_fit import fit_adapter_scale
 from svd_lightning.callbacks.show import show_calibration, show_test
@@ -82,7 +82,7 @@ class SteeringCalibration(L.Callback):
         any_recipe: with the guard, use whichever rules and estimator do best, not the configured ones alone.
         decoded: where answers are free text, how many calibration examples to decode with the tuned model and with
             the strengths found without them. If exact match, ROUGE-L, repetition or length is surely worse, the
-            guard falls back to the tuned model. 0 leaves the check out.
+            guard falls back to the tuned model. 0 leaves the check out, and what each candidate costs unmeasured.
         show_table: print base, tuned, the sharpening control and what is used side by side. All candidates go to
             the log (level INFO), `run.log` of the command line, whatever this says.
         snapshot: folder for the base's hidden states on the split; states of another base or other data there are
@@ -210,6 +210,8 @@ class SteeringCalibration(L.Callback):
             record = self._decide(trainer, module, data, tokens, collected.questions(), corrections)
             fitted = {one.name: one.correction for one in corrections}
             record = measure_drift(trainer, module, data, record, fitted)
+            if self.decoded:
+                record = measure_cost(trainer, module, data, record, fitted)
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
         record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
         module.adopt(record, fitted)

@@ -21,6 +21,7 @@ from svd_lightning.report.words import (
     answers_text,
     correction_fit,
     correction_words,
+    cost_text,
     decoded_texts,
     drift_text,
     gain_text,
@@ -189,8 +190,8 @@ def _comparison(
         return Row((*labels, *cells), used, warning)
 
     rows = [
-        row("base", "base", "", "", "", ""),
-        row("tuned", "tuned", "", "0", "", "", used=not any(used["strengths"]) and correction is None),
+        row("base", "base", "", "", "", "", ""),
+        row("tuned", "tuned", "", "0", "", "", "1", used=not any(used["strengths"]) and correction is None),
         *(
             row(
                 one["name"],
@@ -198,6 +199,7 @@ def _comparison(
                 *correction_fit(one),
                 gain_text(one["gain"]),
                 drift_text(one),
+                cost_text(one),
                 used=one["name"] == correction,
             )
             for one in splits[0].get("corrections", [])
@@ -210,6 +212,7 @@ def _comparison(
                 strengths_text(candidate["strengths"]),
                 gain_text(candidate["gain"]),
                 drift_text(candidate),
+                cost_text(candidate),
                 used=in_use(candidate, used),
                 warning=candidate.get("warning"),
             )
@@ -217,7 +220,7 @@ def _comparison(
         ),
     ]
     again = (f"{name}, test" for name in _OUTCOMES * (len(splits) - 1))
-    heads = ("distribution", "estimator", "strength μ", _GAIN, "drift", *_OUTCOMES, *again)
+    heads = ("distribution", "estimator", "strength μ", _GAIN, "drift", "cost × tuned", *_OUTCOMES, *again)
     return ReportTable(title, heads, tuple(rows), tuple(filter(None, notes)), labels=2)
 
 
@@ -259,8 +262,9 @@ def _reading(record: Compared) -> list[str]:
         "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "
         "zero, there may be no gain. Temperature alone is the control: only a gain beyond it speaks for steering. "
         "The adapter scale multiplies what the adapter does; other corrections change the tuned logits of a few "
-        "tokens. What does not read the base decodes at the price of the tuned model. Drift: what a candidate "
-        "does to other text, KL(candidate ‖ tuned) in nats at tokens of the prompts.",
+        "tokens. Drift: what a candidate does to other text, KL(candidate ‖ tuned) in nats at tokens of the "
+        "prompts. Cost: time of a decoded token over the tuned model's own, measured on the machine of the "
+        "calibration with a batch of its prompts; else which models run.",
     ]
 
 

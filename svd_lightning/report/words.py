@@ -135,6 +135,19 @@ def drift_text(one: ScoredRecord) -> str:
     return f"{one['drift']:.4f}" if "drift" in one else ""
 
 
+def cost_text(one: ScoredRecord) -> str:
+    """Return what a candidate costs at decoding: measured, or which models run; "" where a record says neither.
+
+    >>> cost_text({"cost": 1.377, "reads_base": True}), cost_text({"reads_base": False}), cost_text({})
+    ('1.38', 'tuned alone', '')
+    """
+    if "cost" in one:
+        return f"{one['cost']:.2f}"
+    if "reads_base" not in one:
+        return ""
+    return "tuned and base" if one["reads_base"] else "tuned alone"
+
+
 def task_used(task: TaskRecord, *, guard: bool) -> str:
     """Return what a task is decoded with, and whether the verdict over all examples decided it.
 

@@ -1,6 +1,7 @@
 """Labelled batches under base, tuned and steered: calibration tokens, validation and test."""
 
 from svd_lightning.scoring.collect import Collector, collector
+from svd_lightning.scoring.cost import decoding_costs
 from svd_lightning.scoring.drift import DriftMeter
 from svd_lightning.scoring.free_decoding import FreeDecoding
 from svd_lightning.scoring.held_out import HeldOut, Likelihood
@@ -17,6 +18,7 @@ __all__ = [
     "Likelihood",
     "NoiseMeter",
     "collector",
+    "decoding_costs",
     "scalars",
     "scaled_collector",
     "score_tokens",

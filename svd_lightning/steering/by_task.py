@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from svd_lightning.errors import InputError
+from svd_lightning.steering.corrections import needs_no_base
 from svd_lightning.steering.steering import UNSTEERED, Steering, SteeringFunction
 
 
@@ -47,6 +48,16 @@ class RowSteering:
     def reads_base(self) -> bool:
         """Whether any row needs the base's logits, or those of another batch do."""
         return self._others_read_base or any(getattr(one, "reads_base", True) for one in self._functions)
+
+    def settles(self, tuned_logits: Tensor) -> bool:
+        """Return whether no row needs the base's logits beside these, [R, …, V]."""
+        if len(tuned_logits) % max(len(self._number), 1):
+            return False  # the call says what is wrong
+        number = self._number.to(tuned_logits.device).repeat_interleave(
+            len(tuned_logits) // max(len(self._number), 1)
+        )
+        rows = ((function, tuned_logits[number == n]) for n, function in enumerate(self._functions))
+        return all(needs_no_base(function, logits) for function, logits in rows if len(logits))
 
     @property
     def forbids(self) -> bool:

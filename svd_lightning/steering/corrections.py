@@ -1,9 +1,9 @@
 """Corrections that read the tuned model alone: its adapter's scale, or numbers for each of a few tokens."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -156,8 +156,17 @@ class CalibratedHead(_OfTokens):
         return cls(tokens, weights)
 
     def shift(self, states: Tensor | None) -> Tensor:
-        """Return what is added to the logits of the tokens, W·h: the head's inputs [..., H] → [..., k]."""
+        """Return what is added to the logits of the tokens, W·h: the head's inputs [..., H] → [..., k].
+
+        Raises:
+            InputError: for inputs of another size than the head was fitted to.
+        """
         assert states is not None
+        if states.shape[-1] != self.weights.shape[-1]:
+            raise InputError(
+                f"correction: this calibrated head was fitted to states of {self.weights.shape[-1]} numbers, and "
+                f"the model gives its head {states.shape[-1]}; calibrate again with this model"
+            )
         weights = self.weights.to(states.device)
         return states.to(weights.dtype) @ weights.T
 
@@ -176,6 +185,9 @@ CORRECTIONS: Mapping[str, type[Correction]] = {
     kind.__name__: kind for kind in (AdapterScale, Prior, LabelBias, CalibratedHead)
 }
 """All kinds by name, those of the fewest parameters first."""
+
+CorrectionName = Literal["AdapterScale", "Prior", "LabelBias", "CalibratedHead"]
+"""The names of `CORRECTIONS`, for what checks a command line."""
 
 
 def correction_name(correction: Correction) -> str:
@@ -225,6 +237,12 @@ def steered_logits(
 def reads_base(steering: SteeringFunction) -> bool:
     """Return whether a steering function needs the base's logits; a function that does not say so does."""
     return getattr(steering, "reads_base", True)
+
+
+def needs_no_base(steering: SteeringFunction, tuned_logits: Tensor) -> bool:
+    """Return whether a steering function can do without the base's logits at these positions, [..., V]."""
+    settles: Callable[[Tensor], bool] = getattr(steering, "settles", lambda logits: False)
+    return not reads_base(steering) or settles(tuned_logits)
 
 
 def forbids(steering: SteeringFunction) -> bool:

@@ -1,13 +1,18 @@
 """A steering as plain data, and back: what checkpoints and artefacts hold."""
 
+import base64
 import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, TypedDict
+
+import torch
+from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.steering.by_task import TaskSteering
-from svd_lightning.steering.corrections import Corrected, correction_name
+from svd_lightning.steering.corrections import CORRECTIONS, Corrected, correction_name
 from svd_lightning.steering.features import BUILT_IN_FEATURES, Feature
 from svd_lightning.steering.rules import BUILT_IN_RULES, SteeringRule
 from svd_lightning.steering.steering import Steering
@@ -20,8 +25,29 @@ class PartData(TypedDict):
     init_args: dict[str, object]
 
 
-class SteeringData(TypedDict):
-    """The fields of a `Steering`."""
+class TensorData(TypedDict):
+    """A tensor: name of its number format, shape, and its bytes in base64."""
+
+    dtype: str
+    shape: list[int]
+    data: str
+
+
+class CorrectionData(TypedDict):
+    """A correction: its name in `CORRECTIONS`, and what `tensors` of it returns."""
+
+    name: str
+    tensors: dict[str, TensorData]
+
+
+class CorrectedData(TypedDict, total=False):
+    """What only a `Corrected` has."""
+
+    correction: CorrectionData
+
+
+class SteeringData(CorrectedData):
+    """The fields of a `Steering`, or of a `Corrected`."""
 
     rules: list[PartData]
     strengths: list[float] | None
@@ -43,18 +69,17 @@ def as_plain(steering: Steering) -> SteeringData:
     >>> as_plain(Steering(strengths=[1.5]))["rules"]
     [{'class_path': 'svd_lightning.steering.KLGradient', 'init_args': {}}]
     """
-    if isinstance(steering, Corrected) and steering.correction is not None:
-        name = correction_name(steering.correction)
-        raise InputError(
-            f"steering: expected rules with strengths, got the correction {name}; export it --as adapter"
-        )
-    return {
+    found: SteeringData = {
         "rules": [_as_class_path(rule) for rule in steering.rules],
         "strengths": None if steering.strengths is None else list(steering.strengths),
         "alpha": steering.alpha,
         "penalty": steering.penalty,
         "features": [_as_class_path(feature) for feature in steering.features],
     }
+    if isinstance(steering, Corrected) and (correction := steering.correction) is not None:
+        tensors = {name: _tensor_as_plain(tensor) for name, tensor in correction.tensors().items()}
+        found["correction"] = {"name": correction_name(correction), "tensors": tensors}
+    return found
 
 
 def with_short_paths(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,18 +103,27 @@ def from_plain(content: SteeringData) -> Steering:
     Classes are looked up by name among the built-in ones: a file from elsewhere imports nothing.
 
     Raises:
-        InputError: for a rule or a feature that is not built in, or values that `Steering` refuses.
+        InputError: for a rule, a feature or a correction that is not built in, or values that `Steering` refuses.
 
     >>> from_plain(as_plain(Steering(strengths=[1.5]))).strengths
     (1.5,)
     """
-    strengths = content["strengths"]
-    return Steering(
+    strengths, corrected = content["strengths"], content.get("correction")
+    steering = Steering(
         rules=tuple(_built_in("rules", part, BUILT_IN_RULES) for part in content["rules"]),
         strengths=None if strengths is None else tuple(map(float, strengths)),
         alpha=content["alpha"],
         penalty=float(content["penalty"]),
         features=tuple(_built_in("features", part, BUILT_IN_FEATURES) for part in content["features"]),
+    )
+    if corrected is None:
+        return steering
+    if (name := corrected["name"]) not in CORRECTIONS:
+        raise InputError(f"steering.correction: expected one of {', '.join(CORRECTIONS)}, got {name!r}; upgrade")
+    tensors = {name: _tensor(one) for name, one in corrected["tensors"].items()}
+    correction = CORRECTIONS[name].from_tensors(tensors)
+    return Corrected(
+        **{each.name: getattr(steering, each.name) for each in fields(steering)}, correction=correction
     )
 
 
@@ -111,6 +145,17 @@ def tasks_from_plain(content: Mapping[str, Any]) -> TaskSteering:
     """
     own = {task: from_plain(one) for task, one in content["tasks"].items()}
     return TaskSteering(from_plain(content["steering"]), own)
+
+
+def _tensor_as_plain(tensor: Tensor) -> TensorData:
+    whole = tensor.detach().cpu().contiguous()
+    content = base64.b64encode(whole.numpy().tobytes()).decode("ascii")
+    return {"dtype": str(whole.dtype).removeprefix("torch."), "shape": list(whole.shape), "data": content}
+
+
+def _tensor(content: TensorData) -> Tensor:
+    raw = bytearray(base64.b64decode(content["data"]))
+    return torch.frombuffer(raw, dtype=getattr(torch, content["dtype"])).reshape(content["shape"])
 
 
 def _as_class_path(part: SteeringRule | Feature) -> PartData:

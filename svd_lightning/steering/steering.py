@@ -17,7 +17,8 @@ SteeringFunction = Callable[[Tensor, Tensor | None], Tensor]
 """(tuned logits, base logits), [..., V] each → steered logits [..., V]; usually a `Steering`.
 
 One with an attribute `reads_base` that is False gets None for the logits of the base, which does not run. One with
-an attribute `forbids` that is False makes no logit −∞ that was none."""
+an attribute `forbids` that is False makes no logit −∞ that was none. One with a method `settles` may get None too
+where that returns True of the tuned logits."""
 
 Distribution = Literal["base", "tuned", "steered"]
 """Whose logits are decoded or evaluated."""
@@ -131,6 +132,12 @@ class Steering:
         """Whether tokens outside the mask get −∞."""
         return self.alpha is not None and self.penalty == -math.inf
 
+    def settles(self, tuned_logits: Tensor) -> bool:
+        """Return whether mask and λ = −∞ leave one token at every position, [..., V], whatever the base says."""
+        if self.alpha is None or not self.forbids:
+            return False
+        return bool((confidence_mask(tuned_logits, self.alpha).sum(dim=-1) == 1).all())
+
     def with_strengths(self, strengths: Sequence[float]) -> "Steering":
         """Return the same rules, mask and penalty at other strengths."""
         return replace(self, strengths=tuple(map(float, strengths)))
@@ -142,7 +149,8 @@ class Steering:
     def __call__(self, tuned_logits: Tensor, base_logits: Tensor | None) -> Tensor:
         """Return the steered logits ẑ, [..., V] and [..., V] → float32 (or float64) [..., V].
 
-        Where `reads_base` is False the base's logits may be None.
+        Where `reads_base` is False, or `settles` True, the base's logits may be None. (In the second case they may
+        change the logit of the one token that is left, not its probability.)
         """
         log_p = log_probabilities(tuned_logits)
         log_q = log_p if base_logits is None else log_probabilities(base_logits)

@@ -146,7 +146,7 @@ DAMAGE = {
         lambda f: (f / CONFIG).write_text((f / CONFIG).read_text().replace("1.2", "1.3", 1)),
         "is not as it was written",
     ),
-    "newer format": (lambda f: reseal(f, format_version=2), "has format 2, this version reads up to 1; upgrade"),
+    "newer format": (lambda f: reseal(f, format_version=3), "has format 3, this version reads up to 2; upgrade"),
     "no format": (lambda f: (f / CONFIG).write_text("{}"), "names no format_version"),
     "no configuration": (lambda f: (f / CONFIG).unlink(), "expected a folder with steering_config.json"),
     "rule from elsewhere": (

@@ -7,10 +7,19 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from svd_lightning.artifact.corrected import LOGIT_BIAS, save_corrected
+from svd_lightning.artifact.corrected import SERVER_OPTIONS, save_corrected, save_options
 from svd_lightning.decoding import steer_model
 from svd_lightning.errors import InputError
-from svd_lightning.steering import AdapterScale, CalibratedHead, Corrected, LabelBias, Steering
+from svd_lightning.steering import (
+    AdapterScale,
+    CalibratedHead,
+    Corrected,
+    KLGradient,
+    LabelBias,
+    Prior,
+    Steering,
+    Temperature,
+)
 from tests.decoding import zoo
 from tests.models.test_scale import SCALABLE
 from tests.models.test_scale import adapted as adapted_by
@@ -62,17 +71,76 @@ def test_plain_peft_loads_the_adapter_at_its_scale(family, tokenizer, tmp_path):
     assert not torch.equal(found[1], outputs(model, ids)[1])
 
 
-def test_a_label_bias_becomes_options_of_generate(tokenizer, tmp_path):
+@pytest.mark.parametrize("kind", [LabelBias, Prior])
+def test_a_bias_becomes_options_of_generate(kind, tokenizer, tmp_path):
     ids, _ = zoo.prompts((7, 7))
-    model, bias = adapted("llama"), LabelBias(TOKENS, torch.tensor([2.0, -1.0, 3.0]))
-    _, expected = outputs(steer_model(model, Corrected.of(Steering(), bias)), ids)
-    save_corrected(tmp_path / "out", model, bias, tokenizer)
+    model, bias = adapted("llama"), Corrected.of(Steering(), kind(TOKENS, torch.tensor([2.0, -1.0, 3.0])))
+    _, expected = outputs(steer_model(model, bias), ids)
+    save_options(tmp_path / "out", model, bias, tokenizer)
     config = GenerationConfig.from_pretrained(tmp_path / "out")
     found = model.generate(input_ids=ids, generation_config=config, do_sample=False, max_new_tokens=6)
     assert torch.equal(found, expected)
-    content = json.loads((tmp_path / "out" / LOGIT_BIAS).read_text())
+    content = json.loads((tmp_path / "out" / SERVER_OPTIONS).read_text())
     assert content["logit_bias"] == {"5": 2.0, "9": -1.0, "40": 3.0}
     assert content["texts"]["9"] == tokenizer.decode([9])
+
+
+@pytest.mark.parametrize(("alpha", "given"), [(None, None), (0.2, None), (0.2, 1.5)], ids=str)
+def test_sharpening_becomes_a_temperature(alpha, given, tokenizer, tmp_path):
+    """The distribution that is drawn from: the steered one, and the tuned one with the options."""
+    model, steering = adapted("llama"), Steering((Temperature(),), (0.6,), alpha=alpha)
+    options = GenerationConfig(do_sample=True, temperature=given)
+    save_options(tmp_path / "out", model, steering, tokenizer, generation=options)
+    ids, _ = zoo.prompts((7, 7))
+    drawn = {
+        "top_k": 0,
+        "max_new_tokens": 1,
+        "output_scores": True,
+        "return_dict_in_generate": True,
+    }
+    before = steer_model(model, steering).generate(ids, generation_config=options, **drawn).scores[0]
+    config = GenerationConfig.from_pretrained(tmp_path / "out")
+    after = model.generate(input_ids=ids, generation_config=config, **drawn).scores[0]
+    torch.testing.assert_close(after.softmax(-1), before.softmax(-1), atol=1e-6, rtol=1e-5)
+    assert (after == -torch.inf).any() == (alpha is not None)
+    content = json.loads((tmp_path / "out" / SERVER_OPTIONS).read_text())
+    assert content["temperature"] == config.temperature == (given or 1.0) / 1.6
+    assert content.get("min_p") == config.min_p
+
+
+def test_greedy_decoding_needs_no_temperature(tokenizer, tmp_path):
+    save_options(tmp_path / "out", adapted("llama"), SHARP, tokenizer)
+    assert GenerationConfig.from_pretrained(tmp_path / "out").temperature is None
+    content = json.loads((tmp_path / "out" / SERVER_OPTIONS).read_text())
+    assert content == pytest.approx({"temperature": 0.625, "min_p": 0.2**1.6})
+
+
+SHARP = Steering((Temperature(),), (0.6,), alpha=0.2)
+
+
+@pytest.mark.parametrize(
+    ("steering", "options", "problem"),
+    [
+        (Corrected.of(Steering(), HEAD), {}, "CalibratedHead depends on the text; write --form adapter"),
+        (Corrected.of(Steering(), AdapterScale(2.0)), {}, "AdapterScale changes the adapter"),
+        (Steering((KLGradient(),), (1.0,)), {}, "cannot express KLGradient, which read the base"),
+        (SHARP.with_penalty(0.0), {}, "acts on all tokens, and with α = 0.2 and λ = 0 this one does not"),
+        (SHARP.with_strengths([-1.5]), {}, "a temperature is above 0, got the strength -1.5"),
+        (SHARP, {"top_p": 0.9, "do_sample": True}, "top_p beside it would cut in another order"),
+    ],
+    ids=["head", "scale", "rules", "penalty", "strength", "top_p"],
+)
+def test_what_options_cannot_say_is_refused(steering, options, problem, tokenizer, tmp_path):
+    with pytest.raises(InputError, match=problem):
+        save_options(
+            tmp_path / "out", adapted("llama"), steering, tokenizer, generation=GenerationConfig(**options)
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bias_is_no_adapter(tokenizer, tmp_path):
+    with pytest.raises(InputError, match="LabelBias adds the same to a token's logit everywhere"):
+        save_corrected(tmp_path / "out", adapted("llama"), LabelBias(TOKENS, torch.ones(3)), tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from svd_lightning import steer_model
+from svd_lightning import load_artifact, save_artifact, steer_model
+from svd_lightning.errors import InputError
+from svd_lightning.steering import AdapterScale, CalibratedHead, Corrected, LabelBias, Steering, TaskSteering
 from tests.artifact.conftest import STEERING
 from tests.decoding import zoo
 
@@ -53,6 +55,53 @@ def test_the_same_tokens_as_the_engine(adapter, exported, base_folder):
         found = generate(loaded, custom_generate=folder, trust_remote_code=True, **options)
         assert torch.equal(found, expected), name
         assert not torch.equal(found, generate(loaded, **options)), "steering changes something here"
+
+
+TOKENS = torch.tensor([5, 9, 40])
+HEAD = CalibratedHead(TOKENS, torch.randn(3, zoo.HIDDEN, generator=torch.Generator().manual_seed(0)))
+BIAS = LabelBias(TOKENS, torch.tensor([6.0, -1.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "correction"),
+    [("dora", HEAD), ("lora_saved_head", HEAD), ("prefix", BIAS), ("lora", AdapterScale(1.25**4))],
+    ids=["dora-head", "saved-head", "prefix-bias", "scale"],
+)
+@torch.no_grad()
+def test_corrections_travel_with_their_code(adapter, correction, base_folder, tokenizer, tmp_path):
+    """Also where no plain adapter can hold them."""
+    model, steering = zoo.tuned_model("llama", adapter), Corrected.of(Steering(), correction)
+    model.active_peft_config.base_model_name_or_path = base_folder
+    folder = str(save_artifact(tmp_path / "out", model, steering, tokenizer))
+    expected = generate(steer_model(model, steering))
+    assert not torch.equal(expected, generate(model, do_sample=False)), "it changes something here"
+    loaded = tuned(folder, base_folder)
+    assert torch.equal(generate(loaded, custom_generate=folder, trust_remote_code=True), expected)
+    artefact = load_artifact(folder)
+    assert torch.equal(generate(artefact.steered()), expected)
+    assert artefact.content["format_version"] == 2, "older code would leave the correction out"
+    assert f"{correction.words}" in Path(folder, "README.md").read_text()
+
+
+@torch.no_grad()
+def test_each_task_keeps_its_own_way(base_folder, tokenizer, tmp_path):
+    """What no plain adapter holds: one task corrected, one steered, one as it is."""
+    model = zoo.tuned_model("llama", "lora")
+    model.active_peft_config.base_model_name_or_path = base_folder
+    own = {"steered": STEERING, "plain": Steering(strengths=(0.0,), penalty=0.0)}
+    steering = TaskSteering(Corrected.of(Steering(), HEAD), own)
+    folder = str(save_artifact(tmp_path / "out", model, steering, tokenizer))
+    tasks = ["steered", None, "plain"]
+    expected = generate(steer_model(model, steering.of_batch({"task": tasks})))
+    found = generate(tuned(folder, base_folder), custom_generate=folder, trust_remote_code=True, task=tasks)
+    assert torch.equal(found, expected)
+
+
+def test_a_correction_too_large_for_code_is_refused(tokenizer, tmp_path):
+    large = CalibratedHead(torch.arange(80), torch.zeros(80, 2**16))
+    with pytest.raises(InputError, match="fit a file of code, 16 MiB at most, got 27 MiB"):
+        save_artifact(tmp_path / "out", zoo.tuned_model(), Corrected.of(Steering(), large), tokenizer)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("adapter", ["lora", "ia3", "loha"])

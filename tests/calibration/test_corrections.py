@@ -15,7 +15,9 @@ from svd_lightning.calibration import (
 from svd_lightning.calibration.losses import LabelLoss
 from svd_lightning.calibration.prior import prior_fit
 from svd_lightning.calibration.ridge import RIDGES, ridge_fit
+from svd_lightning.errors import InputError
 from svd_lightning.objective import LabelCollector, label_tokens
+from svd_lightning.steering import CalibratedHead
 
 HIDDEN, VOCABULARY = 5, 23
 
@@ -176,10 +178,34 @@ def test_nothing_to_fit_is_said(caplog):
     data.labels = torch.tensor([3, 7, 11, 4])
     assert fit_corrections(LabelSplit(data.tokens()), folds=2) == []
     assert "no token is the label twice" in caplog.text
-    data = Drawn(20)
+    assert fit_corrections(LabelSplit(Drawn(4).tokens()), folds=4) == [], "two examples"
+    assert "they need 3 folds or more, got 2" in caplog.text
+
+
+def test_one_answer_alone_is_no_evidence(caplog):
+    data = Drawn()
+    data.labels = torch.tensor([3, 7]).repeat(60)
+    assert fit_corrections(LabelSplit(data.tokens()), folds=3) == []
+    assert "every answer in the calibration split is the same" in caplog.text
+    caplog.clear()
+    data.labels[-1] = 11
+    assert len(fit_corrections(LabelSplit(data.tokens()), folds=3)) == 3
+    assert not caplog.text
+
+
+def test_states_that_are_not_finite_leave_what_reads_none(caplog):
+    data = Drawn()
     data.states[3] = math.nan
-    assert fit_corrections(LabelSplit(data.tokens()), folds=2) == []
-    assert "NaN" in caplog.text
+    assert [one.name for one in fit_corrections(LabelSplit(data.tokens()), folds=3)] == ["Prior", "LabelBias"]
+    assert "calibrated head is not tried: the tuned model's hidden states hold NaN or infinity" in caplog.text
+
+
+def test_a_head_of_another_model_is_refused():
+    head = CalibratedHead(torch.tensor([3]), torch.zeros(1, HIDDEN + 1))
+    with pytest.raises(
+        InputError, match="fitted to states of 6 numbers, and the model gives its head 5; calibrate"
+    ):
+        head(torch.zeros(2, VOCABULARY), torch.zeros(2, HIDDEN))
 
 
 def test_large_problems_are_made_smaller(monkeypatch, caplog):

@@ -95,7 +95,9 @@ def test_what_writes_as_well_stays_on_and_is_decoded_with_strengths_found_withou
     "options", [{"decoded": 0}, {"steering": Steering(strengths=(2.0,))}], ids=["left-out", "strengths-given"]
 )
 def test_nothing_is_decoded_where_nothing_is_to_be_decided(options, calibrated):
-    assert "decoding" not in calibrated(**{"guard": False, **options}).calibration
+    record = calibrated(**{"guard": False, **options}).calibration
+    assert "decoding" not in record
+    assert all(("cost" in one) == (options.get("decoded") != 0) for one in record["candidates"])
 
 
 def test_the_tuned_model_is_not_checked_against_itself(calibrated, data_folder):

@@ -77,6 +77,16 @@ def test_the_run_of_calibrate_is_exported_too(config, checkpoint, tmp_path):
     assert low < record["strengths"][0] < high
 
 
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [("adapter", "steers by rules"), ("options", "cannot express KLGradient, which read the base")],
+)
+def test_a_steering_needs_code(form, why, fitted, tmp_path):
+    with pytest.raises(InputError, match=rf"form: .*{why}.* write --form steering"):
+        export(str(fitted), str(tmp_path / "out"), form=form)
+    assert not (tmp_path / "out").exists()
+
+
 def test_refusals_come_first(fitted, checkpoint, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").touch()

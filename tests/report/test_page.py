@@ -90,6 +90,7 @@ def test_a_correction_in_use_is_named(one, tmp_path):
     text = " ".join(Page(written(corrected(one), tmp_path)).text.split())
     assert "In use: calibrated head, which reads no base" in text
     assert "+0.3000 [+0.2000, +0.4000]" in text
+    assert "0.01001.02" in text.replace(" ", ""), "drift and cost"
     assert "NLL, as used1.2500" in text.replace(" 1.2500", "1.2500")
     assert "the tuned model as it is, strength" not in text
 
@@ -104,7 +105,7 @@ def test_the_page_nests_and_holds_every_number(any_case, text):
             + candidate["estimator"]
             + (f"⚠ {candidate['warning']}" if candidate["warning"] else "")
         )
-        row = [name, strengths_text(candidate["strengths"]), gain_text(candidate["gain"]), "", *scores]
+        row = [name, strengths_text(candidate["strengths"]), gain_text(candidate["gain"]), "", "", *scores]
         assert row in found.rows
     for choice in record["sweep"]:
         assert any(

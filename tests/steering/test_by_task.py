@@ -48,6 +48,15 @@ def test_another_number_of_rows_is_refused():
         RowSteering([FAR, NEAR, FAR])(*logits(4))
 
 
+def test_a_batch_settles_where_each_row_needs_no_base():
+    sure, unsure = torch.tensor([[9.0, 0.0], [1.0, 1.0]])
+    both = torch.stack([sure, unsure])
+    assert RowSteering([FAR, SHARP]).settles(both), "one token is left, and sharpening reads no base"
+    assert not RowSteering([SHARP, FAR]).settles(both)
+    assert not RowSteering([NEAR, SHARP]).settles(both), "a finite penalty forbids nothing"
+    assert not RowSteering([FAR, FAR]).settles(sure[None]), "other rows than the steering's"
+
+
 def test_the_steering_of_a_task():
     assert [TASKS.of_task(task) for task in ("far", "sharp", "unheard of", None)] == [FAR, SHARP, NEAR, NEAR]
     assert not TaskSteering(Steering()).calibrated

@@ -2,13 +2,29 @@
 
 import json
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_json
-from svd_lightning.steering import Agreement, Entropy, KLGradient, NaturalGradient, Steering, as_plain, from_plain
+from svd_lightning.steering import (
+    CORRECTIONS,
+    AdapterScale,
+    Agreement,
+    CalibratedHead,
+    Corrected,
+    CorrectionName,
+    Entropy,
+    KLGradient,
+    LabelBias,
+    NaturalGradient,
+    Prior,
+    Steering,
+    as_plain,
+    from_plain,
+)
 from tests.conformance import test_features, test_rules
 
 RECIPES = {
@@ -60,3 +76,31 @@ def test_classes_from_elsewhere_are_refused():
 
 def test_infinity_is_written_as_a_word():
     assert as_plain(Steering())["penalty"] == -math.inf
+
+
+CORRECTED = {
+    "AdapterScale": AdapterScale(1.25),
+    "Prior": Prior(torch.tensor([3, 9]), torch.tensor([0.1, -2.0])),
+    "LabelBias": LabelBias(torch.tensor([3, 9]), torch.tensor([0.1, -2.0])),
+    "CalibratedHead": CalibratedHead(torch.tensor([3, 9]), torch.tensor([[0.1, 1e-30], [-2.0, math.pi]])),
+}
+
+
+@pytest.mark.parametrize("name", get_args(CorrectionName))
+def test_a_correction_comes_back_bit_by_bit(name):
+    assert get_args(CorrectionName) == tuple(CORRECTIONS) == tuple(CORRECTED)
+    steering = Corrected.of(Steering(), CORRECTED[name])
+    again = from_plain(json.loads(json.dumps(as_plain(steering))))
+    assert isinstance(again, Corrected)
+    assert type(again.correction) is CORRECTIONS[name]
+    assert (again.strengths, again.alpha, again.penalty) == (steering.strengths, steering.alpha, steering.penalty)
+    for key, tensor in CORRECTED[name].tensors().items():
+        assert torch.equal(again.correction.tensors()[key], tensor)
+        assert again.correction.tensors()[key].dtype == tensor.dtype
+
+
+def test_an_unknown_correction_is_refused():
+    plain = as_plain(Corrected.of(Steering(), CORRECTED["Prior"]))
+    plain["correction"]["name"] = "Oracle"
+    with pytest.raises(InputError, match=r"steering.correction: expected one of AdapterScale, .*, got 'Oracle'"):
+        from_plain(plain)

@@ -12,7 +12,7 @@ from svd_lightning.console import console
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
 from svd_lightning.runs import find_checkpoint, open_run
-from svd_lightning.steering import Distribution
+from svd_lightning.steering import CorrectionName, Distribution
 
 HarnessResults = dict[str, Any]
 """The harness's own JSON."""
@@ -22,7 +22,7 @@ def lm_eval(
     run: str,
     *,
     tasks: str,
-    distribution: Distribution | Literal["all"] = "all",
+    distribution: Distribution | CorrectionName | Literal["all"] = "all",
     include_path: str | None = None,
     num_fewshot: int | None = None,
     limit: int | None = None,
@@ -37,7 +37,8 @@ def lm_eval(
     Args:
         run: run folder or checkpoint, such as runs/truthfulqa/version_0.
         tasks: names of tasks, separated by commas.
-        distribution: the distribution to evaluate; `all` evaluates the three one after another.
+        distribution: base, tuned, steered or the name of a correction that calibration fitted, such as
+            CalibratedHead; `all` evaluates the first three one after another.
         include_path: folder with your own task files.
         num_fewshot: worked examples before each question; null for the task's default.
         limit: maximum number of examples per task, for quick runs.

@@ -12,7 +12,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import open_run
 from svd_lightning.scoring.labels import finite_penalty
-from svd_lightning.steering import UNSTEERED, Distribution, SteeringFunction
+from svd_lightning.steering import UNSTEERED, Corrected, SteeringFunction
 
 
 @register_model("svd-lightning")
@@ -25,7 +25,8 @@ class SteeredHarnessModel(HFLM):
 
     Args:
         run: run folder or checkpoint, or a loaded SteeredLanguageModel.
-        distribution: base, tuned or steered.
+        distribution: base, tuned, steered (what the run decodes with), or a correction that its calibration
+            fitted, by name: LabelBias, CalibratedHead and the like.
         device: to run on; None takes a GPU if there is one.
         batch_size: as in the harness: a number, or `auto`.
         max_batch_size: the largest that `auto` tries.
@@ -40,7 +41,7 @@ class SteeredHarnessModel(HFLM):
         self,
         run: str | SteeredLanguageModel,
         *,
-        distribution: Distribution = "steered",
+        distribution: str = "steered",
         device: str | None = None,
         batch_size: int | str | None = 1,
         max_batch_size: int | None = 64,
@@ -78,8 +79,13 @@ class SteeredHarnessModel(HFLM):
 def _steering(module: SteeredLanguageModel, distribution: str) -> SteeringFunction:
     if distribution in UNSTEERED:
         return UNSTEERED[distribution]
+    if distribution in module.corrections:
+        return Corrected.of(module.configured, module.corrections[distribution])
     if distribution != "steered":
-        raise InputError(f"distribution: expected base, tuned or steered, got {distribution!r}")
+        others = ", ".join(module.corrections) or "the run has no corrections"
+        raise InputError(
+            f"distribution: expected base, tuned, steered or a correction ({others}), got {distribution!r}"
+        )
     if not module.steering.calibrated:
         raise InputError(
             "distribution: the run has no strengths to steer with; run `svd-lightning calibrate`, or take tuned"

@@ -15,6 +15,7 @@ from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.runs import open_run
 from svd_lightning.scoring.labels import score_tokens
+from svd_lightning.steering import LabelBias
 from tests.chain import BASE_FOLDER, diary_model, small_lora
 from tests.decoding import zoo
 
@@ -216,5 +217,20 @@ def test_a_run_without_strengths_has_no_steered_distribution(module):
         assert SteeredHarnessModel(module, distribution="tuned", device="cpu")._scorer is not None
     finally:
         module.steering = calibrated
-    with pytest.raises(InputError, match="distribution: expected base, tuned or steered"):
+    with pytest.raises(InputError, match=r"distribution: expected .* \(the run has no corrections\), got 'best'"):
         SteeredHarnessModel(module, distribution="best", device="cpu")
+
+
+def test_a_correction_has_a_name(module, prompts, monkeypatch):
+    from svd_lightning.commands.lm_eval.harness import SteeredHarnessModel
+
+    [(_, context, [label])] = requests(module, prompts)[:1]
+    monkeypatch.setattr(
+        module, "corrections", {"LabelBias": LabelBias(torch.tensor([label]), torch.tensor([3.0]))}
+    )
+    tuned, biased = (
+        SteeredHarnessModel(module, distribution=name, device="cpu")._model_call(torch.tensor([context]))[0, -1]
+        for name in ("tuned", "LabelBias")
+    )
+    tuned[label] += 3.0
+    torch.testing.assert_close(biased, tuned)
