@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from timing import Clock, interleaved_steps, peak_memory, print_table
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.model import SteeredClass
@@ -36,12 +36,18 @@ SIZES = {
 PLAIN = "plain adapted generate"
 
 
-def build(size: str, dtype: torch.dtype, device: str) -> PeftModel:
-    """A random Llama with LoRA of rank 8 on q_proj and v_proj, B not zero."""
+def build(size: str, dtype: torch.dtype, device: str, *, layers: int | None = None) -> PeftModel:
+    """A random Llama with a random adapter; `layers` in place of the size's own."""
     torch.manual_seed(0)
-    config = LlamaConfig(**{"vocab_size": 32000, "tie_word_embeddings": True, **SIZES[size]}, eos_token_id=None)
+    shape = {"vocab_size": 32000, "tie_word_embeddings": True, "max_position_embeddings": 16384, **SIZES[size]}
+    config = LlamaConfig(**shape | ({} if layers is None else {"num_hidden_layers": layers}), eos_token_id=None)
     with torch.device(device):
         model = LlamaForCausalLM(config).to(dtype)
+    return random_adapter(model)
+
+
+def random_adapter(model: PreTrainedModel) -> PeftModel:
+    """LoRA of rank 8 on q_proj and v_proj, B not zero."""
     model = get_peft_model(model, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
