@@ -1,15 +1,15 @@
-"""Whether every engine and cache gives the logits of plain decoding, as far as the number format lets anything do so.
+"""Whether every engine and cache gives the logits of plain decoding, as nearly as the number format lets it.
 
     python benchmarks/engines.py --model FOLDER --device cuda --dtype bfloat16
     python benchmarks/engines.py --shape 8b --device cuda --dtype float32
 
-Every run is transformers' own `generate`, made to write one and the same text, so that an early difference does not
-count for all that follows. Engines give tuned, base and steered logits at once, [B, T, 3, V]; plain runs give tuned
-and base one after the other, and the steering of both. All are compared with plain decoding, dynamic cache. What
-plain decoding differs from itself (rows alone, rows twice, other caches, no cache) is the control.
+Every run is transformers' own `generate`, made to write one and the same text, so that an early difference does
+not count for all that follows. Engines give tuned, base and steered logits at once, [B, T, 3, V]; plain runs give
+tuned and base one after the other, and the steering of both. All are compared with plain decoding on a dynamic
+cache. The control is what plain decoding differs from itself: rows alone, rows twice, other caches.
 
-Fault, and exit status 1: in float32 a token of an engine differs; in narrow formats one differs where the margin of
-the best two is not below the control's difference; in any format an engine's difference is over 3 × the control's.
+Fault, and exit status 1: in float32, a token of an engine differs; in narrow formats, one differs where the margin
+of the best two is not below the control's difference; in any, logits differ by more than 3 × the control's.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from svd_lightning.steering import Steering
 
 PARTS = ("tuned", "base", "steered")
 FACTOR = 3.0
-"""How much larger than the control's an engine's difference may be: both are maxima of noise over few positions."""
+"""How much larger than the control's an engine's difference may be: both are maxima of noise."""
 TEXTS = ("The capital of France is", "A short list of things that people take along to the seaside in summer:")
 
 
@@ -131,7 +131,6 @@ def runs_of(
         ),
         "plain, rows twice": lambda: plain(model, prompts.rows(rows + rows), steering, {})[: len(rows)],
         "plain, static cache": lambda: plain(model, prompts, steering, static),
-        "plain, no cache": lambda: without_cache(model, prompts, steering),
     }
     found = {
         f"{name}, {cache}": engine(name, options)
@@ -242,7 +241,8 @@ def main() -> None:
     )
     print(f"| | {' | '.join(PARTS)} |\n|---|---|---|---|")
     found: dict[str, list[Difference]] = {}
-    for name, run in (controls | engines).items():
+    whole = {"plain, no cache (no control)": lambda: without_cache(model, prompts, steering)}
+    for name, run in (whole | controls | engines).items():
         logits = run()
         found[name] = [difference(logits[..., part, :], expected[..., part, :]) for part in range(len(PARTS))]
         cells = [f"{one.largest:.2g}, {one.tokens} ({one.margin:.2g})" for one in found[name]]
