@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 import torch
@@ -18,6 +18,8 @@ class Timing:
     """Seconds of each candidate, one number per round (of a step: the median of the round's steps)."""
 
     seconds: Mapping[str, list[float]]
+    warm_up: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each candidate's first run, which does not count."""
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
@@ -56,13 +58,12 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, dev
         _synchronise(device)
         return time.perf_counter() - start
 
+    warm_up = {name: seconds(run) for name, run in candidates.items()}
     found: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in candidates.items():
-            elapsed = seconds(run)
-            if number:
-                found[name].append(elapsed)
-    return Timing(found)
+            found[name].append(seconds(run))
+    return Timing(found, warm_up)
 
 
 def interleaved_steps(
