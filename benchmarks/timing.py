@@ -37,7 +37,7 @@ class Clock:
         self.device, self.times = device, [time.perf_counter()]
 
     def __call__(self, input_ids: Tensor, scores: object = None, **kwargs: object) -> Tensor:
-        _synchronise(self.device)
+        synchronise(self.device)
         self.times.append(time.perf_counter())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
@@ -55,7 +55,7 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, dev
     def seconds(run: Callable[[], object]) -> float:
         start = time.perf_counter()
         run()
-        _synchronise(device)
+        synchronise(device)
         return time.perf_counter() - start
 
     warm_up = {name: seconds(run) for name, run in candidates.items()}
@@ -84,11 +84,11 @@ def interleaved_steps(
 def peak_memory(run: Callable[[], object], device: str = "cpu") -> float:
     """MiB that a run needs at its peak beyond what was there before: allocator on CUDA, resident set on CPU."""
     if device.startswith("cuda"):
-        _synchronise(device)
+        synchronise(device)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
-        _synchronise(device)
+        synchronise(device)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     return _resident_peak(run) / 2**20
 
@@ -124,7 +124,8 @@ def print_table(timing: Timing, baseline: str, *, unit: str, memory: Mapping[str
         print(f"| {name} | {milliseconds:.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {extra} |")
 
 
-def _synchronise(device: str) -> None:
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was given."""
     with suppress(AssertionError, RuntimeError):
         if device.startswith("cuda"):
             torch.cuda.synchronize()
