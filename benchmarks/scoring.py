@@ -5,6 +5,7 @@ python benchmarks/scoring.py --vocabulary 152000 --hidden 512 --batch 4 --length
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -16,9 +17,10 @@ from svd_lightning.functional import kl_divergence, label_nll
 from svd_lightning.models.hidden import base_hidden_states, tuned_hidden_states
 from svd_lightning.models.switch import adapter_off
 from svd_lightning.scoring.labels import score_tokens
+from svd_lightning.scoring.tokens import chunk_length
 from svd_lightning.steering import Steering
 
-CHUNKED, FULL = "chunks", "full logits of both models"
+CHUNKED, FULL = "chunks of the default", "full logits of both models"
 
 
 def build(arguments: argparse.Namespace) -> PeftModel:
@@ -67,7 +69,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument(
-        "--chunk", type=int, default=None, help="tokens per chunk; the library's default if left out"
+        "--chunk", type=int, nargs="*", default=[], help="other chunks than the default, in tokens"
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
@@ -96,10 +98,12 @@ def main() -> None:
     steering = Steering(strengths=[1.0], penalty=0.0)
 
     @torch.no_grad()
-    def chunked() -> object:
-        return score_tokens(model, batch, steering, chunk_size=arguments.chunk)
+    def chunked(size: int | None = None) -> object:
+        return score_tokens(model, batch, steering, chunk_size=size)
 
+    print(f"The default chunk has {chunk_length(model)} tokens.\n")
     runs: dict[str, Callable[[], object]] = {CHUNKED: chunked}
+    runs |= {f"chunks of {size}": partial(chunked, size) for size in arguments.chunk}
     if arguments.full:
         runs[FULL] = lambda: full_logits(model, batch, steering)
     # Before the timing: later, the allocator serves part of the peak from what it kept.

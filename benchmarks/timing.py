@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psutil
 import torch
@@ -18,6 +18,8 @@ class Timing:
     """Seconds of each candidate, one number per round (of a step: the median of the round's steps)."""
 
     seconds: Mapping[str, list[float]]
+    warm_up: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of each candidate's first run, which does not count."""
 
     def median(self, name: str) -> float:
         return statistics.median(self.seconds[name])
@@ -35,7 +37,7 @@ class Clock:
         self.device, self.times = device, [time.perf_counter()]
 
     def __call__(self, input_ids: Tensor, scores: object = None, **kwargs: object) -> Tensor:
-        _synchronise(self.device)
+        synchronise(self.device)
         self.times.append(time.perf_counter())
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
@@ -53,16 +55,15 @@ def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, dev
     def seconds(run: Callable[[], object]) -> float:
         start = time.perf_counter()
         run()
-        _synchronise(device)
+        synchronise(device)
         return time.perf_counter() - start
 
+    warm_up = {name: seconds(run) for name, run in candidates.items()}
     found: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(rounds + 1):
+    for _ in range(rounds):
         for name, run in candidates.items():
-            elapsed = seconds(run)
-            if number:
-                found[name].append(elapsed)
-    return Timing(found)
+            found[name].append(seconds(run))
+    return Timing(found, warm_up)
 
 
 def interleaved_steps(
@@ -83,11 +84,11 @@ def interleaved_steps(
 def peak_memory(run: Callable[[], object], device: str = "cpu") -> float:
     """MiB that a run needs at its peak beyond what was there before: allocator on CUDA, resident set on CPU."""
     if device.startswith("cuda"):
-        _synchronise(device)
+        synchronise(device)
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
-        _synchronise(device)
+        synchronise(device)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     return _resident_peak(run) / 2**20
 
@@ -123,7 +124,8 @@ def print_table(timing: Timing, baseline: str, *, unit: str, memory: Mapping[str
         print(f"| {name} | {milliseconds:.2f} | {middle:.2f} ({low:.2f} to {high:.2f}) | {extra} |")
 
 
-def _synchronise(device: str) -> None:
+def synchronise(device: str) -> None:
+    """Wait until a GPU has done what it was given."""
     with suppress(AssertionError, RuntimeError):
         if device.startswith("cuda"):
             torch.cuda.synchronize()

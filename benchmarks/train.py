@@ -1,11 +1,13 @@
 """Warm start: tokens per second of SteeringTrainer against transformers' Trainer, same model, adapter and batches.
 
-python benchmarks/train.py
+    python benchmarks/train.py
+    python benchmarks/train.py --device cuda --hidden 2048 --layers 16 --batch 16 --longest 512 --precision bf16
 
 Both train a LoRA adapter on a random Llama with the same AdamW, schedule, data type and padded batches, without
 evaluation, clipping or progress bar; the clock runs from the end of the third step to the end of the last, data
-loading and logging included. Runs take turns. The busy machine is cancelled step by step: each step's time is
-its median over the rounds, and both train on the same batch in the same step.
+loading and logging included; a GPU is waited for at these two points only. Runs take turns. The busy machine is
+cancelled step by step: each step's time is its median over the rounds, and both train on the same batch in the
+same step.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from peft import LoraConfig, get_peft_model
+from timing import synchronise
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
@@ -42,8 +45,10 @@ RATE = 1e-3
 
 @dataclass
 class StepClock(L.Callback):
-    """When each step ended, and its loss."""
+    """When each step ended, and its loss; on a GPU, when it was handed over, but for the first and the last."""
 
+    device: str
+    steps: int
     times: list[float] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
 
@@ -51,8 +56,13 @@ class StepClock(L.Callback):
         """Of every step after the warm ones."""
         return [after - before for before, after in itertools.pairwise(self.times[WARM - 1 :])]
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def tick(self) -> None:
+        if len(self.times) in (WARM - 1, self.steps - 1):
+            synchronise(self.device)
         self.times.append(time.perf_counter())
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.tick()
         self.losses.append(outputs["loss"])
 
 
@@ -63,7 +73,7 @@ class StepEnd(TrainerCallback):
         self.clock = clock
 
     def on_step_end(self, *arguments: Any, **options: Any) -> None:
-        self.clock.times.append(time.perf_counter())
+        self.clock.tick()
 
 
 class FixedOrderTrainer(Trainer):
@@ -80,10 +90,10 @@ class FixedOrderTrainer(Trainer):
         return loss
 
 
-def rows(count: int, vocabulary: int) -> list[EncodedExample]:
-    """Prompts and completions of 20 to 140 random tokens together."""
+def rows(count: int, vocabulary: int, longest: int = 140) -> list[EncodedExample]:
+    """Prompts and completions of 20 to `longest` random tokens together."""
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(20, 140, (count,), generator=generator).tolist()
+    lengths = torch.randint(20, longest, (count,), generator=generator).tolist()
     ids = [torch.randint(3, vocabulary, (length,), generator=generator) for length in lengths]
     return [
         EncodedExample(number, str(number), "", "", each[: len(each) // 2], each[len(each) // 2 :])
@@ -104,9 +114,8 @@ def adapter() -> LoraConfig:
     return LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 
 
-def ours(base: Path, data: DataLoader, precision: str, folder: Path) -> StepClock:
+def ours(base: Path, data: DataLoader, precision: str, folder: Path, clock: StepClock) -> None:
     L.seed_everything(0, verbose=False)
-    clock = StepClock()
     module = SteeredLanguageModel(
         Backbone(name_or_path=str(base)),
         adapter(),
@@ -114,7 +123,8 @@ def ours(base: Path, data: DataLoader, precision: str, folder: Path) -> StepCloc
     )
     trainer = SteeringTrainer(
         max_epochs=1,
-        accelerator="cpu",
+        accelerator=clock.device,
+        devices=1,
         precision="bf16-mixed" if precision == "bf16" else "32-true",
         logger=TensorBoardLogger(folder, name="ours"),
         enable_checkpointing=False,
@@ -123,12 +133,10 @@ def ours(base: Path, data: DataLoader, precision: str, folder: Path) -> StepCloc
         callbacks=[clock],
     )
     trainer.fit(module, train_dataloaders=data)
-    return clock
 
 
-def theirs(base: Path, data: DataLoader, precision: str, folder: Path) -> StepClock:
+def theirs(base: Path, data: DataLoader, precision: str, folder: Path, clock: StepClock) -> None:
     L.seed_everything(0, verbose=False)
-    clock = StepClock()
     model = get_peft_model(Backbone(name_or_path=str(base)).load_model(), adapter())
     options = TrainingArguments(
         output_dir=str(folder / "theirs"),
@@ -141,13 +149,12 @@ def theirs(base: Path, data: DataLoader, precision: str, folder: Path) -> StepCl
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        use_cpu=True,
+        use_cpu=clock.device == "cpu",
         bf16=precision == "bf16",
     )
     trainer = FixedOrderTrainer(model, options, train_dataset=data, callbacks=[StepEnd(clock)])  # type: ignore[arg-type]
     trainer.clock = clock
     trainer.train()
-    return clock
 
 
 def main() -> None:
@@ -157,7 +164,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=384)
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--longest", type=int, default=140, help="tokens of the longest row")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -173,7 +182,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(config)
     size = sum(parameter.numel() for parameter in model.parameters())
-    examples = rows(arguments.steps * arguments.batch, config.vocab_size)
+    examples = rows(arguments.steps * arguments.batch, config.vocab_size, arguments.longest)
     tokens = sum(map(len, examples[WARM * arguments.batch :]))
     runs = {OURS: (ours, False), THEIRS: (theirs, True)}
     seconds: dict[str, list[list[float]]] = {name: [] for name in runs}
@@ -186,13 +195,18 @@ def main() -> None:
         for number in range(arguments.rounds + 1):
             for run_name, (run, needed_only) in runs.items():
                 data = loader(examples, arguments.batch, needed_only=needed_only)
-                clock = run(folder / "base", data, arguments.precision, folder)
+                clock = StepClock(arguments.device, arguments.steps)
+                run(folder / "base", data, arguments.precision, folder, clock)
                 losses[run_name] = torch.stack(clock.losses).float()
                 if number:  # the first round warms up
                     seconds[run_name].append(clock.seconds())
 
     apart = (losses[OURS] - losses[THEIRS]).abs().max().item()
-    print(f"Llama of {size / 1e6:.1f} M parameters, LoRA r 8, {arguments.precision}, batch {arguments.batch},")
+    print(
+        f"Llama of {size / 1e6:.1f} M parameters, LoRA r 8, {arguments.precision}, batch {arguments.batch},",
+        end=" ",
+    )
+    print(f"{arguments.device},")
     print(f"{tokens} tokens per run, {arguments.rounds} rounds; largest difference of a loss: {apart:.1e}\n")
     print_result(seconds, tokens)
 

@@ -1,7 +1,7 @@
 """The LightningModule: warm start of a PEFT adapter, validation, and steered decoding."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -16,8 +16,9 @@ from transformers import SchedulerType
 from svd_lightning.adapted import AdaptedModule
 from svd_lightning.calibration import NONE, recall_all
 from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
-from svd_lightning.data import Batch, CompletionDataModule, answer_ends
-from svd_lightning.decoding.generation import check_room, complete, generation_config, rows_of, say_sampling
+from svd_lightning.data import Batch, CompletionDataModule, EncodedExample, answer_ends
+from svd_lightning.decoding.decoder import Run, decoder
+from svd_lightning.decoding.generation import check_room, generation_config, rows_of, say_sampling
 from svd_lightning.models.adapter import check_trainable
 from svd_lightning.models.arithmetic import check_arithmetic, use_arithmetic
 from svd_lightning.models.backbone import Backbone
@@ -94,16 +95,8 @@ class SteeredLanguageModel(AdaptedModule):
         self._predicted: Collection[int] = ()
         self._compare = self._keep_steering = False
         self.strict_loading = False  # checkpoints hold the adapter only; `check_weights` is the strict part
-        self.save_hyperparameters(
-            hyperparameters(
-                asdict(self.backbone),
-                self.adapter_config,
-                steering,
-                warmup_ratio,
-                gradient_checkpointing,
-                generation,
-            )
-        )
+        own = steering, warmup_ratio, gradient_checkpointing, generation
+        self.save_hyperparameters(hyperparameters(asdict(self.backbone), self.adapter_config, *own))
 
     def setup(self, stage: str) -> None:
         """Raise InputError, before weights are loaded, for options that cannot work together."""
@@ -111,8 +104,8 @@ class SteeredLanguageModel(AdaptedModule):
         if stage == "fit":
             self.schedule.check(self.trainer)
             check_trainable(self.adapter_config)
-        if stage == "predict" and (data := self._data()) is not None:
-            check_room(self.generation, self._base_generation, data.rows("predict"), self.context_length)
+        if stage == "predict" and (prompts := self._prompts()):
+            check_room(self.generation, self._base_generation, prompts, self.context_length)
         check_strategy(self.trainer, self.backbone, self.adapter_config, masked=self.configured.alpha is not None)
 
     @property
@@ -134,6 +127,9 @@ class SteeredLanguageModel(AdaptedModule):
     def _data(self) -> CompletionDataModule | None:
         data = None if self._trainer is None else getattr(self._trainer, "datamodule", None)
         return data if isinstance(data, CompletionDataModule) else None
+
+    def _prompts(self) -> Sequence[EncodedExample]:
+        return () if (data := self._data()) is None else data.rows("predict")
 
     # -- warm start ----------------------------------------------------------------------------------------
 
@@ -214,6 +210,12 @@ class SteeredLanguageModel(AdaptedModule):
         self._check_arithmetic()
         say_sampling(self.generation, self._base_generation)
 
+    def on_predict_epoch_start(self) -> None:
+        """Choose the cache to decode with."""
+        batches, sharded = sum(self.trainer.num_predict_batches), is_sharded(self.trainer)
+        run = Run(self._prompts(), batches, alike=not self.own_steering, sharded=sharded)
+        self._decoder = decoder(self.peft_model, self.generation, self._base_generation, self.tokenizer, run)
+
     def _check_arithmetic(self) -> None:
         if self.calibration is not None:
             check_arithmetic(self.arithmetic, self.calibration.get("arithmetic"))
@@ -221,19 +223,11 @@ class SteeredLanguageModel(AdaptedModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictionRecord]:
         """Decode a batch of prompts: one record per row, with base and tuned completions on request."""
         rows = [row for row, index in enumerate(batch["index"].tolist()) if index not in self._predicted]
-        sharded = is_sharded(self.trainer)
-        if not (any_rank(self.trainer, bool(rows)) if sharded else rows):
+        if not (any_rank(self.trainer, bool(rows)) if is_sharded(self.trainer) else rows):
             return []
         batch = rows_of(batch, rows or [0])  # a process that is done decodes along with the others
         steerings = {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self._compare else {})
-        return complete(
-            self.peft_model,
-            batch,
-            steerings,
-            config=self.generation,
-            tokenizer=self.tokenizer,
-            synced_gpus=sharded,
-        )[: len(rows)]
+        return self._decoder.complete(batch, steerings)[: len(rows)]
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
-from transformers import Cache, EncoderDecoderCache, PreTrainedModel
+from transformers import Cache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
 
 from svd_lightning.errors import InputError
 
@@ -14,6 +14,49 @@ CACHES = frozenset({"past_key_values", "cache_params"})
 
 _OWN_STATES = ("state", "mems", "past_buckets_states", "cache")
 """The names of other states that a forward takes: RWKV's, XLNet's, Reformer's, XLM's."""
+
+FEW_STEPS = 1000
+"""Decoding steps of a run below which compiling one costs more time than it saves; a guess, not a measurement."""
+
+
+def why_dynamic(
+    device: str,
+    model: PreTrainedModel,
+    options: GenerationConfig,
+    *,
+    one_pass: bool,
+    alike: bool,
+    sharded: bool,
+    steps: float,
+) -> str:
+    """Return why a run should not take a static cache and compiled steps by itself; "" where it should.
+
+    Args:
+        device: the type of the model's device, "cuda" or "cpu".
+        model: the base.
+        options: of decoding, the base's own included.
+        one_pass: a step is one forward.
+        alike: the same steering holds for all batches; another one would be compiled anew.
+        sharded: processes share the model.
+        steps: decoding steps of the whole run on this process, if no answer ends early.
+    """
+    quantizer, places = getattr(model, "hf_quantizer", None), getattr(model, "hf_device_map", {})
+    reasons = {
+        f"the model is on {device}": device != "cuda",
+        "the options name a cache, or want none": bool(options.cache_implementation) or options.use_cache is False,
+        "the options rule compiling out": bool(options.disable_compile),
+        "beams": (options.num_beams or 1) > 1,
+        "prompt lookup": bool(options.prompt_lookup_num_tokens),
+        "prompts in chunks": bool(options.prefill_chunk_size),
+        "the adapter decodes in two passes": not one_pass,
+        "tasks have strengths of their own": not alike,
+        "processes share the model": sharded,
+        "the model is on several devices": len(set(places.values())) > 1,
+        f"{type(model).__name__} does not compile": not model._can_compile_fullgraph,
+        "the quantised weights do not compile": quantizer is not None and not quantizer.is_compileable,
+        f"at most {steps:.0f} steps, too few to compile one for": steps < FEW_STEPS,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def check_caches(model: PreTrainedModel, *, two_passes: bool) -> None:

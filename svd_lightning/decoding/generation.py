@@ -3,7 +3,7 @@
 import copy
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from peft import PeftModel
@@ -17,6 +17,9 @@ from svd_lightning.records import PredictionRecord
 from svd_lightning.steering import SteeringFunction
 
 _log = logging.getLogger(__name__)
+
+Steer = Callable[[PeftModel, SteeringFunction], Any]
+"""Makes a steered model, as `steer_model` does."""
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -131,6 +134,7 @@ def generate(
     config: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
     synced_gpus: bool = False,
+    steer: Steer = steer_model,
 ) -> list[list[str]]:
     """Complete a batch of prompts.
 
@@ -141,6 +145,7 @@ def generate(
         config: transformers' decoding options.
         tokenizer: turns ids into text, and finds stop strings.
         synced_gpus: several processes share the model, so each decodes until the last of them has finished.
+        steer: makes the steered model, or finds one made before.
 
     Returns:
         For each of the B rows its completions without the prompt, `num_return_sequences` of them.
@@ -149,7 +154,7 @@ def generate(
         InputError: for adapters that cannot be steered, or logits that are not finite.
     """
     prompts = batch["input_ids"]
-    sequences = steer_model(peft_model, steering).generate(
+    sequences = steer(peft_model, steering).generate(
         input_ids=prompts,
         attention_mask=batch["attention_mask"],
         generation_config=config,
@@ -176,18 +181,22 @@ def complete(
     config: GenerationConfig,
     tokenizer: PreTrainedTokenizerBase,
     synced_gpus: bool = False,
+    steer: Steer = steer_model,
 ) -> list[PredictionRecord]:
     """Complete a batch under several steerings: one record per row, with each completion under its name.
 
     Args:
-        peft_model, batch, config, tokenizer, synced_gpus: as in `generate`; the batch holds index, id, prompt and
-            completion too.
+        peft_model, batch, config, tokenizer, synced_gpus, steer: as in `generate`; the batch holds index, id,
+            prompt and completion too.
         steerings: the steering of each completion, by its name in the record.
     """
-    texts = {
-        name: generate(peft_model, batch, steering, config=config, tokenizer=tokenizer, synced_gpus=synced_gpus)
-        for name, steering in steerings.items()
+    options: dict[str, Any] = {
+        "config": config,
+        "tokenizer": tokenizer,
+        "synced_gpus": synced_gpus,
+        "steer": steer,
     }
+    texts = {name: generate(peft_model, batch, steering, **options) for name, steering in steerings.items()}
     tasks = batch.get("task", [None] * len(batch["id"]))
     records = [
         {"id": batch["id"][row], "prompt": batch["prompt"][row]}

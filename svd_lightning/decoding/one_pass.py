@@ -20,6 +20,15 @@ class OnePassModel(SteeredModel):
     """Steered model for adapters with paired forwards: one pass, one cache of 2B rows."""
 
     _paired_forwards: list[tuple[nn.Module, PairedForward]]
+    _own_cache: Cache | None = None
+    """While generating: a cache whose rows are right; to count those of every layer takes time at each step."""
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Run `SteeredModel.generate`."""
+        try:
+            return super().generate(*args, **kwargs)
+        finally:
+            self._own_cache = None
 
     def _prepared_inputs(self, input_ids: Tensor, **kwargs: Any) -> Inputs:
         """Prepare paired rows as the class does."""
@@ -77,12 +86,16 @@ class OnePassModel(SteeredModel):
             InputError: for a cache filled by another kind of model, which holds the states of one model only.
         """
         rows = model_inputs(inputs).shape[0]
-        caches = [cache for name in CACHES if (cache := inputs.get(name)) is not None]
-        if found := [kept for cache in caches for kept in kept_rows(cache) if kept != 2 * rows]:
+        cache = next((inputs[name] for name in CACHES if inputs.get(name) is not None), None)
+        if cache is None or cache is self._own_cache:
+            return pair_rows(inputs, rows)
+        if found := [kept for kept in kept_rows(cache) if kept != 2 * rows]:
             raise InputError(
                 f"past_key_values: expected {2 * rows} rows, tuned then base, got {found[0]}; pass an empty "
                 "cache or one that a steered model has filled for the same batch"
             )
+        if self._generating:
+            self._own_cache = cache
         return pair_rows(inputs, rows)
 
 

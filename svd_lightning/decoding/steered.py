@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from svd_lightning.decoding.faults import LogitFaults
 from svd_lightning.decoding.forbidden import ForbidAgain, ShowForbidden, shown
 from svd_lightning.decoding.head_inputs import HeadInputs
 from svd_lightning.errors import InputError
@@ -39,6 +40,8 @@ class SteeredModel:
     _within = False
     _virtual_tokens: int = 0
     _generating = False
+    _faults: LogitFaults | None = None
+    """While generating on a device that answers late, or by a compiled step: notes logits that are not finite."""
     _columns = 0
     """While generating: tokens of the text that the last forward saw."""
     _last_logits: tuple[Tensor, Tensor] | None = None
@@ -50,10 +53,15 @@ class SteeredModel:
         """Run the class's own `generate` on steered logits; raise InputError as `check_adapter`."""
         self._check_adapter()
         self._generating, self._columns = True, 0
+        device: torch.device = self.device  # type: ignore[attr-defined]
+        self._faults = None if device.type == "cpu" else LogitFaults(device)
         try:
-            return super().generate(*args, **kwargs)  # type: ignore[misc]
+            found = super().generate(*args, **kwargs)  # type: ignore[misc]
+            if self._faults is not None:
+                self._faults.check()
+            return found
         finally:
-            self._generating, self._last_logits, self._uncorrected = False, None, None
+            self._generating, self._faults, self._last_logits, self._uncorrected = False, None, None, None
 
     def flipped(self) -> Tensor:
         """Return whether steering put another token first than the tuned model at generate's last step, bool [B].
@@ -69,6 +77,8 @@ class SteeredModel:
     ) -> Inputs:
         """Prepare inputs as the class does; generate() looks for `inputs_embeds` in this signature."""
         self._columns = input_ids.shape[1]
+        if self._faults is not None:
+            self._faults.step()
         return self._prepared_inputs(input_ids, inputs_embeds=inputs_embeds, **kwargs)
 
     def _validate_generated_length(
@@ -134,7 +144,10 @@ class SteeredModel:
             states = None if self._head_inputs is None else self._head_inputs.take(tuned_logits)
         uncorrected, tuned_logits = tuned_logits, corrected_logits(self._steering, tuned_logits, states)
         outputs.logits = self._steering(tuned_logits, base_logits)
-        check_logits("steered logits", outputs.logits)
+        if self._faults is None:
+            check_logits("steered logits", outputs.logits)
+        else:
+            outputs.logits = self._faults.noted(outputs.logits)
         if self._generating:
             self._last_logits, self._uncorrected = (tuned_logits, outputs.logits), uncorrected
         if labels is not None:
@@ -168,13 +181,17 @@ class SteeredModel:
                 self._within = False
 
     def get_compiled_call(self, compile_config: Any) -> Any:
-        """Return the compiled step that `generate` uses with a static cache, with logits checked outside it."""
+        """Return the compiled step that `generate` uses with a static cache; its graph notes faulty logits."""
         compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]
+        if self._generating:
+            self._faults = self._faults or LogitFaults(self.device)  # type: ignore[attr-defined]
+            self._faults.keep_address()
 
         def call(*args: Any, **kwargs: Any) -> Any:
             with self._forwarding():
                 outputs = compiled(*args, **kwargs)
-            check_logits("steered logits", outputs.logits)
+            if self._faults is None:
+                check_logits("steered logits", outputs.logits)
             return outputs
 
         return call

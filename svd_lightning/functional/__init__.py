@@ -4,12 +4,14 @@ from svd_lightning.functional.corrections import correct
 from svd_lightning.functional.distributions import (
     LOG_FLOOR,
     at_label,
+    can_pick,
     check_logits,
     expectation,
     kl_divergence,
     kl_from_log_probs,
     label_nll,
     log_probabilities,
+    logits_error,
     widened,
 )
 from svd_lightning.functional.method import (
@@ -30,6 +32,7 @@ __all__ = [
     "ObjectiveTerms",
     "StrengthTerms",
     "at_label",
+    "can_pick",
     "check_logits",
     "confidence_mask",
     "correct",
@@ -42,6 +45,7 @@ __all__ = [
     "label_nll",
     "log_probabilities",
     "log_ratio",
+    "logits_error",
     "objective_terms",
     "steer",
     "strength_terms",

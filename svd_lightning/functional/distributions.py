@@ -82,8 +82,18 @@ def check_logits(name: str, logits: Tensor) -> None:
     """
     if torch.compiler.is_compiling() or logits.numel() == 0:
         return
-    if not logits.amax(dim=-1).isfinite().all():
-        raise InputError(
-            f"{name}: expected finite numbers or -inf, got NaN or +inf (or a row of -inf only); the weights "
-            "or the adapter are damaged, or the dtype overflows: try bfloat16 or float32"
-        )
+    if not can_pick(logits).all():
+        raise logits_error(name)
+
+
+def can_pick(logits: Tensor) -> Tensor:
+    """Return of each row whether a token can be picked: not with NaN, +∞ or only −∞; [..., V] → bool [..., 1]."""
+    return logits.amax(dim=-1, keepdim=True).isfinite()
+
+
+def logits_error(name: str) -> InputError:
+    """Return the error for logits from which no token can be picked."""
+    return InputError(
+        f"{name}: expected finite numbers or -inf, got NaN or +inf (or a row of -inf only); the weights "
+        "or the adapter are damaged, or the dtype overflows: try bfloat16 or float32"
+    )

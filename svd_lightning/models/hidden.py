@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from svd_lightning.errors import InputError
 from svd_lightning.models.arithmetic import widen_head
-from svd_lightning.models.switch import adapter_off, check_adapter, shallow_copy
+from svd_lightning.models.switch import adapter_layers, adapter_off, check_adapter, layers_off, shallow_copy
 
 Head = Callable[[Tensor], Tensor]
 """Final hidden states [N, H] → the model's own logits [N, V]."""
@@ -54,11 +54,22 @@ def tuned_head(peft_model: PeftModel) -> Head:
 
 
 def base_head(peft_model: PeftModel) -> Head:
-    """Return the base model's head without the adapter: hidden states [N, H] → its logits [N, V]."""
+    """Return the base model's head without the adapter: hidden states [N, H] → its logits [N, V].
+
+    It looks for the adapter's layers once, and switches off those outside the decoder, whose states are given:
+    none, unless the head itself is adapted.
+
+    Raises:
+        InputError: as `check_adapter`.
+    """
+    check_adapter(peft_model)
+    model = peft_model.get_base_model()
+    inside = set(_decoder(model)[1].modules())
+    layers = [layer for layer in adapter_layers(peft_model) if layer not in inside]
 
     def head(hidden: Tensor) -> Tensor:
-        with adapter_off(peft_model) as base_model:
-            return _head_logits(base_model, hidden)
+        with layers_off(layers):
+            return _head_logits(model, hidden)
 
     return head
 

@@ -1,6 +1,5 @@
 """Batches in, calibration tokens out: one collector for steering with a mask, one for steering without."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -27,10 +26,10 @@ from svd_lightning.objective import (
 )
 from svd_lightning.scoring.question_tokens import Choose, QuestionCollection
 from svd_lightning.scoring.tokens import (
-    CHUNK_ELEMENTS,
     CompletionTokens,
     add_labels,
     add_tokens,
+    chunk_length,
     completion_states,
     completion_tokens,
     head_logits,
@@ -194,7 +193,7 @@ class _StreamCollector(LabelPart):
         self._peft_model, self._around, self.labels = peft_model, around, labels
         self._base, self._tuned = snapshot, ReferenceSnapshot()
         self._vocabulary = peft_model.get_base_model().config.get_text_config().vocab_size
-        self._chunk_size = math.ceil(CHUNK_ELEMENTS / self._vocabulary)
+        self._chunk_size = chunk_length(peft_model)
         self._labels: dict[int, Tensor] = {}
         self._positions: dict[int, Tensor] = {}
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
 from peft import PeftModel
 from torch import Tensor
 
@@ -26,6 +27,8 @@ from svd_lightning.steering import SteeringFunction, adapter_scale, steered_logi
 CHUNK_ELEMENTS = 2**23
 """Default chunk: as few tokens as bring one float32 [n, V] tensor to 32 MiB. glibc maps and returns blocks of that
 size one by one; smaller ones fragment its heap (2.5 GiB instead of 0.3 at V = 152k)."""
+GPU_ELEMENTS = 2**25
+"""The most on a GPU, which larger matrices keep busy: one such tensor has 128 MiB, and some twelve are in use."""
 
 
 class CompletionTokens(NamedTuple):
@@ -131,7 +134,7 @@ def logit_chunks(
     Args:
         peft_model: any PEFT model around a causal LM, in evaluation mode.
         batch: as in `completion_tokens`, on the model's device.
-        chunk_size: tokens per chunk; None brings one float32 [n, V] tensor to 32 MiB.
+        chunk_size: tokens per chunk; None takes `chunk_length`.
         base_states: hidden states of the base model at the scored tokens, [N, H] on any device, from a snapshot
             (`completion_states` of `base_hidden_states`); they replace the base forward.
         shared_prompt: the rows are options of one question; their common prompt is computed once.
@@ -166,8 +169,29 @@ def logit_chunks(
 
 
 def chunk_length(peft_model: PeftModel) -> int:
-    """Return how many tokens bring one float32 [n, V] tensor to 32 MiB."""
-    return math.ceil(CHUNK_ELEMENTS / peft_model.get_base_model().config.get_text_config().vocab_size)
+    """Return how many tokens to score at a time: what `chunk_elements` allows on the model's device."""
+    model = peft_model.get_base_model()
+    return math.ceil(chunk_elements(free_memory(model.device)) / model.config.get_text_config().vocab_size)
+
+
+def chunk_elements(free: int | None) -> int:
+    """Return the size of one [n, V] tensor of a chunk, in elements.
+
+    Args:
+        free: bytes of memory that the GPU has left, of which a chunk takes a quarter at most; None on a CPU.
+
+    >>> chunk_elements(None) * 4 // 2**20, chunk_elements(64 * 2**30) * 4 // 2**20, chunk_elements(0)
+    (32, 128, 1)
+    """
+    return CHUNK_ELEMENTS if free is None else min(GPU_ELEMENTS, max(1, free // (4 * 4 * 12)))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return how many bytes a GPU has left for tensors, those that the allocator holds back included; or None."""
+    if device.type != "cuda":
+        return None
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held
 
 
 def scaled_states(

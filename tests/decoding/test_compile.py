@@ -60,23 +60,51 @@ def test_a_static_cache_takes_one_graph_everywhere(adapter, backend):
     check_one_graph(adapter, backend)
 
 
-def test_logits_are_checked_outside_the_graph():
+class Damage:
+    """Steering whose logits hold NaN from a step on: the first is the prompt's."""
+
+    forbids = False
+
+    def __init__(self, step):
+        self.step, self.seen = step, torch.tensor(0)
+
+    def __call__(self, tuned, base):
+        self.seen.add_(1)
+        return torch.where(self.seen > self.step, tuned + float("nan"), tuned)
+
+
+def compiled_generate(damage, **options):
     ids, mask = zoo.prompts()
-    damage = {"on": False}
+    model = steer_model(zoo.tuned_model(), damage)
+    options |= {"cache_implementation": "static", "compile_config": compile_config("eager")}
+    return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=80, min_new_tokens=80, **options)
 
-    def steering(tuned, base):
-        return tuned + (float("nan") if damage["on"] else 0.0)
 
-    model = steer_model(zoo.tuned_model(), steering)
-    options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 4, "do_sample": False}
+@pytest.mark.parametrize(
+    ("step", "asked"), [(0, 1), (1, 33), (33, 65), (70, 80)], ids=["prompt", "second", "34th", "71st"]
+)
+def test_a_compiled_step_notes_faulty_logits(step, asked):
+    damage = Damage(step)
+    with pytest.raises(InputError, match="NaN"):
+        compiled_generate(damage, do_sample=True)  # which would not survive NaN
+    assert damage.seen == asked
+
+
+def test_no_graph_breaks_to_note_faults():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert compiled_generate(Damage(1000), do_sample=False).shape[1] == 9 + 80
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_compiled_step_by_itself_is_checked_outside_the_graph():
+    ids, mask = zoo.prompts()
+    model = steer_model(zoo.tuned_model(), Damage(1))
     compiled = model.get_compiled_call(compile_config("eager"))
     inputs = model.prepare_inputs_for_generation(ids, attention_mask=mask)
     compiled(**inputs)
-    damage["on"] = True
     with pytest.raises(InputError, match="NaN"):
         compiled(**inputs)
-    with pytest.raises(InputError, match="NaN"):
-        model.generate(**options, cache_implementation="static", compile_config=compile_config("eager"))
 
 
 @pytest.mark.parametrize("steering", [STEERING, SCALED], ids=["steered", "scaled"])

@@ -19,13 +19,18 @@ ON = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=nee
 OFFLOADED = ("fsdp_offload", pytest.param("zero3_offload", marks=needs_deepspeed))
 
 
-def run_chain(folder, diaries, accelerator, strategy, **options):
-    """What each process found in fit (with calibration and checkpoint), test and predict."""
+@pytest.fixture(autouse=True)
+def possible(accelerator, strategy):
+    """Skip what this machine cannot do, before anything runs."""
     if (accelerator, strategy) == ("cpu", "fsdp_offload"):
         pytest.skip("FSDP1 pins what it offloads, which needs a GPU")
-    processes = 1 if strategy == "single" else PROCESSES[accelerator]
-    if processes == 1 and strategy.startswith("fsdp") and strategy != "fsdp2":
+    if PROCESSES[accelerator] == 1 and strategy in ("fsdp", "fsdp_offload"):
         pytest.skip("FSDP1 needs two GPUs or more")
+
+
+def run_chain(folder, diaries, accelerator, strategy, **options):
+    """What each process found in fit (with calibration and checkpoint), test and predict."""
+    processes = 1 if strategy == "single" else PROCESSES[accelerator]
     placed = {"accelerator": accelerator, "processes": processes, **options}
     found = results(write_job(folder, diaries, strategy, "fit", "test", "predict", **placed))
     assert len(found) == processes

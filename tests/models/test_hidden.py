@@ -10,6 +10,7 @@ from svd_lightning.models.hidden import (
     tuned_head,
     tuned_hidden_states,
 )
+from svd_lightning.models.switch import adapter_layers
 from tests.decoding import zoo
 
 ALL_TYPES = [*zoo.ARCHITECTURES, *zoo.MORE_HEADS]
@@ -53,6 +54,20 @@ def test_saved_modules_belong_to_the_tuned_model_only(saved):
     torch.testing.assert_close(tuned, own_logits(model, ids[0]))
     torch.testing.assert_close(base, own_logits(zoo.base_model("llama"), ids[0]))
     assert (tuned - base).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(("adapter", "switched"), [("lora", 0), ("lora_head", 1), ("lora_saved_head", 1)])
+@torch.no_grad()
+def test_the_base_head_switches_off_what_is_in_the_head_alone(adapter, switched):
+    model, off = zoo.tuned_model("llama", adapter), []
+    layers = adapter_layers(model)
+    model.get_base_model().get_output_embeddings().register_forward_hook(
+        lambda *_: off.append(sum(layer.disable_adapters for layer in layers))
+    )
+    head = base_head(model)
+    assert torch.equal(head(torch.ones(1, zoo.HIDDEN)), head(torch.ones(1, zoo.HIDDEN)))
+    assert off == [switched, switched]
+    assert not any(layer.disable_adapters for layer in layers)
 
 
 def test_gradients_reach_the_adapter():
