@@ -198,7 +198,7 @@ class _Steps:
         return torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0)
 
     def watch(self, input_ids: Tensor, scores: Any, **others: Any) -> Tensor:
-        """As a stopping criterion: hand out the tokens just written, [B, T]; return which rows are done, bool [B]."""
+        """As a stopping criterion: hand out the last tokens of [B, T]; return which rows are done, bool [B]."""
         steered = self._model._last_logits[1][:, -1]
         tokens = input_ids[:, -1].tolist()
         for place, row in self._live():
