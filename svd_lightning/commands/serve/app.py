@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,12 +12,11 @@ from anyio import to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from svd_lightning.answering import decoding_options
-from svd_lightning.commands.serve.answer import Answer, Piece
+from svd_lightning.commands.serve.answer import Piece
 from svd_lightning.commands.serve.asking import Asking
 from svd_lightning.commands.serve.engine import Engine
 from svd_lightning.commands.serve.limits import Limits
@@ -26,6 +24,7 @@ from svd_lightning.commands.serve.line import FullError, Line
 from svd_lightning.commands.serve.replies import Form, Json, problem
 from svd_lightning.commands.serve.requests import ChatCompletions, Completions, read
 from svd_lightning.commands.serve.requests import Request as Asked
+from svd_lightning.commands.serve.sending import GONE, Events, Reply, whole
 from svd_lightning.decoding.generation import completed
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
@@ -33,8 +32,6 @@ from svd_lightning.module import SteeredLanguageModel
 BODY_BYTES = 2 * 2**20
 """The longest body of a request."""
 _BODY_SECONDS = 30.0
-_GONE = 499
-"""The status for the log where a client has gone away."""
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -98,7 +95,7 @@ class Service:
             exception_handlers={
                 InputError: lambda _, error: JSONResponse(problem(400, str(error)), 400),
                 HTTPException: _refusal,
-                ClientDisconnect: lambda *_: Response(status_code=_GONE),
+                ClientDisconnect: lambda *_: Response(status_code=GONE),
                 Exception: lambda *_: JSONResponse(problem(500, "the server failed; its log says why"), 500),
             },
         )
@@ -146,14 +143,14 @@ class Service:
             reply = await self._begin(asked)
             form = Form(asked)
             if asked.stream:
-                return _Events(
+                return Events(
                     reply, form, with_usage=bool(asked.stream_options and asked.stream_options.include_usage)
                 )
-            return await _whole(request, reply, form)
+            return await whole(request, reply, form)
 
         return answer
 
-    async def _begin(self, asked: Asked) -> "Reply":
+    async def _begin(self, asked: Asked) -> Reply:
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece]()
 
         def tell(piece: Piece) -> None:
@@ -176,98 +173,6 @@ class Service:
             await to_thread.run_sync(self.engine.stop)
 
 
-@dataclass
-class Reply:
-    """The answers to one request, while they are written."""
-
-    answers: list[Answer]
-    arriving: asyncio.Queue[Piece]
-    line: Line
-    deadline: float
-    """By the clock of the event loop."""
-
-    async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield what is written, as it comes, until all answers have ended; each then leaves the line.
-
-        Raises:
-            HTTPException: if an answer fails, or time is up.
-        """
-        left = len(self.answers)
-        while left:
-            rest = self.deadline - asyncio.get_running_loop().time()
-            try:
-                piece = await asyncio.wait_for(self.arriving.get(), rest)
-            except asyncio.TimeoutError:
-                raise HTTPException(504, "the answer took too long; ask for less, or try again later") from None
-            if isinstance(piece.problem, InputError):
-                raise HTTPException(400, str(piece.problem))
-            if piece.problem is not None:
-                raise HTTPException(500, "the model failed; the server's log says why")
-            if piece.finish is not None:
-                left -= 1
-                self.line.leave([self.answers[piece.choice]])
-            yield piece
-
-    def leave(self) -> None:
-        """Free the places of all answers; what is not written yet is given up."""
-        self.line.leave(self.answers)
-
-
-class _Events(StreamingResponse):
-    """Server-sent events; however the stream ends, the answers leave the line."""
-
-    def __init__(self, reply: Reply, form: Form, *, with_usage: bool) -> None:
-        super().__init__(self._events(reply, form, with_usage), media_type="text/event-stream")
-        self._reply = reply
-        self.headers["Cache-Control"] = "no-store"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._reply.leave()
-
-    async def _events(self, reply: Reply, form: Form, with_usage: bool) -> AsyncIterator[str]:
-        begun: set[int] = set()
-        try:
-            async for piece in reply.pieces():
-                yield _event(form.chunk(piece, first=piece.choice not in begun))
-                begun.add(piece.choice)
-        except HTTPException as error:
-            yield _event(problem(error.status_code, error.detail))
-            return
-        if with_usage:
-            yield _event(form.last_chunk(reply.answers))
-        yield "data: [DONE]\n\n"
-
-
-async def _whole(request: Request, reply: Reply, form: Form) -> Response:
-    """Return the whole reply once it is written, unless the client goes away before."""
-    tasks = [asyncio.create_task(_collected(reply)), asyncio.create_task(_disconnected(request))]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            return Response(status_code=_GONE)
-        return JSONResponse(form.whole(await tasks[0], reply.answers))
-    finally:
-        for task in tasks:
-            task.cancel()
-        reply.leave()
-
-
-async def _collected(reply: Reply) -> list[list[Piece]]:
-    pieces: list[list[Piece]] = [[] for _ in reply.answers]
-    async for piece in reply.pieces():
-        pieces[piece.choice].append(piece)
-    return pieces
-
-
-async def _disconnected(request: Request) -> list[list[Piece]]:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    return []
-
-
 async def _body(request: Request) -> bytes:
     """Return the body, which must be JSON by its own account: a page of another site cannot send that unasked."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -281,7 +186,3 @@ async def _body(request: Request) -> bytes:
 async def _refusal(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse(problem(error.status_code, error.detail), error.status_code, error.headers)
-
-
-def _event(content: Json) -> str:
-    return f"data: {json.dumps(content)}\n\n"
