@@ -5,6 +5,7 @@ transformers' own processors and criteria of each row see its own text, without 
 any token and go on later beside other rows.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,11 +24,15 @@ from transformers import (
 
 from svd_lightning.decoding.generation import completed
 from svd_lightning.decoding.model import steer_model
+from svd_lightning.models.switch import base_of
 from svd_lightning.steering import RowSteering, SteeringFunction, adapter_scale
 
 Take = Callable[[int, Tensor, bool], bool]
 """Gets each token of a row, the steered logits that it was drawn from, [V], and whether transformers' criteria end
 the row there; returns whether the row needs no more. All rows wait meanwhile."""
+
+_Models = dict[int, tuple[SteeringFunction, Any]]
+"""Steered models by the identity of their steering, which is kept with them."""
 
 
 @dataclass(eq=False)
@@ -45,7 +50,7 @@ class Row:
     written: list[int] = field(default_factory=list)
     done: bool = False
     drawing: "Drawing | None" = None
-    """Made by `prepare`."""
+    """Made by `SideBySide.prepare`."""
 
     @property
     def ids(self) -> Tensor:
@@ -86,7 +91,9 @@ class Drawing:
         A sample is the argmax of log p_v + g_v with Gumbel noise g_v, which needs no sum over the vocabulary.
         """
         self._model._last_logits = tuned_logits.unsqueeze(1), steered_logits.unsqueeze(1)  # for λ = −∞
-        scores = self._processors(ids, steered_logits.to(copy=True, dtype=torch.float32))
+        scores = steered_logits.to(copy=True, dtype=torch.float32)
+        for processor in self._processors:  # the list itself would look at each one's signature every time
+            scores = processor(ids, scores)
         if self._samples:
             tiny = torch.finfo(torch.float32).tiny
             noise = torch.empty(scores.shape).exponential_(generator=self._random).clamp_min(tiny)
@@ -98,79 +105,104 @@ class Drawing:
         return bool(self._criteria(ids, None).all())
 
 
-def prepare(peft_model: PeftModel, row: Row, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make what chooses the tokens of a row, as `generate` does before it decodes; computes nothing else.
-
-    Raises:
-        InputError: as `steer_model`, or for a text that outgrows a table of positions.
-    """
-    model, ids = steer_model(peft_model, row.steering), row.prompt_ids.unsqueeze(0).to(peft_model.device)
-    config = completed(row.config, model.generation_config)
-    strings, config.stop_strings, config.max_length = config.stop_strings, None, None  # max_new_tokens counts
-    model.generation_config = GenerationConfig()
-
-    def made(
-        steered: Any,
-        input_ids: Tensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        **others: Any,
-    ) -> Drawing:
-        return Drawing(model, logits_processor, stopping_criteria, generation_config, row.seed)
-
-    # generate() hands no tokenizer to a decoding loop of one's own, so it cannot make this criterion itself
-    stops = StoppingCriteriaList([StopStringCriteria(tokenizer, strings)] if strings else [])
-    row.drawing = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        generation_config=config,
-        stopping_criteria=stops,
-        custom_generate=made,
-    )
-
-
-def write_rows(
-    peft_model: PeftModel,
-    rows: Sequence[Row],
-    *,
-    pad_token_id: int,
-    context_length: int | None,
-    pause: Callable[[int], bool] = lambda live: False,
-) -> None:
-    """Write the next tokens of all rows until all are done, or a pause; call it again to go on.
-
-    It may also return when the widest row fills the context: rows that are not done go on at the next call.
+class SideBySide:
+    """Writes rows with one PEFT model, which must stay as it is meanwhile.
 
     Args:
         peft_model: in evaluation mode.
-        rows: prepared, not done, of one `adapter_scale`.
+        tokenizer: finds stop strings.
         pad_token_id: pads rows on the left.
         context_length: how many tokens the model holds; None if unknown.
-        pause: asked after every token with the number of rows that are not done; True makes it return.
-
-    Raises:
-        InputError: as `steer_model`, or for logits that are not finite.
     """
-    functions = [row.steering for row in rows]
-    alike = all(function is functions[0] for function in functions)
-    model = steer_model(peft_model, functions[0] if alike else RowSteering(functions))
-    model.generation_config = GenerationConfig()  # each row has its own options
-    texts = [row.ids for row in rows]
-    ids = pad_sequence(texts, batch_first=True, padding_value=pad_token_id, padding_side="left")
-    mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True, padding_side="left")
-    longest = max(row.config.max_new_tokens - len(row.written) for row in rows)
-    room = longest if context_length is None else max(1, context_length - ids.shape[1])
-    steps = _Steps(model, rows, [ids.shape[1] - len(text) for text in texts], pad_token_id, pause)
-    model.generate(
-        input_ids=ids.to(peft_model.device),
-        attention_mask=mask.to(peft_model.device),
-        generation_config=GenerationConfig(
-            do_sample=False, max_new_tokens=min(longest, room), pad_token_id=pad_token_id
-        ),
-        logits_processor=LogitsProcessorList([steps.choose]),
-        stopping_criteria=StoppingCriteriaList([steps.watch]),
-    )
+
+    def __init__(
+        self,
+        peft_model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        pad_token_id: int,
+        context_length: int | None,
+    ) -> None:
+        self._peft_model, self._tokenizer = peft_model, tokenizer
+        self._pad, self._context = pad_token_id, context_length
+        self._options = copy.deepcopy(base_of(peft_model).generation_config)
+        self._single: _Models = {}  # of single rows, which set its logits
+        self._all: _Models = {}  # of all rows together, which run forwards
+
+    def prepare(self, row: Row) -> None:
+        """Make what chooses the tokens of a row, as `generate` does before it decodes; computes nothing else.
+
+        Raises:
+            InputError: as `steer_model`, or for a text that outgrows a table of positions.
+        """
+        model, ids = (
+            self._model(row.steering, self._single),
+            row.prompt_ids.unsqueeze(0).to(self._peft_model.device),
+        )
+        config = completed(row.config, self._options)
+        strings, config.stop_strings, config.max_length = config.stop_strings, None, None  # max_new_tokens counts
+
+        def made(
+            steered: Any,
+            input_ids: Tensor,
+            logits_processor: LogitsProcessorList,
+            stopping_criteria: StoppingCriteriaList,
+            generation_config: GenerationConfig,
+            **others: Any,
+        ) -> Drawing:
+            return Drawing(model, logits_processor, stopping_criteria, generation_config, row.seed)
+
+        # generate() hands no tokenizer to a decoding loop of one's own, so it cannot make this criterion itself
+        stops = StoppingCriteriaList([StopStringCriteria(self._tokenizer, strings)] if strings else [])
+        row.drawing = model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            stopping_criteria=stops,
+            custom_generate=made,
+        )
+
+    def write(self, rows: Sequence[Row], pause: Callable[[int], bool] = lambda live: False) -> None:
+        """Write the next tokens of all rows until all are done, or a pause; call it again to go on.
+
+        It may also return when the widest row fills the context: rows that are not done go on at the next call.
+
+        Args:
+            rows: prepared, not done, of one `adapter_scale`.
+            pause: asked after every token with the number of rows that are not done; True makes it return.
+
+        Raises:
+            InputError: as `steer_model`, or for logits that are not finite.
+        """
+        functions = [row.steering for row in rows]
+        alike = all(function is functions[0] for function in functions)
+        model = self._model(functions[0], self._all) if alike else self._made(RowSteering(functions))
+        texts = [row.ids for row in rows]
+        ids = pad_sequence(texts, batch_first=True, padding_value=self._pad, padding_side="left")
+        mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True, padding_side="left")
+        longest = max(row.config.max_new_tokens - len(row.written) for row in rows)
+        room = longest if self._context is None else max(1, self._context - ids.shape[1])
+        steps = _Steps(model, rows, [ids.shape[1] - len(text) for text in texts], self._pad, pause)
+        model.generate(
+            input_ids=ids.to(self._peft_model.device),
+            attention_mask=mask.to(self._peft_model.device),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=min(longest, room), pad_token_id=self._pad
+            ),
+            logits_processor=LogitsProcessorList([steps.choose]),
+            stopping_criteria=StoppingCriteriaList([steps.watch]),
+        )
+
+    def _model(self, steering: SteeringFunction, known: _Models) -> Any:
+        """Return the steered model of a steering that many rows have; to make one takes milliseconds."""
+        if id(steering) not in known:
+            known[id(steering)] = steering, self._made(steering)
+        return known[id(steering)][1]
+
+    def _made(self, steering: SteeringFunction) -> Any:
+        model = steer_model(self._peft_model, steering)
+        model.generation_config = GenerationConfig()  # each row has its own options
+        return model
 
 
 class _Steps:

@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.growing import GrowingText
-from svd_lightning.decoding.side_by_side import Row, prepare, write_rows
+from svd_lightning.decoding.side_by_side import Row, SideBySide
 from svd_lightning.steering import UNSTEERED, KLGradient, Steering
 from tests.decoding import zoo
 
@@ -24,16 +24,21 @@ def make_rows(tokenizer, model, options, take=lambda *_: False, seed=None):
         Row(text[keep.bool()], steering, GenerationConfig(**options), take, seed=seed)
         for text, keep, steering in zip(ids, mask, STEERINGS, strict=True)
     ]
+    writer = writer_of(model, tokenizer)
     for row in rows:
-        prepare(model, row, tokenizer)
+        writer.prepare(row)
     return rows
+
+
+def writer_of(model, tokenizer=None):
+    return SideBySide(model, tokenizer, pad_token_id=zoo.PAD, context_length=256)
 
 
 def written(model, rows, **options):
     """What is written in as many calls as it takes."""
-    calls = 0
+    calls, writer = 0, writer_of(model)
     while left := [row for row in rows if not row.done]:
-        write_rows(model, left, **{"pad_token_id": zoo.PAD, "context_length": 256, **options})
+        writer.write(left, **options)
         calls += 1
     return [row.written for row in rows], calls
 
@@ -91,7 +96,7 @@ def test_a_wide_row_beside_a_long_one_does_not_outgrow_the_context(tokenizer):
         ids, _ = zoo.prompts((length,))
         config = GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=[])
         rows.append(Row(ids[0], STEERED, config, lambda *_: False))
-        prepare(model, rows[-1], tokenizer)
+        writer_of(model).prepare(rows[-1])
     found, calls = written(model, rows)
     assert [len(tokens) for tokens in found] == [3, 200]
     assert calls > 1
@@ -105,7 +110,7 @@ def test_a_row_ends_when_its_taker_wants_no_more(tokenizer):
         return len(seen) == 2
 
     [row, *_] = make_rows(tokenizer, model, {"max_new_tokens": 50, "do_sample": False}, take)
-    write_rows(model, [row], pad_token_id=zoo.PAD, context_length=256)
+    writer_of(model).write([row])
     assert row.done
     assert [(token, False) for token in row.written] == [(token, last) for token, _, last in seen]
     assert all(token == likeliest for token, likeliest, _ in seen)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.decoding.growing import GrowingText
-from svd_lightning.decoding.side_by_side import Row, prepare
+from svd_lightning.decoding.side_by_side import Row, SideBySide
 from svd_lightning.scoring.prompts import score_prompt
 
 LOWEST = -9999.0
@@ -75,17 +75,17 @@ class Answer:
         self._growing = GrowingText(self.tokenizer, self.ends)
         self.row.take = self._take
 
-    def begin(self, peft_model: PeftModel) -> None:
+    def begin(self, peft_model: PeftModel, writer: SideBySide) -> None:
         """Make the row ready, and tell the prompt if it is echoed.
 
         Raises:
-            InputError: as `prepare` and `score_prompt`.
+            InputError: as `SideBySide.prepare` and `score_prompt`.
         """
         if self.echo is not None:
             self._log_prompt(peft_model)
             self._tell(self.echo, finish=None if self.row.config.max_new_tokens else "length")
         if self.row.config.max_new_tokens:
-            prepare(peft_model, self.row, self.tokenizer)
+            writer.prepare(self.row)
         else:
             self.row.done = True
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from svd_lightning.commands.serve.answer import Answer
 from svd_lightning.commands.serve.line import Line
-from svd_lightning.decoding.side_by_side import write_rows
+from svd_lightning.decoding.side_by_side import SideBySide
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 
@@ -25,8 +25,13 @@ class Engine:
     """
 
     def __init__(self, module: SteeredLanguageModel, line: Line, *, batch_size: int, pad_token_id: int) -> None:
-        self._module, self._line = module, line
-        self._batch_size, self._pad = batch_size, pad_token_id
+        self._peft_model, self._line, self._batch_size = module.peft_model, line, batch_size
+        self._writer = SideBySide(
+            module.peft_model,
+            module.tokenizer,
+            pad_token_id=pad_token_id,
+            context_length=module.context_length,
+        )
         self._thread = threading.Thread(target=self._run, name="svd-lightning-serve", daemon=True)
 
     @property
@@ -56,7 +61,7 @@ class Engine:
 
     def _begins(self, answer: Answer) -> bool:
         try:
-            answer.begin(self._module.peft_model)
+            answer.begin(self._peft_model, self._writer)
         except Exception as error:
             _fail(answer, error)
         return not answer.row.done
@@ -64,13 +69,7 @@ class Engine:
     def _write(self, answers: Sequence[Answer]) -> None:
         """Write the next tokens; if that fails, those of each answer by itself, so that one alone fails."""
         try:
-            write_rows(
-                self._module.peft_model,
-                [answer.row for answer in answers],
-                pad_token_id=self._pad,
-                context_length=self._module.context_length,
-                pause=self._pausing(answers),
-            )
+            self._writer.write([answer.row for answer in answers], self._pausing(answers))
         except Exception as error:
             if len(answers) == 1:
                 _fail(answers[0], error)

@@ -56,7 +56,7 @@ def test_it_serves_until_a_signal(sign, fitted, tmp_path):
         (["--batch-size", "0"], "batch_size: expected at least 1, got 0"),
         (["--places", "4"], "places: expected at least batch_size, 8, got 4"),
         (["--timeout", "0"], "timeout: expected a number of seconds above 0, got 0"),
-        (["--timeout", "inf"], "timeout: expected a number of seconds above 0, got inf"),
+        (["--timeout=-1"], "timeout: expected a number of seconds above 0, got -1"),
         (["--max-prompt-tokens", "0"], "max_prompt_tokens: expected at least 1, got 0"),
         (["--generation", "{temprature: 1}"], "generation: unknown option temprature"),
         (["--generation", "{num_beams: 2}"], "expected one answer without beams"),
