@@ -5,7 +5,7 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 from anyio import to_thread
@@ -28,6 +28,7 @@ from svd_lightning.commands.serve.sending import GONE, Events, Reply, whole
 from svd_lightning.decoding.generation import completed
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.steering import Distribution
 
 BODY_BYTES = 2 * 2**20
 """The longest body of a request."""
@@ -107,20 +108,29 @@ class Service:
         return JSONResponse({"status": "ok" if alive else "stopped", **counts}, 200 if alive else 503)
 
     async def models(self, request: Request) -> Response:
-        """List the one model."""
-        return JSONResponse({"object": "list", "data": [self._model()]})
+        """List the model, and each of its distributions as one, for clients that can choose a model only."""
+        return JSONResponse({"object": "list", "data": [_described(name) for name in self._names()]})
 
     async def model(self, request: Request) -> Response:
         """Describe the model of this name."""
-        self._check_model(request.path_params["name"])
-        return JSONResponse(self._model())
+        name = request.path_params["name"]
+        self._chosen(name, None)
+        return JSONResponse(_described(name))
 
-    def _model(self) -> Json:
-        return {"id": self.name, "object": "model", "created": 0, "owned_by": "svd-lightning"}
+    def _names(self) -> dict[str, Distribution | None]:
+        """The names of the model, with the distribution that each stands for."""
+        return {self.name: None, **{f"{self.name}:{one}": one for one in get_args(Distribution)}}
 
-    def _check_model(self, name: str) -> None:
-        if name != self.name:
-            raise HTTPException(404, f"model: this server has {self.name!r} alone, got {name!r:.80}")
+    def _chosen(self, model: str, distribution: Distribution | None) -> Distribution:
+        """Return the distribution that a model's name and the field `distribution` choose."""
+        if model not in (names := self._names()):
+            raise HTTPException(404, f"model: expected one of {', '.join(names)}, got {model!r:.80}")
+        chosen = names[model] or distribution or "steered"
+        if distribution not in (None, chosen):
+            raise InputError(
+                f"distribution: {model} stands for {chosen}, got {distribution}; leave one of them out"
+            )
+        return chosen
 
     def _for_holders(self, endpoint: Endpoint) -> Endpoint:
         """Let only clients with the key in, if there is one."""
@@ -139,7 +149,7 @@ class Service:
     def _answering(self, kind: type[Asked]) -> Endpoint:
         async def answer(request: Request) -> Response:
             asked = read(await _body(request), kind)
-            self._check_model(asked.model)
+            asked = asked.model_copy(update={"distribution": self._chosen(asked.model, asked.distribution)})
             reply = await self._begin(asked)
             form = Form(asked)
             if asked.stream:
@@ -171,6 +181,10 @@ class Service:
             yield
         finally:
             await to_thread.run_sync(self.engine.stop)
+
+
+def _described(name: str) -> Json:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "svd-lightning"}
 
 
 async def _body(request: Request) -> bytes:

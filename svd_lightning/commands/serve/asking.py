@@ -56,8 +56,7 @@ class Asking:
         return made
 
     def _steering(self, request: Request) -> SteeringFunction:
-        name = request.distribution or "steered"
-        if name in UNSTEERED:
+        if (name := request.distribution) in UNSTEERED:
             return UNSTEERED[name]
         if not self._module.steering.calibrated:
             raise InputError("distribution: this run has no strengths to steer with; ask for tuned or base")

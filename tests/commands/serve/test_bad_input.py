@@ -87,7 +87,7 @@ BAD = {
     "a format": (chat(user("a"), response_format={"type": "json_object"}), "response_format is not served here"),
     "two limits": (chat(user("a"), max_tokens=1, max_completion_tokens=2), "max_tokens: the old name of"),
     "top without logprobs": (chat(user("a"), top_logprobs=2), "top_logprobs: expected only with logprobs"),
-    **{f"model {path}": ((TEXT, {**GOOD, "model": path}), "this server has 'diaries' alone") for path in PATHS},
+    **{f"model {path}": ((TEXT, {**GOOD, "model": path}), "model: expected one of diaries, ") for path in PATHS},
 }
 
 

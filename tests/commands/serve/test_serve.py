@@ -65,6 +65,16 @@ def test_answers_are_those_of_generate_in_batches_too(name, module, ask):
     assert [ask(prompt, distribution=name).choices[0].text for prompt in PROMPTS] == wanted
 
 
+def test_a_models_name_may_choose_the_distribution(address, ask):
+    """For clients that send no fields of their own."""
+    create = client(address).completions.create
+    for name in ("base", "tuned", "steered"):
+        texts = [create(model=f"{NAME}:{name}", prompt=prompt).choices[0].text for prompt in PROMPTS[:2]]
+        assert texts == [ask(prompt, distribution=name).choices[0].text for prompt in PROMPTS[:2]]
+    with pytest.raises(openai.BadRequestError, match="diaries:base stands for base, got tuned"):
+        create(model=f"{NAME}:base", prompt="a", extra_body={"distribution": "tuned"})
+
+
 def test_the_three_distributions_differ_here(module, ask):
     """Or the test before this one says nothing."""
     answers = {
@@ -158,9 +168,9 @@ def test_a_penalty_that_forbids_is_kept(module, ask):
 
 def test_models_and_health(address):
     models = client(address).models
-    assert [one.id for one in models.list()] == [NAME]
-    assert models.retrieve(NAME).id == NAME
-    with pytest.raises(openai.NotFoundError, match="this server has 'diaries' alone, got 'other'"):
+    assert [one.id for one in models.list()] == [NAME, *(f"{NAME}:{one}" for one in ("base", "tuned", "steered"))]
+    assert models.retrieve(f"{NAME}:base").id == f"{NAME}:base"
+    with pytest.raises(openai.NotFoundError, match="model: expected one of diaries, diaries:base, .*got 'other'"):
         models.retrieve("other")
     assert health(address) == {"status": "ok", "answers": 0, "waiting": 0, "places": 16}
 
