@@ -170,7 +170,7 @@ def test_models_and_health(address):
     models = client(address).models
     assert [one.id for one in models.list()] == [NAME, *(f"{NAME}:{one}" for one in ("base", "tuned", "steered"))]
     assert models.retrieve(f"{NAME}:base").id == f"{NAME}:base"
-    with pytest.raises(openai.NotFoundError, match="model: expected one of diaries, diaries:base, .*got 'other'"):
+    with pytest.raises(openai.NotFoundError, match=r"model: expected one of diaries, diaries:base, .*got 'other'"):
         models.retrieve("other")
     assert health(address) == {"status": "ok", "answers": 0, "waiting": 0, "places": 16}
 
