@@ -9,7 +9,7 @@ import torch
 from svd_lightning.commands.serve.limits import Limits
 from svd_lightning.decoding.generation import generate
 from svd_lightning.scoring.labels import score_tokens
-from svd_lightning.steering import UNSTEERED, KLGradient, Steering
+from svd_lightning.steering import UNSTEERED, AdapterScale, Corrected, KLGradient, Steering
 from tests.commands.serve.serving import NAME, Gate, client, health, post, serving, wait_for
 
 PROMPTS = (
@@ -41,6 +41,7 @@ def ask(address):
 
 
 def expected(module, prompt, steering):
+    """What generate writes; not while a server writes with the same model, which one thread at a time may run."""
     batch = module.tokenizer(prompt, return_tensors="pt")
     config, tokenizer = module.generation, module.tokenizer
     return generate(module.peft_model, batch, steering, config=config, tokenizer=tokenizer)[0][0]
@@ -166,6 +167,20 @@ def test_a_penalty_that_forbids_is_kept(module, ask):
         module.steering = before
 
 
+def test_answers_of_two_adapter_scales_come_from_batches_of_their_own(module, address):
+    before, module.steering = module.steering, Corrected.of(module.configured, AdapterScale(1.5))
+    try:
+        steerings = {"steered": module.steering, "tuned": UNSTEERED["tuned"]}
+        asked = [(name, prompt) for prompt in PROMPTS[:3] for name in steerings]
+        wanted = [expected(module, prompt, steerings[name]) for name, prompt in asked]
+        create = client(address).completions.create
+        streams = [create(model=f"{NAME}:{name}", prompt=prompt, stream=True) for name, prompt in asked]
+        assert [streamed(stream)[0][0] for stream in streams] == wanted
+        assert len(set(wanted)) > 3, "the scale changes nothing"
+    finally:
+        module.steering = before
+
+
 def test_models_and_health(address):
     models = client(address).models
     assert [one.id for one in models.list()] == [NAME, *(f"{NAME}:{one}" for one in ("base", "tuned", "steered"))]
@@ -192,6 +207,7 @@ def begin(address, count):
 
 def test_a_full_server_says_so_and_answers_what_it_has_taken(module, gate):
     limits = Limits(prompt_tokens=64, new_tokens=100, answers=3)
+    wanted = [" ".join(expected(module, prompt, UNSTEERED["base"]).split()[:6]) for prompt in PROMPTS[:3]]
     with serving(module, batch_size=1, limits=limits) as address:
         streams = begin(address, 3)
         wait_for(lambda: health(address)["waiting"] == 2 and gate.entered.is_set())
@@ -199,7 +215,6 @@ def test_a_full_server_says_so_and_answers_what_it_has_taken(module, gate):
             begin(address, 1)
         assert caught.value.response.headers["retry-after"] == "1"
         gate.open.set()
-        wanted = [" ".join(expected(module, prompt, UNSTEERED["base"]).split()[:6]) for prompt in PROMPTS[:3]]
         assert [streamed(one)[0][0].strip() for one in streams] == wanted
         wait_for(lambda: health(address)["answers"] == 0)
 
