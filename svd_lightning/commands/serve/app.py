@@ -164,6 +164,8 @@ class Service:
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[Piece]()
 
         def tell(piece: Piece) -> None:
+            if piece.finish is not None or piece.problem is not None:
+                self.line.leave([answers[piece.choice]])  # whether or not the client reads what is written
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         answers = await to_thread.run_sync(self.asking.answers, asked, tell, limiter=self._one_reader)

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -17,6 +18,8 @@ from svd_lightning.errors import InputError
 
 GONE = 499
 """The status for the log where a client has gone away."""
+_READING_SECONDS = 60.0
+"""How long a client may take to read a stream after the time for its answer."""
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Reply:
     """By the clock of the event loop."""
 
     async def pieces(self) -> AsyncIterator[Piece]:
-        """Yield what is written, as it comes, until all answers have ended; each then leaves the line.
+        """Yield what is written, as it comes, until all answers have ended.
 
         Raises:
             HTTPException: if an answer fails, or time is up.
@@ -46,9 +49,7 @@ class Reply:
                 raise HTTPException(400, str(piece.problem))
             if piece.problem is not None:
                 raise HTTPException(500, "the model failed; the server's log says why")
-            if piece.finish is not None:
-                left -= 1
-                self.line.leave([self.answers[piece.choice]])
+            left -= piece.finish is not None
             yield piece
 
     def leave(self) -> None:
@@ -66,7 +67,8 @@ class Events(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            with anyio.CancelScope(deadline=self._reply.deadline + _READING_SECONDS):
+                await super().__call__(scope, receive, send)
         finally:
             self._reply.leave()
 
