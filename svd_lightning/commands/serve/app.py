@@ -20,11 +20,11 @@ from svd_lightning.commands.serve.answer import Piece
 from svd_lightning.commands.serve.asking import Asking
 from svd_lightning.commands.serve.engine import Engine
 from svd_lightning.commands.serve.limits import Limits
-from svd_lightning.commands.serve.line import FullError, Line
+from svd_lightning.commands.serve.line import ClosedError, FullError, Line
 from svd_lightning.commands.serve.replies import Form, Json, problem
 from svd_lightning.commands.serve.requests import ChatCompletions, Completions, read
 from svd_lightning.commands.serve.requests import Request as Asked
-from svd_lightning.commands.serve.sending import GONE, Events, Reply, whole
+from svd_lightning.commands.serve.sending import GONE, STOPPING, Events, Reply, whole
 from svd_lightning.decoding.generation import completed
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
@@ -174,6 +174,8 @@ class Service:
         except FullError:
             full = f"the server is full: {len(self.line)} of {self.line.places} places are taken; try again later"
             raise HTTPException(429, full, {"Retry-After": "1"}) from None
+        except ClosedError:
+            raise HTTPException(503, STOPPING) from None
         return Reply(answers, pieces, self.line, loop.time() + self.timeout)
 
     @asynccontextmanager

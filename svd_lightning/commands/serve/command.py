@@ -1,9 +1,7 @@
 """`svd-lightning serve`: a run as an OpenAI-compatible server."""
 
-import ipaddress
 import logging
 import os
-import socket
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,16 +10,13 @@ from svd_lightning.answering import open_on
 from svd_lightning.commands.serve.limits import Limits
 from svd_lightning.console import console
 from svd_lightning.decoding.generation import check_options
-from svd_lightning.errors import InputError, explained
+from svd_lightning.errors import InputError
 from svd_lightning.runs import find_checkpoint
 from svd_lightning.signals import Stopped
 
 _log = logging.getLogger(__name__)
 KEY = "SVD_LIGHTNING_API_KEY"
 """If this environment variable is set, clients must send it as their API key."""
-_GRACE_SECONDS = 10
-"""How long a server that is stopped still writes the answers that it has begun."""
-_CONNECTIONS = 1024
 
 
 def serve(
@@ -72,9 +67,10 @@ def serve(
         raise InputError(f"timeout: expected a number of seconds above 0, got {timeout}")
     check_options(generation or {})
     find_checkpoint(run)
-    with _bound(host, port) as listener:
-        from svd_lightning.commands.serve.app import Service  # an optional package
+    from svd_lightning.commands.serve.app import Service  # optional packages
+    from svd_lightning.commands.serve.listening import Server, bound, is_local
 
+    with bound(host, port) as listener:
         module = open_on(run, device)
         service = Service.of(
             module,
@@ -87,49 +83,14 @@ def serve(
         )
         if not module.steering.calibrated:
             _log.warning("this run has no strengths to steer with: requests must ask for base or tuned")
-        if service.key is None and not _is_local(host):
+        if service.key is None and not is_local(host):
             _log.warning("everyone who reaches %s gets answers: set %s to ask for a key", host, KEY)
-        _run(service, listener)
+        try:
+            Server(service, lambda place: _announce(service.name, place)).run(sockets=[listener])
+        except Stopped as stop:
+            stop.tell("the answers that had begun are sent, or given up")
+            raise
 
 
-def _run(service: Any, listener: socket.socket) -> None:
-    import uvicorn  # an optional package
-
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            console().print(f"{service.name} answers at {url}; Ctrl-C ends", highlight=False, soft_wrap=True)
-
-    config = uvicorn.Config(
-        service.app(),
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    try:
-        Server(config).run(sockets=[listener])
-    except Stopped as stop:
-        stop.tell("the answers that had begun are sent, or given up")
-        raise
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Take the port before anything slow happens; nobody can connect until the server listens."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    with explained((OSError, OverflowError), lambda reason: f"port: cannot listen on {host}:{port}: {reason}"):
-        listener.bind((host, port))
-    return listener
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _announce(name: str, place: str) -> None:
+    console().print(f"{name} answers at http://{place}/v1; Ctrl-C ends", highlight=False, soft_wrap=True)

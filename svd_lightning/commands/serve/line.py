@@ -4,11 +4,15 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from svd_lightning.commands.serve.answer import Answer
+from svd_lightning.commands.serve.answer import Answer, Piece
 
 
 class FullError(Exception):
     """There is no room for more answers now."""
+
+
+class ClosedError(Exception):
+    """No answers are written any more."""
 
 
 class Line:
@@ -37,10 +41,13 @@ class Line:
         """Let all answers of a request in, or none of them.
 
         Raises:
-            FullError: if there are not as many places, or the line is closed.
+            FullError: if there are not as many places.
+            ClosedError: if the line is closed.
         """
         with self._changed:
-            if self._closed or len(self._inside) + len(answers) > self.places:
+            if self._closed:
+                raise ClosedError
+            if len(self._inside) + len(answers) > self.places:
                 raise FullError
             self._inside.update(answers)
             self._waiting.extend(answers)
@@ -73,12 +80,14 @@ class Line:
             return taken
 
     def close(self) -> None:
-        """Let nobody in any more, and give up all that are inside."""
+        """Let nobody in any more, and give up all that are inside, who are told."""
         with self._changed:
             self._closed = True
             inside = list(self._inside)
             self._changed.notify_all()
         self.leave(inside)
+        for answer in inside:
+            answer.tell(Piece(answer.choice, problem=ClosedError()))
 
 
 def _fits(answer: Answer, beside: Sequence[Answer]) -> bool:

@@ -12,12 +12,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from svd_lightning.commands.serve.answer import Answer, Piece
-from svd_lightning.commands.serve.line import Line
+from svd_lightning.commands.serve.line import ClosedError, Line
 from svd_lightning.commands.serve.replies import Form, Json, problem
 from svd_lightning.errors import InputError
 
 GONE = 499
 """The status for the log where a client has gone away."""
+STOPPING = "the server stops"
 _READING_SECONDS = 60.0
 """How long a client may take to read a stream after the time for its answer."""
 
@@ -36,7 +37,7 @@ class Reply:
         """Yield what is written, as it comes, until all answers have ended.
 
         Raises:
-            HTTPException: if an answer fails, or time is up.
+            HTTPException: if an answer fails, time is up, or the server stops.
         """
         left = len(self.answers)
         while left:
@@ -47,6 +48,8 @@ class Reply:
                 raise HTTPException(504, "the answer took too long; ask for less, or try again later") from None
             if isinstance(piece.problem, InputError):
                 raise HTTPException(400, str(piece.problem))
+            if isinstance(piece.problem, ClosedError):
+                raise HTTPException(503, STOPPING)
             if piece.problem is not None:
                 raise HTTPException(500, "the model failed; the server's log says why")
             left -= piece.finish is not None

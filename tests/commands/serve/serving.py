@@ -10,29 +10,38 @@ from typing import Any
 
 import openai
 import torch
-import uvicorn
 
 from svd_lightning.commands.serve.app import Service
 from svd_lightning.commands.serve.limits import Limits
+from svd_lightning.commands.serve.listening import Server, bound
 from svd_lightning.steering import UNSTEERED
 
 NAME = "diaries"
 LIMITS = Limits(prompt_tokens=64, new_tokens=100, answers=16)
 
 
+class Address(str):
+    """Host and port, with the server that is there."""
+
+    server: Server
+
+    def __new__(cls, place: str, server: Server) -> "Address":
+        address = super().__new__(cls, place)
+        address.server = server
+        return address
+
+
 @contextmanager
-def serving(module: Any, **options: Any) -> Iterator[str]:
+def serving(module: Any, **options: Any) -> Iterator[Address]:
     """Serve a run until the block ends; yields the address."""
     given = {"generation": {}, "batch_size": 4, "limits": LIMITS, "timeout": 60.0, **options}
-    server = uvicorn.Server(
-        uvicorn.Config(Service.of(module, NAME, **given).app(), port=0, log_config=None, lifespan="on")
-    )
-    thread = threading.Thread(target=server.run)
+    places: list[str] = []
+    server = Server(Service.of(module, NAME, **given), places.append, grace=1)
+    thread = threading.Thread(target=server.run, args=[[bound("127.0.0.1", 0)]])
     thread.start()
-    wait_for(lambda: server.started or not thread.is_alive())
-    port = server.servers[0].sockets[0].getsockname()[1]
+    wait_for(lambda: places or not thread.is_alive())
     try:
-        yield f"127.0.0.1:{port}"
+        yield Address(places[0], server)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -33,7 +33,7 @@ def test_it_serves_until_a_signal(sign, fitted, tmp_path):
         assert address is not None, log.read_text()
         assert address.startswith("127.0.0.1:")
         mine = client(address, api_key="secret")
-        [model] = mine.models.list()
+        model, *_ = mine.models.list()
         assert model.id == "/".join(fitted.parts[-2:])
         assert mine.completions.create(model=model.id, prompt=PROMPT).choices[0].text
         with pytest.raises(openai.AuthenticationError):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from svd_lightning.commands.serve.line import FullError, Line
+from svd_lightning.commands.serve.line import ClosedError, FullError, Line
 
 
 @dataclass(eq=False)
@@ -15,10 +15,13 @@ class Waiter:
 
     scale: float = 1.0
     gone: bool = False
+    choice: int = 0
+    told: list = field(default_factory=list)
     row: SimpleNamespace = field(init=False)
 
     def __post_init__(self):
         self.row = SimpleNamespace(adapter_scale=self.scale)
+        self.tell = self.told.append
 
 
 def test_first_come_first_served_within_the_places():
@@ -63,5 +66,16 @@ def test_a_closed_line_wakes_who_takes_and_lets_nobody_in():
     line.close()
     taker.join(60)
     assert found == [[]]
-    with pytest.raises(FullError):
+    with pytest.raises(ClosedError):
         line.enter([waiter])
+
+
+def test_who_is_inside_when_it_closes_is_told():
+    line, (a, b) = Line(2), [Waiter() for _ in range(2)]
+    line.enter([a, b])
+    assert line.take(1, []) == [a]
+    line.close()
+    for one in (a, b):
+        assert one.gone
+        assert isinstance(one.told[0].problem, ClosedError)
+    assert (len(line), line.waiting, line.take(1, [])) == (0, 0, [])

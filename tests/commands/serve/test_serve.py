@@ -250,6 +250,16 @@ def test_an_answer_that_takes_too_long_is_given_up(module, gate):
         gate.open.set()
 
 
+def test_a_server_that_stops_tells_those_who_wait(module, gate):
+    with serving(module, batch_size=1) as address:
+        [stream] = begin(address, 1)
+        wait_for(gate.entered.is_set)
+        address.server.should_exit = True
+        with pytest.raises(openai.APIError, match="the server stops"):
+            streamed(stream)
+        gate.open.set()
+
+
 class Broken:
     """Steering that fails."""
 
