@@ -62,6 +62,11 @@ COMMANDS: dict[str, Verb] = {
         "chat runs/mine/version_0",
         "svd_lightning.commands.chat:chat",
     ),
+    "serve": Verb(
+        "Answer over HTTP as an OpenAI-compatible server, by base, tuned or steered model as each request says.",
+        "serve runs/mine/version_0",
+        "svd_lightning.commands.serve:serve",
+    ),
     "inspect": Verb(
         "Show token by token what steering did to a completion: in the terminal, and as one HTML file.",
         'inspect runs/mine/version_0 --prompt "What happens if you swallow gum?"',

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.text import Text
+from torch import Tensor
 
+from svd_lightning.answering import decoding_options, open_on
 from svd_lightning.commands.chat.session import Session
-from svd_lightning.commands.chat.writing import options, prompt_of, write
+from svd_lightning.commands.chat.writing import prompt_of, write
 from svd_lightning.console import console
 from svd_lightning.decoding.generation import check_options
-from svd_lightning.errors import InputError, explained
+from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
-from svd_lightning.runs import open_run
 
 with suppress(ImportError):  # not everywhere
     import readline  # noqa: F401  arrow keys and history in input()
@@ -50,16 +50,13 @@ def chat(
     check_options(generation or {})
     if max_new_tokens is not None and max_new_tokens < 1:
         raise InputError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
-    module = open_run(run)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with explained((RuntimeError, AssertionError), lambda reason: f"device: cannot use {place!r}: {reason}"):
-        module.to(place)
+    module = open_on(run, device)
     template = module.tokenizer.chat_template is not None
     if system is not None and not template:
         raise InputError("system: this base has no chat template, and knows no system message; leave it out")
     calibrated = module.steering if module.steering.calibrated else None
     session = Session(module.configured, calibrated, template=template, system=system)
-    _Talk(module, session, options(module, generation or {}, max_new_tokens)).run()
+    _Talk(module, session, decoding_options(module, generation or {}, max_new_tokens)).run()
 
 
 class _Talk:
@@ -111,7 +108,7 @@ class _Talk:
             self._console.print(Text(f"{name}:", style="bold"))
             self._write(name, prompt_ids)
 
-    def _write(self, name: str, prompt_ids: torch.Tensor) -> str:
+    def _write(self, name: str, prompt_ids: Tensor) -> str:
         text = write(self._module, self._session.steerings[name], prompt_ids, self._config, self._show)
         self._console.print()
         return text

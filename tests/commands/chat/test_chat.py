@@ -9,8 +9,9 @@ import pytest
 import torch
 from pexpect.fdpexpect import fdspawn
 
+from svd_lightning.answering import decoding_options
 from svd_lightning.cli import main
-from svd_lightning.commands.chat.writing import options, prompt_of, write
+from svd_lightning.commands.chat.writing import prompt_of, write
 from svd_lightning.commands.inspect import inspect_prompt
 from svd_lightning.data.examples import Example
 from svd_lightning.decoding.generation import generate
@@ -32,7 +33,7 @@ def written(module, steering, **given):
     """Text and pieces of an answer."""
     pieces = []
     question = Example("question", PROMPT, "")
-    config = options(module, given, None)
+    config = decoding_options(module, given, None)
     text = write(module, steering, prompt_of(module, question), config, lambda *piece: pieces.append(piece))
     assert "".join(piece for piece, _ in pieces) == text
     return text, pieces
@@ -77,7 +78,7 @@ def test_ctrl_c_stops_an_answer_after_the_next_token(module):
             os.kill(os.getpid(), signal.SIGINT)
 
     prompt_ids = prompt_of(module, Example("question", PROMPT, ""))
-    text = write(module, STRONG, prompt_ids, options(module, {}, None), show)
+    text = write(module, STRONG, prompt_ids, decoding_options(module, {}, None), show)
     assert len(pieces) in (3, 4)
     assert text == "".join(pieces)
     assert signal.getsignal(signal.SIGINT) is before
@@ -90,7 +91,7 @@ def test_an_answer_ends_with_the_context_and_a_prompt_that_fills_it_is_refused(m
     tokens = module.context_length - len(prompt_ids)
     pieces = []
     ends = {"eos_token_id": 10**6}  # it never ends by itself
-    write(module, STRONG, prompt_ids, options(module, ends, 50), lambda *piece: pieces.append(piece))
+    write(module, STRONG, prompt_ids, decoding_options(module, ends, 50), lambda *piece: pieces.append(piece))
     assert 0 < len(pieces) <= tokens
     with pytest.raises(InputError, match=r"fills the model's context of 128; /reset begins a new one"):
         prompt_of(module, Example("question", f"{words} {words}", ""))
@@ -98,7 +99,7 @@ def test_an_answer_ends_with_the_context_and_a_prompt_that_fills_it_is_refused(m
 
 def test_beams_cannot_appear_as_they_are_written(module):
     with pytest.raises(InputError, match="expected one answer without beams"):
-        options(module, {"num_beams": 2}, None)
+        decoding_options(module, {"num_beams": 2}, None)
 
 
 @pytest.fixture

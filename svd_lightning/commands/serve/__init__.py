@@ -1,0 +1,5 @@
+"""A run as an OpenAI-compatible server on transformers, without another engine (extra `serve`)."""
+
+from svd_lightning.commands.serve.command import serve
+
+__all__ = ["serve"]
