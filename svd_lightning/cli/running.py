@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import warnings
+from keyword import iskeyword
 from pkgutil import resolve_name
 
 from jsonargparse import auto_cli
@@ -68,9 +69,12 @@ def run_function(verb: str, options: list[str]) -> None:
 
 
 def _underscored(argument: str) -> str:
-    """Write `--push-to-hub` as `--push_to_hub`."""
+    """Write `--push-to-hub` as `--push_to_hub`, and `--for`, a word that Python keeps to itself, as `--for_`."""
     name, equals, value = argument.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+    if not name.startswith("--"):
+        return argument
+    word = name[2:].replace("-", "_")
+    return f"--{word}{'_' * iskeyword(word)}{equals}{value}"
 
 
 def _quiet_libraries() -> None:

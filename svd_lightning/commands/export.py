@@ -1,6 +1,7 @@
 """`svd-lightning export`: a run as an artefact."""
 
 from pathlib import Path
+from typing import Literal
 
 from svd_lightning.artifact.corrected import save_corrected
 from svd_lightning.artifact.hub import check_hub_name, push_folder
@@ -10,10 +11,18 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
 from svd_lightning.report.folder import RECORD, load_run, of_calibration
 from svd_lightning.runs import open_run
+from svd_lightning.serving.folder import check_served_target, save_served
 from svd_lightning.steering import Corrected
 
 
-def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool = True) -> Path:
+def export(
+    run: str,
+    out: str,
+    *,
+    for_: Literal["transformers", "vllm"] = "transformers",
+    push_to_hub: str | None = None,
+    private: bool = True,
+) -> Path:
     """Write a run as a PEFT adapter folder that decodes with transformers and peft alone, as the run does.
 
     The folder holds adapter, tokenizer, decoding options and a model card with what was measured; the base is
@@ -21,9 +30,13 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
     adapter scale its alpha; a prior or label bias becomes `sequence_bias` in the decoding options, and a map for
     servers.
 
+    `--for vllm` writes what `vllm serve OUT` runs, where this package is installed beside vLLM: the base's weights
+    (linked to its files where the disk allows it, else copied), the adapter and the steering.
+
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.
         out: folder to write; an older artefact there is replaced.
+        for_: what decodes the folder, written --for.
         push_to_hub: hub name to which the folder is uploaded too, such as me/my-adapter; needs `hf auth login`.
         private: whether a repository that the upload creates is private.
 
@@ -34,7 +47,8 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
         InputError: if the run cannot be opened or is not calibrated, the folder holds something else, or the hub
             refuses.
     """
-    check_target(target := Path(out).expanduser().absolute())
+    target, served = Path(out).expanduser().absolute(), for_ == "vllm"
+    check_served_target(target) if served else check_target(target)
     if push_to_hub is not None:
         check_hub_name(push_to_hub)
     module = open_run(run)
@@ -43,11 +57,23 @@ def export(run: str, out: str, *, push_to_hub: str | None = None, private: bool 
             f"run: {run!r} is not calibrated; run `svd-lightning calibrate --ckpt_path CHECKPOINT` with its "
             "config first"
         )
-    folder = _save(module, target, _tested(run, module.calibration))
+    folder = _serve(module, target) if served else _save(module, target, _tested(run, module.calibration))
     print(folder)
     if push_to_hub is not None:
         print(push_folder(folder, push_to_hub, private=private))
     return folder
+
+
+def _serve(module: SteeredLanguageModel, target: Path) -> Path:
+    """Write the folder that vLLM serves."""
+    return save_served(
+        target,
+        module.peft_model,
+        module.task_steering,
+        module.tokenizer,
+        backbone=module.backbone,
+        generation=module.generation,
+    )
 
 
 def _tested(run: str, calibration: CalibrationRecord | None) -> HeldOutMetricsRecord | None:
