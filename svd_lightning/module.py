@@ -93,6 +93,7 @@ class SteeredLanguageModel(AdaptedModule):
         self.test_results: TestResults | None = None
         self._predicted: Collection[int] = ()
         self._compare = self._keep_steering = False
+        self.completer: Callable[..., list[PredictionRecord]] = complete  # of a batch of prompts
         self.strict_loading = False  # checkpoints hold the adapter only; `check_weights` is the strict part
         self.save_hyperparameters(
             hyperparameters(
@@ -226,7 +227,7 @@ class SteeredLanguageModel(AdaptedModule):
             return []
         batch = rows_of(batch, rows or [0])  # a process that is done decodes along with the others
         steerings = {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self._compare else {})
-        return complete(
+        return self.completer(
             self.peft_model,
             batch,
             steerings,

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ Made with svd_lightning {version}. Where vLLM and svd_lightning are installed (`
 
     vllm serve .
 
-The folder holds the base's weights ({weights}), the adapter and the steering (`steering.safetensors`, and the
-entry `{key}` of `config.json`). Answers are {way}, as in the run it was made of, unless a request says otherwise.
+The folder holds the base's weights, the adapter and the steering (`steering.safetensors`, and the entry `{key}`
+of `config.json`). Answers are {way}, as in the run it was made of, unless a request says otherwise.
 """
 
 
@@ -43,6 +43,7 @@ def save_served(
     *,
     backbone: Backbone,
     generation: GenerationConfig,
+    bring: Callable[[Path, Path], object] | None = None,
 ) -> Path:
     """Write a model with its steering as a folder that vLLM serves with this package beside it. Returns its path.
 
@@ -56,6 +57,7 @@ def save_served(
         tokenizer: of the base.
         backbone: where the base's files are.
         generation: decoding options; what they say of sampling becomes the default of requests.
+        bring: puts a file of the base to a place in the folder; None links or copies it.
 
     Raises:
         InputError: for a folder that holds something else, a base or an adapter that vLLM cannot serve so, or a
@@ -79,7 +81,8 @@ def save_served(
     files = _weight_files(backbone)
     options = _request_options(generation, base.generation_config)
     with replacing_folder(target) as new:
-        linked = [_bring(file, new / name) for name, file in files.items()]
+        for name, file in files.items():
+            (bring or link_or_copy)(file, new / name)
         save_file({name: tensor.contiguous() for name, tensor in own.items()}, new / _STEERING)
         write_json(new / _INDEX, _index(new, [*files, _STEERING]))
         architecture = steered_name(type(base).__name__)
@@ -93,7 +96,6 @@ def save_served(
         card = _CARD.format(
             base=backbone.name_or_path,
             version=version("svd-lightning"),
-            weights="linked to its files" if all(linked) else "copied",
             key=KEY,
             way=way,
         )
@@ -158,14 +160,12 @@ def _base_json(backbone: Backbone, name: str) -> dict[str, Any]:
     return content
 
 
-def _bring(file: Path, place: Path) -> bool:
-    """Link a file to another place, or copy it; return whether it was linked."""
+def link_or_copy(file: Path, place: Path) -> None:
+    """Link a file to another place, where the file system can do that, or copy it."""
     try:
         os.link(file.resolve(), place)  # the hub's cache holds symbolic links
-        return True
     except OSError:
         shutil.copyfile(file, place)
-        return False
 
 
 def _index(folder: Path, names: list[str]) -> dict[str, Any]:
