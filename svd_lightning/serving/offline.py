@@ -25,17 +25,14 @@ from svd_lightning.steering import SteeringFunction
 AT_ONCE = 256
 """How many prompts vLLM is given at a time, at least; what is written is kept when a run is interrupted."""
 
-_MEANT = {
-    "do_sample": (False, True),
-    "num_beams": (1,),
-    "use_cache": (True,),
-}
-"""Options that vLLM's sampling has no name for, and their values that need none."""
 _SAMPLED = ("temperature", "top_k", "top_p", "min_p")
 _KNOWN = {
-    *(*_SAMPLED, "repetition_penalty", "num_return_sequences", "max_new_tokens", "min_new_tokens", "max_length"),
-    *("eos_token_id", "pad_token_id", "bos_token_id", "stop_strings", "transformers_version", *_MEANT),
+    *(*_SAMPLED, "do_sample", "repetition_penalty", "num_return_sequences"),
+    *("max_new_tokens", "min_new_tokens", "max_length", "stop_strings"),
+    *("eos_token_id", "pad_token_id", "bos_token_id", "transformers_version", "use_cache"),
 }
+_PLAIN = {"num_beams": 1, "length_penalty": 1.0}
+"""Options that vLLM has no name for, at the value that changes nothing."""
 
 
 def check_engine() -> None:
@@ -151,9 +148,9 @@ class OfflineEngine:
 
 def check_options(options: GenerationConfig) -> None:
     """Raise InputError for decoding options that vLLM lacks."""
-    given = {name: value for name, value in options.to_diff_dict().items() if not name.startswith("_")}
-    odd = [name for name, value in given.items() if value is not None and value not in _MEANT.get(name, (value,))]
-    if unknown := sorted({*odd, *(given.keys() - _KNOWN)}):
+    given = {name: value for name, value in options.to_diff_dict().items() if name not in _KNOWN}
+    odd = (name for name, value in given.items() if value and value != _PLAIN.get(name))
+    if unknown := sorted(name for name in odd if not name.startswith("_")):
         raise InputError(
             f"generation: expected options that vLLM has with --engine vllm, got {', '.join(unknown)}; leave them "
             "out, or decode without --engine"
