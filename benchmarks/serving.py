@@ -65,7 +65,7 @@ def main() -> None:
         folder = steered_folder(given.base, given.dtype, Path(place) / "served")
         plain, steered = LLM(given.base, **options), LLM(str(folder), **options)
         print(
-            "| requests | plain, tokens/s | steered, tokens/s | steered: time over plain | two passes: time over plain |"
+            "| requests | plain, tokens/s | steered, tokens/s | steered over plain, time | two passes over plain |"
         )
         print("|---|---|---|---|---|")
         for requests in given.requests:

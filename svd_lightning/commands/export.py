@@ -31,7 +31,7 @@ def export(
     servers.
 
     `--for vllm` writes what `vllm serve OUT` runs, where this package is installed beside vLLM: the base's weights
-    (linked to its files where the disk allows it, else copied), the adapter and the steering.
+    (linked from the hub's cache, or copied from a folder), the adapter and the steering.
 
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.

@@ -47,8 +47,8 @@ def save_served(
 ) -> Path:
     """Write a model with its steering as a folder that vLLM serves with this package beside it. Returns its path.
 
-    The base's own files are linked into it where the file system allows that (hard links take no room), and copied
-    elsewhere, so the folder runs by itself. It appears whole or not at all.
+    The folder runs by itself. The base's files come from the hub's cache as hard links, which take no room, and
+    from a folder of the user's, where they may be written again, as copies. It appears whole or not at all.
 
     Args:
         folder: new, empty, or one that this function wrote, which is replaced.
@@ -57,7 +57,7 @@ def save_served(
         tokenizer: of the base.
         backbone: where the base's files are.
         generation: decoding options; what they say of sampling becomes the default of requests.
-        bring: puts a file of the base to a place in the folder; None links or copies it.
+        bring: puts a file of the base to a place in the folder, in place of links and copies.
 
     Raises:
         InputError: for a folder that holds something else, a base or an adapter that vLLM cannot serve so, or a
@@ -81,8 +81,9 @@ def save_served(
     files = _weight_files(backbone)
     options = _request_options(generation, base.generation_config)
     with replacing_folder(target) as new:
+        own_way = shutil.copyfile if Path(backbone.source).is_dir() else link_or_copy
         for name, file in files.items():
-            (bring or link_or_copy)(file, new / name)
+            (bring or own_way)(file, new / name)
         save_file({name: tensor.contiguous() for name, tensor in own.items()}, new / _STEERING)
         write_json(new / _INDEX, _index(new, [*files, _STEERING]))
         architecture = steered_name(type(base).__name__)

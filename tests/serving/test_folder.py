@@ -59,17 +59,27 @@ def test_it_is_the_base_with_a_recipe(base, tmp_path):
     name = f"{ADAPTER}model.layers.1.self_attn.q_proj"
     assert own[f"{name}.lora_a"].shape == (4, tiny.SIZES["hidden_size"])
     assert own[f"{name}.scaling"] == 6 / 4**0.5, "rsLoRA"
-    assert os.path.samefile(folder / "model.safetensors", base / "model.safetensors"), "no room is taken twice"
+    weights = (base / "model.safetensors").read_bytes()
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert not os.path.samefile(folder / "model.safetensors", base / "model.safetensors"), (
+        "the base may be saved again"
+    )
 
 
-def test_where_files_cannot_be_linked_they_are_copied(base, tmp_path, monkeypatch):
+def test_files_of_the_cache_are_linked_or_else_copied(base, tmp_path, monkeypatch):
+    weights = base / "model.safetensors"
+    (tmp_path / "snapshot").symlink_to(weights)
+    link_or_copy(tmp_path / "snapshot", tmp_path / "link")
+    assert os.path.samefile(tmp_path / "link", weights)
+    assert not (tmp_path / "link").is_symlink()
+
     def refuse(*places):
         raise OSError("another file system")
 
     monkeypatch.setattr(os, "link", refuse)
-    link_or_copy(base / "model.safetensors", tmp_path / "copy")
-    assert not os.path.samefile(tmp_path / "copy", base / "model.safetensors")
-    assert (tmp_path / "copy").read_bytes() == (base / "model.safetensors").read_bytes()
+    link_or_copy(tmp_path / "snapshot", tmp_path / "copy")
+    assert not os.path.samefile(tmp_path / "copy", weights)
+    assert (tmp_path / "copy").read_bytes() == weights.read_bytes()
 
 
 def test_a_base_in_several_files_stays_so(base, tmp_path):

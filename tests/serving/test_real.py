@@ -70,7 +70,7 @@ def test_tokens_of_a_real_model(real, tmp_path):
     tuned = reference(model, UNSTEERED["tuned"], rows, **greedy)
     for label, steering in STEERINGS.items():
         expected = reference(model, steering, rows, **greedy)
-        assert sum(a != b for a, b in zip(expected, tuned, strict=True)) > 8, "the steering does little here"
+        assert sum(a != b for a, b in zip(expected, tuned, strict=True)) >= 5, "the steering does little here"
         folder = served(model, steering, real, tmp_path / label)
         with engine(folder, max_num_seqs=6, max_model_len=128, enable_prefix_caching=True) as vllm:
             assert tokens(vllm, rows) == expected, label

@@ -129,15 +129,17 @@ def attach(model: nn.Module, tensors: Mapping[str, Tensor], *, halves: int) -> N
     for name, tensor in tensors.items():
         projection, _, kind = name.rpartition(".")
         projections.setdefault(projection, {})[kind] = tensor
+    parts: dict[LinearBase, list[nn.Module]] = {}
     for projection, own in projections.items():
         parent, _, last = projection.rpartition(".")
         name, number = JOINED.get(last, (last, 0))
         layer = model.get_submodule(f"{parent}.{name}")
         assert isinstance(layer, LinearBase), projection
-        if not hasattr(layer, "adapter"):
-            layer.adapter = nn.ModuleList()
+        parts.setdefault(layer, []).append(_part(layer, number, own))
+    for layer, own_parts in parts.items():
+        layer.adapter = nn.ModuleList(own_parts)
+        if not isinstance(layer.quant_method, AdaptedLinear):  # weights may be loaded again
             layer.quant_method = AdaptedLinear(layer.quant_method, halves)
-        layer.adapter.append(_part(layer, number, own).to(next(layer.parameters()).device))
 
 
 def _part(layer: LinearBase, number: int, own: Mapping[str, Tensor]) -> nn.Module:

@@ -38,8 +38,10 @@ class SteeredMixin(nn.Module):
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load the base's weights as vLLM does; attach the adapter, and make the recipe."""
-        own: Tensors = {}
-        loaded = super().load_weights(_others(weights, own))  # type: ignore[misc]
+        found: Tensors = {}
+        loaded = super().load_weights(_others(weights, found))  # type: ignore[misc]
+        device = next(self.parameters()).device
+        own = {name: tensor.to(device) for name, tensor in found.items()}
         recipe = Recipe.read(self._content, own).finite()
         self._steering = recipe.steering.shared
         adapter = {name.removeprefix(ADAPTER): one for name, one in own.items() if name.startswith(ADAPTER)}
