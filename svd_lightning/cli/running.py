@@ -16,6 +16,8 @@ from svd_lightning.files import disk_trouble
 from svd_lightning.handles import expanded
 from svd_lightning.signals import Stopped, answering
 
+_PYTHON_WORDS = {"for": "form", "as": "form"}
+
 
 def run(verb: str, options: list[str]) -> None:
     """Run a verb; bad input, a full disk and signals end in one line."""
@@ -67,9 +69,12 @@ def run_function(verb: str, options: list[str]) -> None:
 
 
 def _underscored(argument: str) -> str:
-    """Write `--push-to-hub` as `--push_to_hub`."""
+    """Write `--push-to-hub` as `--push_to_hub`, and `--for` and `--as`, words that Python keeps, as `--form`."""
     name, equals, value = argument.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else argument
+    if not name.startswith("--"):
+        return argument
+    word = name[2:].replace("-", "_")
+    return f"--{_PYTHON_WORDS.get(word, word)}{equals}{value}"
 
 
 def _quiet_libraries() -> None:

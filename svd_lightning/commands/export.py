@@ -11,6 +11,7 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
 from svd_lightning.report.folder import RECORD, load_run, of_calibration
 from svd_lightning.runs import open_run
+from svd_lightning.serving.folder import check_served_target, save_served
 from svd_lightning.steering import LabelBias
 
 
@@ -18,7 +19,7 @@ def export(
     run: str,
     out: str,
     *,
-    form: Literal["steering", "adapter", "options"] | None = None,
+    form: Literal["steering", "adapter", "options", "vllm"] | None = None,
     push_to_hub: str | None = None,
     private: bool = True,
 ) -> Path:
@@ -29,11 +30,15 @@ def export(
     of the adapter, and an adapter scale its alpha; a prior, label bias or temperature can become decoding options,
     of transformers and of OpenAI-compatible servers.
 
+    `--for vllm` writes what `vllm serve OUT` runs, where this package is installed beside vLLM: the base's weights
+    (linked from the hub's cache, or copied from a folder), the adapter and the steering.
+
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.
         out: folder to write; an older artefact there is replaced.
         form: `steering` brings code for generate, `adapter` is a plain PEFT adapter, `options` is the adapter as
-            it is with decoding options; null takes the plainest that holds a correction, and code for a steering.
+            it is with decoding options, `vllm` is for vLLM; null takes the plainest that holds a correction, and
+            code for a steering. `--as adapter` and `--for vllm` are other words for it.
         push_to_hub: hub name to which the folder is uploaded too, such as me/my-adapter; needs `hf auth login`.
         private: whether a repository that the upload creates is private.
 
@@ -44,7 +49,8 @@ def export(
         InputError: if the run cannot be opened or is not calibrated, the form cannot hold what it uses, the folder
             holds something else, or the hub refuses.
     """
-    check_target(target := Path(out).expanduser().absolute())
+    target = Path(out).expanduser().absolute()
+    check_served_target(target) if form == "vllm" else check_target(target)
     if push_to_hub is not None:
         check_hub_name(push_to_hub)
     module = open_run(run)
@@ -130,4 +136,15 @@ def _as_options(module: SteeredLanguageModel, target: Path, results: HeldOutMetr
     )
 
 
-_FORMS = {"steering": _as_steering, "adapter": _as_adapter, "options": _as_options}
+def _for_vllm(module: SteeredLanguageModel, target: Path, results: HeldOutMetricsRecord | None) -> Path:
+    return save_served(
+        target,
+        module.peft_model,
+        module.task_steering,
+        module.tokenizer,
+        backbone=module.backbone,
+        generation=module.generation,
+    )
+
+
+_FORMS = {"steering": _as_steering, "adapter": _as_adapter, "options": _as_options, "vllm": _for_vllm}

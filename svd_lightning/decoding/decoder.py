@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -18,6 +18,13 @@ from svd_lightning.records import PredictionRecord
 from svd_lightning.steering import SteeringFunction
 
 _log = logging.getLogger(__name__)
+
+
+class Completer(Protocol):
+    """Completes batches of prompts."""
+
+    def complete(self, batch: Batch, steerings: Mapping[str, SteeringFunction]) -> list[PredictionRecord]:
+        """Complete a batch under several steerings: one record per row, with each completion under its name."""
 
 
 class Decoder:

@@ -161,13 +161,13 @@ def generate(
         tokenizer=tokenizer,
         synced_gpus=synced_gpus,
     )
-    answers = [_before_end(answer, config.eos_token_id) for answer in sequences[:, prompts.shape[1] :].tolist()]
+    answers = [before_end(answer, config.eos_token_id) for answer in sequences[:, prompts.shape[1] :].tolist()]
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     per_row = len(texts) // len(prompts)
     return [texts[start : start + per_row] for start in range(0, len(texts), per_row)]
 
 
-def _before_end(answer: list[int], eos_token_id: int | list[int] | None) -> list[int]:
+def before_end(answer: list[int], eos_token_id: int | list[int] | None) -> list[int]:
     """Cut an answer before its end, which need not be a special token of the tokenizer."""
     ends = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
     return answer[: next((place for place, token in enumerate(answer) if token in ends), None)]
@@ -197,6 +197,11 @@ def complete(
         "steer": steer,
     }
     texts = {name: generate(peft_model, batch, steering, **options) for name, steering in steerings.items()}
+    return prediction_records(batch, texts)
+
+
+def prediction_records(batch: Batch, texts: Mapping[str, Sequence[list[str]]]) -> list[PredictionRecord]:
+    """Return the record of each row of a batch, with its completions by their names: one text, or a list."""
     tasks = batch.get("task", [None] * len(batch["id"]))
     records = [
         {"id": batch["id"][row], "prompt": batch["prompt"][row]}

@@ -36,6 +36,7 @@ VALUES = {
     "--calibration.decoded": "7",
     "--predict.output": "answers.jsonl",
     "--predict.compare": "true",
+    "--engine": "vllm",
     "--ckpt_path": "last.ckpt",
     "--gpu": "24GiB",
     "--reserve": "2GiB",

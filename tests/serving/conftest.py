@@ -1,0 +1,11 @@
+"""vLLM pins its own torch: `make test-vllm` runs these tests beside it; elsewhere those that need it skip."""
+
+import os
+
+# Engines in this process: they start in seconds. nobind: cores are shared with the other tests' processes.
+os.environ |= {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
