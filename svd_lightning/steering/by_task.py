@@ -1,7 +1,7 @@
 """A steering for every row of a batch: rows of several tasks side by side."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,11 @@ class RowSteering:
         chosen = copy.copy(self)
         chosen._number = self._number.to(rows.device)[rows]
         return chosen
+
+    def parts(self) -> Iterator[tuple[Tensor, SteeringFunction]]:
+        """Yield each function with its rows, int64."""
+        for n, function in enumerate(self._functions):
+            yield (self._number == n).nonzero().squeeze(-1), function
 
     def map(self, change: Callable[[SteeringFunction], SteeringFunction]) -> "RowSteering":
         """Return the steering of the same rows with each function changed."""

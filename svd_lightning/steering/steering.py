@@ -149,10 +149,10 @@ class Steering:
         logits = widened(tuned_logits)
         mask = None if self.alpha is None else confidence_mask(logits, self.alpha)
         directions = (rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1)) for rule in self.rules)
-        strengths = self._strengths_at(log_p, log_q)
+        strengths = self.strengths_at(log_p, log_q)
         return steer(logits, directions, mask, strength=strengths, penalty=self.penalty)
 
-    def _strengths_at(self, log_p: Tensor, log_q: Tensor) -> Sequence[float | Tensor]:
+    def strengths_at(self, log_p: Tensor, log_q: Tensor) -> Sequence[float | Tensor]:
         """Return μ_k of each rule: a number, or with features one for each position, [..., 1]."""
         if self.strengths is None:
             raise InputError(
