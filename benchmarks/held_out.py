@@ -2,8 +2,9 @@
 
 python benchmarks/held_out.py --model ../real/smollm2-135m --data ../shared/data/commonsense --folder /tmp/held_out
 
-The version of the package (PYTHONPATH) that runs first makes the warm start and calibrates it in `FOLDER/fit`; every
-version tests that run. CPU seconds are printed, which other work on the machine lengthens less than wall-clock time.
+The version of the package (PYTHONPATH) that runs first makes the warm start and calibrates it in `FOLDER/fit`;
+every version tests that run. CPU seconds are printed, which other work on the machine lengthens less than
+wall-clock time.
 """
 
 import argparse
@@ -71,8 +72,8 @@ def main() -> None:
     parser.add_argument("--task", default="ARC-Easy", help="prefix of the two files, such as boolq")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--test", type=int, default=40)
-    parser.add_argument("--eval_batch_size", type=int, help="questions of a batch; the package's default if left out")
     parser.add_argument("--profile", action="store_true", help="print where the scoring spends its time")
+    parser.add_argument("more", nargs="*", help="after --: options of `test`")
     given = parser.parse_args()
     run = given.folder / "fit/version_0"
     if not run.exists():
@@ -90,11 +91,10 @@ def main() -> None:
     scored = HeldOut.add
     HeldOut.add = timed("scoring", lambda *args: add(scored, *args) if add else scored(*args))
     HeldOut.results = timed("metrics and intervals", HeldOut.results)
-    size = [] if given.eval_batch_size is None else [f"--data.eval_batch_size={given.eval_batch_size}"]
     verb: list[CompletionDataModule] = []
     loader = CompletionDataModule.test_dataloader
     CompletionDataModule.test_dataloader = lambda self: (verb.append(self), loader(self))[1]
-    timed("test, all of it", cli)(["test", str(run), *size])
+    timed("test, all of it", cli)(["test", str(run), *given.more])
     timed("bare forwards", bare_forwards)(modules[0].peft_model.eval(), verb[0])
     for name, seconds in SPENT.items():
         print(f"{name}: {seconds:.2f} CPU s, {seconds / SPENT['bare forwards']:.2f} × the bare forwards")

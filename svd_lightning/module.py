@@ -225,7 +225,8 @@ class SteeredLanguageModel(AdaptedModule):
         if not (any_rank(self.trainer, bool(rows)) if sharded else rows):
             return []
         batch = rows_of(batch, rows or [0])  # a process that is done decodes along with the others
-        steerings = {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self._compare else {})
+        mine = UNSTEERED["tuned"] if self.task_steering.is_tuned else self.task_steering.of_batch(batch)
+        steerings = {"completion": mine} | (UNSTEERED if self._compare else {})
         return complete(
             self.peft_model,
             batch,

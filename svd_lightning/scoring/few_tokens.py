@@ -109,7 +109,8 @@ class ChunkScorer:
     def _masked(self, steering: Steering, alpha: float) -> _Moved:
         if alpha not in self._masks:
             mask = confidence_mask(self._chunk.tuned_logits, alpha)
-            self._masks[alpha] = *mask.nonzero(as_tuple=True), self._rest(mask)
+            rows, entries = mask.nonzero(as_tuple=True)
+            self._masks[alpha] = rows, entries, self._rest(mask)
         row, entry, rest = self._masks[alpha]
         log_p, log_q = (each[row, entry].double().unsqueeze(-1) for each in (self._log_p, self._log_q))
         shift = torch.zeros_like(log_p)
@@ -157,7 +158,7 @@ class ChunkScorer:
         return LabelScores(self._log_probs(logits, log_p), kl_from_log_probs(log_p, self._log_q))
 
     def _log_probs(self, logits: Tensor, log_p: Tensor) -> Tensor:
-        """Return the labels' log-probabilities, [n], without the 1e-5 by which a float32 softmax misses a sum of 1."""
+        """Return the labels' log-probabilities, [n]; a softmax in float32 sums to 1 ± 1e-5, which is mended."""
         return self._at_label(logits, log_p) - log_p.exp().sum(dim=-1).log()
 
     def _at_label(self, logits: Tensor, log_p: Tensor) -> Tensor:

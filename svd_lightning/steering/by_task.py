@@ -144,6 +144,11 @@ class TaskSteering:
         """The scale of the adapter at which the tuned model runs, whatever the task."""
         return RowSteering([self.shared, *self.own.values()]).adapter_scale
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether every task is decoded by the tuned model as it is."""
+        return all(one.is_tuned for one in (self.shared, *self.own.values()))
+
     def with_penalty(self, penalty: float) -> "TaskSteering":
         """Return the same strengths with another penalty outside the mask."""
         own = {task: one.with_penalty(penalty) for task, one in self.own.items()}

@@ -27,6 +27,7 @@ class Tuned:
     """The tuned model's logits as they are."""
 
     reads_base = forbids = False
+    is_tuned = True
 
     def __call__(self, tuned_logits: Tensor, base_logits: Tensor | None = None) -> Tensor:
         """Return the tuned logits, [..., V]."""
@@ -125,6 +126,11 @@ class Steering:
             return True
         rules = zip(self.strengths, self.directions, strict=True)
         return any(strength and getattr(rule, "reads_base", True) for strength, rule in rules)
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it leaves the tuned logits as they are."""
+        return self.calibrated and not any(self.strengths or ()) and (self.alpha is None or self.penalty == 0.0)
 
     @property
     def forbids(self) -> bool:
