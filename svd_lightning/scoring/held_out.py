@@ -8,7 +8,7 @@ from torch import Tensor
 
 from svd_lightning.calibration import NONE, as_collected, describe_tasks, rescore, rescored
 from svd_lightning.data import Batch
-from svd_lightning.metrics import Completions, MeanNLL, MultipleChoice
+from svd_lightning.metrics import Completions, ExampleScores, MeanNLL, MultipleChoice, ScoredExamples
 from svd_lightning.objective import LabelCollector
 from svd_lightning.records import CalibrationRecord, HeldOutTableRecord, TestResults
 from svd_lightning.scoring.collect import token_collector
@@ -45,6 +45,9 @@ class Likelihood:
 
     def __init__(self) -> None:
         self._nll = {name: MeanNLL() for name in ("base", "tuned", "steered")}
+        self._examples = ExampleScores()
+        self.examples: ScoredExamples | None = None
+        """The tuned model's scores of each example, as `result` found them."""
 
     def add(self, peft_model: PeftModel, batch: Batch, steering: TaskSteering) -> None:
         """Score a batch: input_ids, attention_mask and labels [B, T], and task, if the rows have any."""
@@ -53,11 +56,13 @@ class Likelihood:
         for name in self._names(steering):
             log_probs: Tensor = getattr(scores, name)
             self._nll[name].to(log_probs.device).update(log_probs)
+        self._examples.to(scores.tuned.device).update(batch["index"][scores.rows], scores.tuned)
 
     def result(self, steering: TaskSteering) -> dict[str, float]:
         """Return `nll_base`, `nll_tuned`, `nll_steered`, nats per token, and reset. Call it on every process."""
         nll = {f"nll_{name}": self._nll[name].compute().item() for name in self._names(steering)}
-        for metric in self._nll.values():
+        self.examples = self._examples.compute()
+        for metric in (*self._nll.values(), self._examples):
             metric.reset()
         return nll
 
