@@ -60,8 +60,9 @@ def open_handle(place: str, verb: str) -> Handle:
 def options(handle: Handle, verb: str, rest: Sequence[str]) -> list[str]:
     """Return the options that a handle stands for, and then those given beside it, which win.
 
-    Results go into the folder: training goes on with its curves, the other verbs keep no logger. `--data FILE`
-    names prompts to predict, and their answers get a file with that name.
+    Results go into the folder: training goes on with its curves, the other verbs keep no logger. They are shown,
+    though `run` has hidden them until its answer. `--data FILE` names prompts to predict, and their answers get a
+    file with that name.
     """
     folder = handle.folder
     place = pinned(folder) if verb == "fit" else ["--trainer.logger", "false"]
@@ -69,6 +70,7 @@ def options(handle: Handle, verb: str, rest: Sequence[str]) -> list[str]:
     own = [
         *("--config", str(folder / CONFIG), "--ckpt_path", str(handle.checkpoint)),
         *("--trainer.default_root_dir", str(folder), *place, "--model.steering", steering),
+        *("--calibration.show_table", "true"),
     ]
     if verb != "predict":
         return [*own, *rest]

@@ -39,7 +39,7 @@ def test_what_a_handle_stands_for():
     assert found == [
         *("--config", "runs/mine/config.yaml", "--ckpt_path", "runs/mine/checkpoints/last.ckpt"),
         *("--trainer.default_root_dir", "runs/mine", "--trainer.logger", "false"),
-        *("--model.steering", "{alpha: 0.3}", "--seed_everything", "1"),
+        *("--model.steering", "{alpha: 0.3}", "--calibration.show_table", "true", "--seed_everything", "1"),
     ]
     assert options(handle, "predict", []) == found[:-2]
     own = [*found[:-2], "--data", "svd_lightning.data.Prompts", "--data.path", "a/b.jsonl"]

@@ -31,6 +31,7 @@ from svd_lightning.signals import Stopped
 
 Perform = Callable[[Sequence[str]], int]
 """Runs one command of svd-lightning; returns its exit status."""
+_NO_TABLE = ("--calibration.show_table", "false")  # the answer comes at the end
 
 
 def as_process(words: Sequence[str]) -> int:
@@ -83,11 +84,11 @@ def _go_on(request: Request, state: State, perform: Perform) -> int:
     folder = request.folder
     if not state.trained:
         words = training_words(folder, state, request)
-        if words is not None and (status := perform(words)):
+        if words is not None and (status := perform([*words, *_NO_TABLE])):
             return status
         state = replace(state, trained=True)
         write_state(folder, state)
-    if state.tests and not is_tested(folder) and (status := perform(["test", str(folder)])):
+    if state.tests and not is_tested(folder) and (status := perform(["test", str(folder), *_NO_TABLE])):
         return status
     _show(folder, trained=state.training)
     return 0

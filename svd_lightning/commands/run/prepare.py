@@ -160,7 +160,7 @@ def _whole(
         "trainer": trainer,
         "model": model,
         "data": {**first["data"], "init_args": arguments},
-        "calibration": {"show_table": False, "any_recipe": True},
+        "calibration": {"any_recipe": True},
     }
 
 
