@@ -60,8 +60,9 @@ def open_handle(place: str, verb: str) -> Handle:
 def options(handle: Handle, verb: str, rest: Sequence[str]) -> list[str]:
     """Return the options that a handle stands for, and then those given beside it, which win.
 
-    Results go into the folder: training goes on with its curves, the other verbs keep no logger. `--data FILE`
-    names prompts to predict, and their answers get a file with that name.
+    Results go into the folder: training goes on with its curves, the other verbs keep no logger. They are shown,
+    though `run` has hidden them until its answer. `--data FILE` names prompts to predict, and their answers get a
+    file with that name.
     """
     folder = handle.folder
     place = pinned(folder) if verb == "fit" else ["--trainer.logger", "false"]

@@ -229,7 +229,8 @@ class SteeredLanguageModel(AdaptedModule):
         if not (any_rank(self.trainer, bool(rows)) if is_sharded(self.trainer) else rows):
             return []
         batch = rows_of(batch, rows or [0])  # a process that is done decodes along with the others
-        steerings = {"completion": self.task_steering.of_batch(batch)} | (UNSTEERED if self._compare else {})
+        mine = UNSTEERED["tuned"] if self.task_steering.is_tuned else self.task_steering.of_batch(batch)
+        steerings = {"completion": mine} | (UNSTEERED if self._compare else {})
         return self._decoder.complete(batch, steerings)[: len(rows)]
 
     # -- what a checkpoint holds ---------------------------------------------------------------------------

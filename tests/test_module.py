@@ -170,10 +170,13 @@ def test_schedule_goes_by_optimizer_steps(diaries, tmp_path):
 def test_decoding_leaves_out_rows_that_are_done_and_compares_on_request(diaries, tmp_path):
     module = loaded(diary_model(steering=Steering(strengths=[0.0], penalty=0.0)))
     module.start_predicting({1, 4}, compare=True)
+    forwards = []
+    module.peft_model.get_base_model().get_decoder().register_forward_hook(lambda *_: forwards.append(1))
     batches = quiet_trainer(tmp_path).predict(module, datamodule=diary_data(diaries))
     rows = [row for batch in batches for row in batch]
     assert [row["id"] for row in rows] == [f"predict-{index}" for index in (0, 2, 3, 5)]
     assert [row["completion"] for row in rows] == [row["tuned"] for row in rows], "strength 0 is the tuned model"
+    assert len(forwards) <= 2 * len(batches) * module.generation.max_new_tokens, "which is decoded once"
     assert [row["base"] for row in rows] != [row["tuned"] for row in rows]
     assert set(rows[0]) == {"id", "prompt", "index", "reference", "completion", "base", "tuned"}
 

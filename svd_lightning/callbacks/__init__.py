@@ -6,6 +6,7 @@ from svd_lightning.callbacks.requeue import RequeueBetweenBatches
 from svd_lightning.callbacks.run_config import NewRunFolder
 from svd_lightning.callbacks.run_log import RunLogFile
 from svd_lightning.callbacks.stopping import StopBetweenBatches
+from svd_lightning.callbacks.validations import ValidationHistory
 
 __all__ = [
     "NewRunFolder",
@@ -14,4 +15,5 @@ __all__ = [
     "RunLogFile",
     "SteeringCalibration",
     "StopBetweenBatches",
+    "ValidationHistory",
 ]

@@ -34,7 +34,8 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         output: the file to write; null puts `predictions.jsonl` into the run folder.
-        compare: decode with the base and the tuned model too, as `base` and `tuned`.
+        compare: decode with the base and the tuned model too, as `base` and `tuned`. Where steering leaves the
+            tuned model as it is, they are decoded once.
 
     Raises:
         InputError: at the start of predict, if the file exists already.

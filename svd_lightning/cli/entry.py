@@ -2,9 +2,10 @@
 
 import sys
 
+from svd_lightning.cli.completion import completion
 from svd_lightning.cli.help import short_help
 from svd_lightning.cli.verbs import VERBS
-from svd_lightning.errors import meant
+from svd_lightning.errors import InputError, meant
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -16,6 +17,12 @@ def main(arguments: list[str] | None = None) -> None:
     if not given or given[0] not in VERBS:
         print(f"error: {_no_verb(given)}", file=sys.stderr)
         sys.exit(2)
+    if given[0] == "completion":
+        try:
+            print(completion(given[1:]))
+        except InputError as error:
+            sys.exit(f"error: {error}")
+        return
     from svd_lightning.cli.running import run  # torch and the like take seconds, for which help must not wait
 
     run(given[0], ["--help" if word == "--help.all" else word for word in given[1:]])

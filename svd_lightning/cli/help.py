@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 
+from svd_lightning.cli.function_help import function_help
 from svd_lightning.cli.lightning_help import SHORT
-from svd_lightning.cli.verbs import VERBS
+from svd_lightning.cli.verbs import COMMANDS, VERBS
 from svd_lightning.commands.run.request import help_text
 
 _HEAD = """Steering Vector Decoding: fine-tune a PEFT adapter briefly, calibrate how far to push its direction, and
@@ -13,12 +14,13 @@ decode with it.
 usage: svd-lightning VERB …       svd-lightning VERB --help       svd-lightning --version
 """
 
+_COMPLETED = """In ~/.bashrc or ~/.zshrc:
+  eval "$(svd-lightning completion bash)"
+"""
+
 
 def short_help(given: Sequence[str]) -> str | None:
-    """Return the help or version that these arguments ask for; None if they ask for neither.
-
-    Verbs that are functions have few options: their parsers show them.
-    """
+    """Return the help or version that these arguments ask for; None if they ask for neither."""
     verb, *options = given or [""]
     if verb == "--version":
         return f"svd-lightning {version('svd-lightning')}"
@@ -26,7 +28,13 @@ def short_help(given: Sequence[str]) -> str | None:
         return _overview()
     if verb == "run" and {"-h", "--help", "--help.all"}.intersection(options):
         return help_text()
-    return _of_verb(verb) if verb in SHORT and {"-h", "--help"}.intersection(options) else None
+    if not {"-h", "--help"}.intersection(options):
+        return None
+    if verb in COMMANDS:
+        return function_help(verb)
+    if verb == "completion":
+        return f"usage: svd-lightning completion bash | zsh\n\n{VERBS[verb].about}\n\n{_COMPLETED}"
+    return _of_verb(verb) if verb in SHORT else None
 
 
 def _overview() -> str:

@@ -25,6 +25,7 @@ from svd_lightning.callbacks import (
     RequeueBetweenBatches,
     RunLogFile,
     SteeringCalibration,
+    ValidationHistory,
 )
 from svd_lightning.cli.parser import OneLineParser
 from svd_lightning.cli.verbs import PLAN
@@ -131,7 +132,8 @@ class SteeringCLI(LightningCLI):
         with explained((ValueError, MisconfigurationException), lambda reason: f"trainer: {reason}"):
             trainer = super().instantiate_trainer(**kwargs)
         assert isinstance(trainer, SteeringTrainer)
-        trainer.callbacks.append(RunLogFile(self.run_log))  # after the one that refuses another run's folder
+        # after the one that refuses another run's folder
+        trainer.callbacks += [RunLogFile(self.run_log), ValidationHistory()]
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ COMMANDS: dict[str, Verb] = {
     "demo": Verb(
         "Warm-start, calibrate and decode on a tiny model, and compare with the known truth.",
         "demo",
-        "svd_lightning.commands.demo:demo",
+        "svd_lightning.commands.demo.command:demo",
     ),
     "report": Verb(
         "Write the calibration of a run as one HTML file, and print its path.",
@@ -60,7 +60,7 @@ COMMANDS: dict[str, Verb] = {
     "chat": Verb(
         "Talk with a run in the terminal: base, tuned or steered, and all three compared.",
         "chat runs/mine/version_0",
-        "svd_lightning.commands.chat:chat",
+        "svd_lightning.commands.chat.command:chat",
     ),
     "serve": Verb(
         "Answer over HTTP as an OpenAI-compatible server, by base, tuned or steered model as each request says.",
@@ -121,5 +121,18 @@ RUN = Verb(
     "svd_lightning.commands.run.command:run",
 )
 
-VERBS: dict[str, Verb] = {"run": RUN, **LIGHTNING, **COMMANDS, **PASSING, "plan": PLAN}
+COMPLETION = Verb(
+    "Print the script that completes verbs and options in bash or zsh; file names are completed as usual.",
+    "completion bash",
+    "svd_lightning.cli.completion:completion",
+)
+
+VERBS: dict[str, Verb] = {
+    "run": RUN,
+    **LIGHTNING,
+    **COMMANDS,
+    **PASSING,
+    "plan": PLAN,
+    "completion": COMPLETION,
+}
 """All verbs."""

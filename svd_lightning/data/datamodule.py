@@ -19,7 +19,7 @@ from svd_lightning.data.examples import ChoiceQuestion, Example
 from svd_lightning.data.opening import without_opening
 from svd_lightning.data.options import DataOptions
 from svd_lightning.data.questions import EncodedQuestion, QuestionCollator, encode_questions
-from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, padded_to_ranks
+from svd_lightning.data.sampler import EvenShare, LengthGroupedSampler, RowT, batched_by_length, padded_to_ranks
 from svd_lightning.data.splits import SplitSizes, make_splits
 from svd_lightning.data.tokenise import EncodedExample, check_vocabulary, encode
 from svd_lightning.errors import InputError
@@ -252,7 +252,9 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
     def _choice_loader(self, split: str) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:
         if not self.questions(split):
             return self._share_loader(self._split(split), self._scoring_collator())
-        return self._share_loader(self.all_choices(split), QuestionCollator(rows=self._scoring_collator()))
+        batch = (self.eval_batch_size or self.batch_size) * self._ranks()[0]
+        rows = batched_by_length(self.all_choices(split), batch)
+        return self._share_loader(rows, QuestionCollator(rows=self._scoring_collator()))
 
     def _share_loader(self, rows: Sequence[RowT], collator: Collator[RowT]) -> DataLoader[RowT]:
         """Load this rank's share in order, with a sampler that Lightning does not divide over the ranks again."""

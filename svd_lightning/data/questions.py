@@ -123,8 +123,8 @@ class QuestionBatch(ScoringBatch):
     """Column of the first token in which the question's choices differ, int64 [R]."""
     end: Tensor
     """Column of the end (EOS), which is not part of a choice's score, int64 [R]."""
-    alone: bool
-    """Whether all rows are of one question."""
+    question: Tensor
+    """Place of the row's question in the batch, int64 [R]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class QuestionCollator:
             "asked": torch.tensor([len(question.choices) > 1 for question, _ in options]),
             "differ": torch.tensor([differ for q in questions for differ in [q.differ] * len(q.choices)]),
             "end": torch.tensor([len(choice) - 1 for choice in choices]),
-            "alone": len(questions) == 1,
+            "question": torch.tensor([place for place, q in enumerate(questions) for _ in q.choices]),
         }
 
 

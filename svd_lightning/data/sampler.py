@@ -12,6 +12,9 @@ from torch.utils.data.distributed import DistributedSampler
 class Row(Protocol):
     """A row that can be repeated without a second score."""
 
+    def __len__(self) -> int:
+        """Return its length in tokens."""
+
     def emptied(self: "RowT") -> "RowT":
         """Return a copy without labels, of index −1."""
 
@@ -66,6 +69,20 @@ class LengthGroupedSampler(DistributedSampler[int]):
     def _longest_first(self, batches: Tensor) -> Tensor:
         longest = int(self.lengths[batches].amax(dim=1).argmax())
         return torch.cat([batches[longest : longest + 1], batches[:longest], batches[longest + 1 :]])
+
+
+def batched_by_length(rows: Sequence[RowT], size: int) -> list[RowT]:
+    """Order rows so that batches hold rows of similar length: those of a batch stand together.
+
+    Batches come in the order of their first rows; one that is not full comes last.
+
+    >>> batched_by_length(["ccc", "a", "bb", "a", "dddd"], 2)
+    ['ccc', 'bb', 'a', 'a', 'dddd']
+    """
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+    batches = [sorted(order[start : start + size]) for start in range(0, len(order), size)]
+    batches.sort(key=lambda batch: (len(batch) < size, batch))
+    return [rows[number] for batch in batches for number in batch]
 
 
 def padded_to_ranks(rows: Sequence[RowT], num_replicas: int) -> list[RowT]:

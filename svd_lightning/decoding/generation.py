@@ -4,8 +4,10 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
+import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -14,7 +16,7 @@ from svd_lightning.data import Batch, EncodedExample
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.records import PredictionRecord
-from svd_lightning.steering import SteeringFunction
+from svd_lightning.steering import UNSTEERED, RowSteering, SteeringFunction, is_tuned
 
 _log = logging.getLogger(__name__)
 
@@ -185,18 +187,25 @@ def complete(
 ) -> list[PredictionRecord]:
     """Complete a batch under several steerings: one record per row, with each completion under its name.
 
+    A row that several steerings leave to the tuned model as it is gets the same completion under all their names.
+
     Args:
         peft_model, batch, config, tokenizer, synced_gpus, steer: as in `generate`; the batch holds index, id,
             prompt and completion too.
         steerings: the steering of each completion, by its name in the record.
     """
-    options: dict[str, Any] = {
-        "config": config,
-        "tokenizer": tokenizer,
-        "synced_gpus": synced_gpus,
-        "steer": steer,
-    }
-    texts = {name: generate(peft_model, batch, steering, **options) for name, steering in steerings.items()}
+    decode = partial(
+        generate, peft_model, config=config, tokenizer=tokenizer, synced_gpus=synced_gpus, steer=steer
+    )
+    texts: dict[str, list[list[str]]] = {}
+    tuned: dict[int, list[str]] = {}  # completions of the tuned model by row, each decoded once
+    for name, steering in steerings.items():
+        alike = _tuned_rows(steering, len(batch["id"]), synced_gpus=synced_gpus)
+        rest = [row for row in range(len(batch["id"])) if row not in alike or row not in tuned]
+        mine = steering.of(torch.tensor(rest)) if isinstance(steering, RowSteering) else steering
+        new = dict(zip(rest, decode(rows_of(batch, rest), mine), strict=True)) if rest else {}
+        tuned |= {row: text for row, text in new.items() if row in alike}
+        texts[name] = [new[row] if row in new else tuned[row] for row in range(len(batch["id"]))]
     return prediction_records(batch, texts)
 
 
@@ -211,6 +220,17 @@ def prediction_records(batch: Batch, texts: Mapping[str, Sequence[list[str]]]) -
         for row in range(len(batch["id"]))
     ]
     return cast(list[PredictionRecord], records)
+
+
+def _tuned_rows(steering: SteeringFunction, size: int, *, synced_gpus: bool) -> set[int]:
+    """Return the rows that a steering leaves to the tuned model as it is.
+
+    Processes that share a model must decode as many batches as each other, whatever steers their rows.
+    """
+    if synced_gpus or not isinstance(steering, RowSteering):
+        alike = steering is UNSTEERED["tuned"] or (is_tuned(steering) and not synced_gpus)
+        return set(range(size)) if alike else set()
+    return {row for rows, function in steering.parts() if is_tuned(function) for row in rows.tolist()}
 
 
 def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:

@@ -2,7 +2,13 @@
 
 from svd_lightning.metrics.gain import Gain, paired_gain
 from svd_lightning.metrics.keyed_rows import GatheredRows
-from svd_lightning.metrics.likelihood import Completions, CompletionScores, MeanNLL
+from svd_lightning.metrics.likelihood import (
+    Completions,
+    CompletionScores,
+    ExampleScores,
+    MeanNLL,
+    ScoredExamples,
+)
 from svd_lightning.metrics.multiple_choice import ChoiceScores, MultipleChoice
 from svd_lightning.metrics.options import OPTION_METRICS, OptionMetric, Options, accuracy, mc1, mc2, mc3
 from svd_lightning.metrics.written import (
@@ -26,6 +32,7 @@ __all__ = [
     "CompletionScores",
     "Completions",
     "ExactMatch",
+    "ExampleScores",
     "ExtractionAccuracy",
     "Gain",
     "GatheredRows",
@@ -35,6 +42,7 @@ __all__ = [
     "OptionMetric",
     "Options",
     "RougeL",
+    "ScoredExamples",
     "accuracy",
     "both",
     "exact_match",

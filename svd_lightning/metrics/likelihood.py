@@ -25,6 +25,48 @@ class MeanNLL(Average):
         super().update(-log_probabilities)
 
 
+class ScoredExamples:
+    """Every example once. (Not a dataclass: torchmetrics would squeeze the tensors of one.)"""
+
+    def __init__(self, example: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
+        self.example, self.tokens, self.log_probs = example, tokens, log_probs
+        """Number of each example and of its tokens, int64 [E]; Σ of their log-probabilities, float64 [E]."""
+
+
+class ExampleScores(KeyedRows):
+    """Gathers Σ log p of every example's completion tokens.
+
+    >>> metric = ExampleScores()
+    >>> for _ in range(2):  # a repeated sample counts once
+    ...     metric.update(torch.tensor([4, 4]), torch.tensor([-1.0, -0.5]))
+    >>> metric.compute().log_probs
+    tensor([-1.5000], dtype=torch.float64)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(keys=1, columns=2)
+
+    def update(self, example: Tensor, log_probs: Tensor) -> None:
+        """Add n tokens, all those of their examples.
+
+        Args:
+            example: number of each token's example, int64 [n].
+            log_probs: log-probability of the token, [n].
+
+        Raises:
+            InputError: for NaN or +∞.
+        """
+        keys, place = example.unique(return_inverse=True)
+        sums = torch.zeros(len(keys), 2, dtype=torch.float64, device=log_probs.device)
+        columns = torch.stack([torch.ones_like(log_probs), log_probs], dim=1).double()
+        self._add(keys.unsqueeze(1), sums.index_add(0, place, columns))
+
+    def compute(self) -> ScoredExamples:
+        """Return all examples, in order."""
+        keys, values = self.gathered()
+        return ScoredExamples(keys[:, 0], values[:, 0].long(), values[:, 1])
+
+
 class CompletionScores:
     """Every completion token once. (Not a dataclass: torchmetrics would squeeze the tensors of one.)"""
 

@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from svd_lightning.errors import InputError
@@ -18,8 +19,17 @@ Head = Callable[[Tensor], Tensor]
 """Final hidden states [N, H] → the model's own logits [N, V]."""
 
 
+class SharedPrompts(NamedTuple):
+    """What the rows of a batch have in common: rows of one group begin with the same tokens."""
+
+    columns: int
+    """How many, at least 1 and fewer than all, when the rows are padded on the right."""
+    group: Tensor
+    """The group of each row, int64 [B]: 0, 1, … in order."""
+
+
 def tuned_hidden_states(
-    peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared_columns: int = 0
+    peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared: SharedPrompts | None = None
 ) -> Tensor:
     """Return the final hidden states of the tuned model, without the columns of virtual tokens.
 
@@ -27,8 +37,8 @@ def tuned_hidden_states(
         peft_model: any PEFT model around a causal LM of transformers, in evaluation mode.
         input_ids: int64 [B, T], padded on either side.
         attention_mask: [B, T], 0 on padding.
-        shared_columns: leading tokens that all rows have in common (`right_padded` rows); they are computed
-            once and their cache repeated. 0 computes every row whole.
+        shared: the tokens with which rows begin alike; they are computed once for each group, and their cache
+            repeated, unless the model cannot go on from a cache by several tokens. None computes every row whole.
 
     Returns:
         The LM head's input in the model's dtype, [B, T, H]; undefined on padding.
@@ -37,15 +47,15 @@ def tuned_hidden_states(
         InputError: as `check_adapter`.
     """
     check_adapter(peft_model)
-    return _hidden_states(peft_model, peft_model.get_base_model(), input_ids, attention_mask, shared_columns)
+    return _hidden_states(peft_model, peft_model.get_base_model(), input_ids, attention_mask, shared)
 
 
 def base_hidden_states(
-    peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared_columns: int = 0
+    peft_model: PeftModel, input_ids: Tensor, attention_mask: Tensor, *, shared: SharedPrompts | None = None
 ) -> Tensor:
     """Return the final hidden states of the base model without the adapter; see `tuned_hidden_states`."""
     with adapter_off(peft_model) as base_model:
-        return _hidden_states(base_model, base_model, input_ids, attention_mask, shared_columns)
+        return _hidden_states(base_model, base_model, input_ids, attention_mask, shared)
 
 
 def tuned_head(peft_model: PeftModel) -> Head:
@@ -100,7 +110,7 @@ def _hidden_states(
     model: PreTrainedModel,
     input_ids: Tensor,
     attention_mask: Tensor,
-    shared_columns: int,
+    shared: SharedPrompts | None,
 ) -> Tensor:
     """Return what the decoder gives to the head when `caller` runs: [B, T] → [B, T, H].
 
@@ -108,40 +118,50 @@ def _hidden_states(
     """
     order = right_padded(attention_mask)
     ids, mask = input_ids.gather(1, order), attention_mask.gather(1, order)
-    if shared_columns:
-        hidden = _after_shared_columns(caller, model, ids, mask, shared_columns)
+    if shared is not None and _goes_on(model):
+        hidden = _after_shared_prompts(caller, model, ids, mask, shared)
     else:
         hidden, _ = _call(caller, model, input_ids=ids, attention_mask=mask, use_cache=False)
         hidden = hidden[:, -ids.shape[1] :]
     return torch.zeros_like(hidden).scatter(1, order.unsqueeze(-1).expand_as(hidden), hidden)
 
 
-def _after_shared_columns(
-    caller: PeftModel | PreTrainedModel, model: PreTrainedModel, ids: Tensor, mask: Tensor, shared: int
+def _goes_on(model: PreTrainedModel) -> bool:
+    """Return whether a model can go on from a cache by several tokens: recurrences cannot, nor some old models."""
+    if model._is_stateful or "past_key_values" not in inspect.signature(model.forward).parameters:
+        return False
+    layers = DynamicCache(config=model.config).layers
+    return not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+
+def _after_shared_prompts(
+    caller: PeftModel | PreTrainedModel, model: PreTrainedModel, ids: Tensor, mask: Tensor, shared: SharedPrompts
 ) -> Tensor:
-    """Run one row of shared columns through `caller` (which adds virtual tokens), and the rest on its cache."""
-    rows = ids.shape[0]
-    first, cache = _call(
-        caller, model, input_ids=ids[:1, :shared], attention_mask=mask[:1, :shared], use_cache=True
+    """Run the first row of each group through `caller` (which adds virtual tokens), and the rest on its cache."""
+    columns, group = shared
+    first = torch.searchsorted(group, torch.arange(int(group[-1]) + 1, device=group.device))
+    prompts, cache = _call(
+        caller, model, input_ids=ids[first, :columns], attention_mask=mask[first, :columns], use_cache=True
     )
-    cache.batch_repeat_interleave(rows)
-    seen = mask.new_ones(rows, int(cache.get_seq_length()))
+    cache.batch_select_indices(group)
+    seen = mask.new_ones(len(ids), int(cache.get_seq_length()))
     rest, _ = _call(
         model,
         model,
-        input_ids=ids[:, shared:],
-        attention_mask=torch.cat([seen, mask[:, shared:]], dim=1),
+        input_ids=ids[:, columns:],
+        attention_mask=torch.cat([seen, mask[:, columns:]], dim=1),
         past_key_values=cache,
         use_cache=True,
     )
-    return torch.cat([first[:, -shared:].expand(rows, -1, -1), rest], dim=1)
+    return torch.cat([prompts[group, -columns:], rest], dim=1)
 
 
 def _call(caller: PeftModel | PreTrainedModel, model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, Any]:
     """Return the decoder's last hidden states and the cache of one forward of `caller`."""
     captured: list[Tensor] = []
     hook = _decoder(model)[1].register_forward_hook(lambda module, args, output: captured.append(output[0]))
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    takes_places = "logits_to_keep" in inspect.signature(model.forward).parameters
+    keep = {"logits_to_keep": torch.zeros(0, dtype=torch.int64)} if takes_places else {}  # nothing for the head
     try:
         outputs = caller(**inputs, **keep)
     finally:

@@ -22,6 +22,7 @@ from svd_lightning.records import (
     HistoryRecord,
     TestResults,
     UsedRecord,
+    ValidationRecord,
 )
 from svd_lightning.steering import (
     Agreement,
@@ -35,7 +36,7 @@ from svd_lightning.steering import (
 )
 
 RECORD, TABLE, HISTORY = "calibration.json", "calibration_table.safetensors", "calibration_history.jsonl"
-TEST, METRICS = "test.json", "test_metrics.json"
+TEST, METRICS, VALIDATIONS = "test.json", "test_metrics.json", "validations.json"
 _KEPT = tuple(HistoryRecord.__annotations__)
 _LIBRARIES = ("svd-lightning", "torch", "lightning", "transformers", "peft", "torchmetrics", "safetensors")
 _log = logging.getLogger(__name__)
@@ -91,6 +92,12 @@ def save_test(folder: Path, results: TestResults, *, data: str, global_step: int
     if results.table is not None:
         write_json(folder / TEST, results.table)
     write_json(folder / METRICS, {**results.metrics, "data": data, "global_step": global_step})
+
+
+def load_validations(folder: Path) -> list[ValidationRecord]:
+    """Return what the last two validations of a run's training found, the older one first; there may be fewer."""
+    path = folder / VALIDATIONS
+    return _read_json(path, remedy="train again")["validations"] if path.exists() else []
 
 
 def tested_data(folder: Path) -> str | None:

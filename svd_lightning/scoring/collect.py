@@ -35,7 +35,7 @@ from svd_lightning.scoring.tokens import (
     head_logits,
     logit_chunks,
     placed,
-    shared_columns,
+    shared_prompts,
 )
 from svd_lightning.steering import ConfidentSet, Steering, with_built_in
 
@@ -160,7 +160,7 @@ class _TableCollector(LabelPart):
         if self._snapshot is not None:
             _ensure_base_states(self._peft_model, batch, tokens, self._snapshot)
             states = self._snapshot.get(batch["index"].tolist())
-        chunks = logit_chunks(self._peft_model, batch, base_states=states, shared_prompt=batch.get("alone", False))
+        chunks = logit_chunks(self._peft_model, batch, base_states=states)
         for places, chunk in placed(chunks, tokens):
             add_tokens(self._into, chunk, places, batch["index"])
             if self.labels is not None:
@@ -200,9 +200,8 @@ class _StreamCollector(LabelPart):
     def add(self, batch: Batch) -> None:
         tokens, examples = completion_tokens(batch), batch["index"].tolist()
         _ensure_base_states(self._peft_model, batch, tokens, self._base)
-        shared = shared_columns(batch) if batch.get("alone") else 0
         ids, mask = batch["input_ids"], batch["attention_mask"]
-        hidden = tuned_hidden_states(self._peft_model, ids, mask, shared_columns=shared)
+        hidden = tuned_hidden_states(self._peft_model, ids, mask, shared=shared_prompts(batch))
         states = completion_states(hidden, tokens)
         self._tuned.put(examples, tokens.rows, states)
         self._add_labels(states, tokens, batch["index"])
@@ -271,6 +270,6 @@ def _ensure_base_states(
     """Run the base on this batch, unless the snapshot has its hidden states."""
     examples = batch["index"].tolist()
     if not snapshot.has(examples):
-        shared = shared_columns(batch) if batch.get("alone") else 0
-        hidden = base_hidden_states(peft_model, batch["input_ids"], batch["attention_mask"], shared_columns=shared)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        hidden = base_hidden_states(peft_model, ids, mask, shared=shared_prompts(batch))
         snapshot.put(examples, tokens.rows, completion_states(hidden, tokens))

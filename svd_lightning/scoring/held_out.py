@@ -8,12 +8,13 @@ from torch import Tensor
 
 from svd_lightning.calibration import NONE, as_collected, describe_tasks, rescore, rescored
 from svd_lightning.data import Batch
-from svd_lightning.metrics import Completions, MeanNLL, MultipleChoice
+from svd_lightning.metrics import Completions, ExampleScores, MeanNLL, MultipleChoice, ScoredExamples
 from svd_lightning.objective import LabelCollector
 from svd_lightning.records import CalibrationRecord, HeldOutTableRecord, TestResults
 from svd_lightning.scoring.collect import token_collector
 from svd_lightning.scoring.contenders import contenders, distinct, of_tokens
 from svd_lightning.scoring.labels import LabelScores, score_chunk, score_tokens
+from svd_lightning.scoring.question_tokens import needed_labels
 from svd_lightning.scoring.scaled import bare_labels
 from svd_lightning.scoring.summary import summarise
 from svd_lightning.scoring.tokens import (
@@ -44,6 +45,9 @@ class Likelihood:
 
     def __init__(self) -> None:
         self._nll = {name: MeanNLL() for name in ("base", "tuned", "steered")}
+        self._examples = ExampleScores()
+        self.examples: ScoredExamples | None = None
+        """The tuned model's scores of each example, as `result` found them."""
 
     def add(self, peft_model: PeftModel, batch: Batch, steering: TaskSteering) -> None:
         """Score a batch: input_ids, attention_mask and labels [B, T], and task, if the rows have any."""
@@ -52,11 +56,13 @@ class Likelihood:
         for name in self._names(steering):
             log_probs: Tensor = getattr(scores, name)
             self._nll[name].to(log_probs.device).update(log_probs)
+        self._examples.to(scores.tuned.device).update(batch["index"][scores.rows], scores.tuned)
 
     def result(self, steering: TaskSteering) -> dict[str, float]:
         """Return `nll_base`, `nll_tuned`, `nll_steered`, nats per token, and reset. Call it on every process."""
         nll = {f"nll_{name}": self._nll[name].compute().item() for name in self._names(steering)}
-        for metric in self._nll.values():
+        self.examples = self._examples.compute()
+        for metric in (*self._nll.values(), self._examples):
             metric.reset()
         return nll
 
@@ -113,10 +119,12 @@ class HeldOut:
         Raises:
             InputError: for logits that are not finite, or an adapter that cannot be switched off.
         """
+        if "asked" in batch:
+            batch = {**batch, "labels": needed_labels(batch)}
         tokens = completion_tokens(batch)
         best = batch.get("best", torch.ones_like(batch["index"], dtype=torch.bool))
         scales = other_scales(self._steerings.values())
-        chunks = logit_chunks(peft_model, batch, shared_prompt=batch.get("alone", False), scales=scales)
+        chunks = logit_chunks(peft_model, batch, scales=scales)
         parts = []
         for places, chunk in placed(chunks, tokens):
             parts.append(score_chunk(chunk, of_tokens(self._steerings, batch, places.rows)))
@@ -142,19 +150,24 @@ class HeldOut:
             self._add_choices(tokens, scores, batch)
 
     def _add_choices(self, tokens: CompletionTokens, scores: Mapping[str, LabelScores], batch: Batch) -> None:
-        asked, size = batch["asked"], len(batch["index"])
-        written = tokens.positions < batch["end"][tokens.rows]  # the choice's own tokens, without EOS
-        rows = tokens.rows[written]
-        nothing = torch.zeros(size, dtype=torch.float64, device=rows.device)
-        sums = {
-            name: nothing.index_add(0, rows, each.log_probs[written].double()) for name, each in scores.items()
-        }
+        asked, rows = batch["asked"], tokens.rows
+        written = tokens.positions < batch["end"][rows]  # without EOS
+        alike = written & (tokens.positions < batch["differ"][rows])
+        own, question = written & ~alike, batch["question"]
+        nothing = torch.zeros(len(asked), dtype=torch.float64, device=rows.device)
+
+        def total(values: Tensor) -> Tensor:
+            """Sum numbers of tokens over each choice, with those that its question's choices have in common."""
+            common = nothing.index_add(0, question[rows[alike]], values[alike].double())
+            return common[question].index_add(0, rows[own], values[own].double())
+
+        sums = {name: total(each.log_probs) for name, each in scores.items()}
         self.choices.update(
             batch["index"][asked],
             batch["option"][asked],
             correct=batch["correct"][asked],
             best=batch["best"][asked],
-            tokens=torch.bincount(rows, minlength=size)[asked],
+            tokens=total(torch.ones_like(rows))[asked],
             sums={name: each[asked] for name, each in sums.items()},
         )
 

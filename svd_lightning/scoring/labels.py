@@ -8,18 +8,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from svd_lightning.functional import at_label, kl_from_log_probs, label_nll, log_probabilities
+from svd_lightning.functional import label_nll
+from svd_lightning.scoring.few_tokens import ChunkScorer, LabelScores
 from svd_lightning.scoring.tokens import LogitChunk, completion_tokens, logit_chunks, placed
 from svd_lightning.steering import RowSteering, Steering, SteeringFunction, other_scales
-
-
-class LabelScores(NamedTuple):
-    """Scores of n tokens under one distribution."""
-
-    log_probs: Tensor
-    """Log-probabilities of the labels, float32 [n]; −∞ for a label that it forbids."""
-    kl: Tensor
-    """KL(· ‖ q) to the base, in nats, float32 [n]."""
 
 
 class TokenScores(NamedTuple):
@@ -44,7 +36,6 @@ def score_tokens(
     *,
     chunk_size: int | None = None,
     base_states: Tensor | None = None,
-    shared_prompt: bool = False,
 ) -> TokenScores:
     """Score the labels of a batch under the base, tuned and steered distributions.
 
@@ -52,7 +43,7 @@ def score_tokens(
     scored with penalty 0 instead (`finite_penalty`): outside the mask the tuned logits stay as they are.
 
     Args:
-        peft_model, batch, chunk_size, base_states, shared_prompt: as in `logit_chunks`.
+        peft_model, batch, chunk_size, base_states: as in `logit_chunks`.
         steering: maps (tuned logits, base logits) to steered logits; a `RowSteering` has one for each row.
 
     Returns:
@@ -68,7 +59,6 @@ def score_tokens(
         batch,
         chunk_size=chunk_size,
         base_states=base_states,
-        shared_prompt=shared_prompt,
         scales=other_scales([steer]),
     )
     for places, chunk in placed(chunks, tokens):
@@ -80,14 +70,8 @@ def score_tokens(
 
 def score_chunk(chunk: LogitChunk, steerings: Mapping[str, SteeringFunction]) -> dict[str, LabelScores]:
     """Score a chunk's labels under each of several steerings; a penalty of −∞ becomes 0, as in `score_tokens`."""
-    log_q, scores = log_probabilities(chunk.base_logits), {}
-    for name, steering in steerings.items():
-        logits = chunk.steered(finite_penalty(steering))
-        log_p = log_probabilities(logits)
-        forbidden = at_label(logits, chunk.labels).isneginf()  # log_p is floored, so that ratios stay finite
-        label_log_p = at_label(log_p, chunk.labels).masked_fill(forbidden, -math.inf)
-        scores[name] = LabelScores(label_log_p, kl_from_log_probs(log_p, log_q))
-    return scores
+    scorer = ChunkScorer(chunk)
+    return {name: scorer.scores(finite_penalty(steering)) for name, steering in steerings.items()}
 
 
 def finite_penalty(steering: SteeringFunction) -> SteeringFunction:

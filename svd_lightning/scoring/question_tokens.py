@@ -25,6 +25,17 @@ Choose = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(example, position) of tokens, int64 [N] → which to keep, bool [N], and other numbers of examples, int64 [N]."""
 
 
+def needed_labels(batch: Batch) -> Tensor:
+    """Return the labels of the best choices, and of the others those that tell them apart, without ends; [R, T].
+
+    The tokens with which the choices of a question begin alike are the best one's too.
+    """
+    labels: Tensor = batch["labels"]
+    columns = torch.arange(labels.shape[1], device=labels.device)
+    own = (columns >= batch["differ"].unsqueeze(-1)) & (columns < batch["end"].unsqueeze(-1))
+    return labels.masked_fill(~(own | batch["best"].unsqueeze(-1)), IGNORED)
+
+
 class LabelRows(Protocol):
     """Collects the tokens of rows as corrections see them, and gives a part of them."""
 
@@ -87,10 +98,8 @@ class QuestionLabels:
 
     def add(self, batch: Batch) -> None:
         """Add the tokens of a `QuestionBatch`."""
-        columns = torch.arange(batch["labels"].shape[1], device=batch["labels"].device)
-        own = (columns >= batch["differ"].unsqueeze(-1)) & (columns < batch["end"].unsqueeze(-1))
-        labels = batch["labels"].masked_fill(~(own | batch["best"].unsqueeze(-1)), IGNORED)
-        self._rows.add({**batch, "index": batch["index"] * self._width + batch["option"], "labels": labels})
+        numbers = batch["index"] * self._width + batch["option"]
+        self._rows.add({**batch, "index": numbers, "labels": needed_labels(batch)})
 
     def label_split(self) -> LabelSplit | None:
         """Return both as corrections see them; None if they were not asked for. Call it on every rank."""

@@ -17,7 +17,6 @@ from svd_lightning.scoring.tokens import (
     completion_tokens,
     scaled_logits,
     scaled_states,
-    shared_columns,
 )
 
 
@@ -61,8 +60,7 @@ class _ScaledRows(LabelPart):
 
     def add(self, batch: Batch) -> None:
         tokens, model = completion_tokens(batch), self._peft_model
-        shared = shared_columns(batch) if batch.get("alone") else 0
-        states = scaled_states(model, batch, tokens, self._scale, shared_columns=shared)
+        states = scaled_states(model, batch, tokens, self._scale)
         fields = (states, tokens.labels, batch["index"][tokens.rows], tokens.positions)
         chunks = (one.split(chunk_length(model)) for one in fields)
         for part, labels, example, position in zip(*chunks, strict=True):

@@ -14,9 +14,9 @@ from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits
 from svd_lightning.models.hidden import (
     Head,
+    SharedPrompts,
     base_head,
     base_hidden_states,
-    right_padded,
     tuned_head,
     tuned_hidden_states,
 )
@@ -85,24 +85,18 @@ def completion_tokens(batch: Mapping[str, Tensor]) -> CompletionTokens:
     return CompletionTokens(rows, predecessors + 1, labels[rows, predecessors + 1])
 
 
-def shared_columns(batch: Mapping[str, Tensor]) -> int:
-    """Count the leading tokens, none of them scored, that all rows of a batch have in common.
+def shared_prompts(batch: Mapping[str, Tensor]) -> SharedPrompts | None:
+    """Return the tokens with which the options of each question begin; None for a batch of another kind.
 
-    `logit_chunks` uses them only on request: under a sharded strategy every rank must run as many forwards.
+    It goes by the kind of batch alone: under a sharded strategy every process must run as many forwards.
 
-    Raises:
-        InputError: if the rows have none in common.
+    Args:
+        batch: a `QuestionBatch`.
     """
-    order = right_padded(batch["attention_mask"])
-    ids, mask, labels = (batch[n].gather(1, order) for n in ("input_ids", "attention_mask", "labels"))
-    same = ((ids == ids[:1]) & mask.bool() & (labels == IGNORED)).all(dim=0)
-    count = min(int(same.cumprod(dim=0).sum()), ids.shape[1] - 1)
-    if count < 1:
-        raise InputError(
-            "shared_prompt: expected rows that begin with the same prompt, got rows that differ from the first "
-            "token on; pass the options of one question at a time, or shared_prompt=False"
-        )
-    return count
+    if "question" not in batch:
+        return None
+    columns = min(int(batch["differ"].min()), batch["input_ids"].shape[1] - 1)
+    return SharedPrompts(columns, batch["question"])
 
 
 def completion_states(hidden: Tensor, tokens: CompletionTokens) -> Tensor:
@@ -126,37 +120,34 @@ def logit_chunks(
     *,
     chunk_size: int | None = None,
     base_states: Tensor | None = None,
-    shared_prompt: bool = False,
     scales: Sequence[float] = (),
 ) -> Iterator[LogitChunk]:
     """Yield both models' logits of the scored tokens, a few at a time; only those tokens pass the head.
 
     Args:
         peft_model: any PEFT model around a causal LM, in evaluation mode.
-        batch: as in `completion_tokens`, on the model's device.
+        batch: as in `completion_tokens`, on the model's device; a `QuestionBatch` has its prompts computed once.
         chunk_size: tokens per chunk; None takes `chunk_length`.
         base_states: hidden states of the base model at the scored tokens, [N, H] on any device, from a snapshot
             (`completion_states` of `base_hidden_states`); they replace the base forward.
-        shared_prompt: the rows are options of one question; their common prompt is computed once.
         scales: of the adapter, at which the tuned model runs too.
 
     Raises:
         InputError: as `check_adapter` and `completion_tokens`; for base states of another number of tokens;
-            for rows without a common prompt; for a scale of an adapter that has none; for logits that hold NaN or
-            +∞.
+            for a scale of an adapter that has none; for logits that hold NaN or +∞.
     """
     tokens = completion_tokens(batch)
     ids, mask = batch["input_ids"], batch["attention_mask"]
-    shared = shared_columns(batch) if shared_prompt else 0
+    shared = shared_prompts(batch)
     if base_states is None:
-        base_states = completion_states(base_hidden_states(peft_model, ids, mask, shared_columns=shared), tokens)
+        base_states = completion_states(base_hidden_states(peft_model, ids, mask, shared=shared), tokens)
     elif len(base_states) != len(tokens.labels):
         raise InputError(
             f"base_states: expected one hidden state per scored token ({len(tokens.labels)}), got "
             f"{len(base_states)}; make the snapshot again from the same batches in the same order"
         )
-    tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask, shared_columns=shared), tokens)
-    further = {scale: scaled_states(peft_model, batch, tokens, scale, shared_columns=shared) for scale in scales}
+    tuned_states = completion_states(tuned_hidden_states(peft_model, ids, mask, shared=shared), tokens)
+    further = {scale: scaled_states(peft_model, batch, tokens, scale) for scale in scales}
     size = chunk_size or chunk_length(peft_model)
     heads = tuned_head(peft_model), base_head(peft_model)
     parts = {scale: iter(states.split(size)) for scale, states in further.items()}
@@ -195,17 +186,12 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def scaled_states(
-    peft_model: PeftModel,
-    batch: Mapping[str, Tensor],
-    tokens: CompletionTokens,
-    scale: float,
-    *,
-    shared_columns: int = 0,
+    peft_model: PeftModel, batch: Mapping[str, Tensor], tokens: CompletionTokens, scale: float
 ) -> Tensor:
     """Return what the tuned model at a scale of its adapter gives its head at the scored tokens, [N, H]."""
     with scaled(peft_model, scale):
         hidden = tuned_hidden_states(
-            peft_model, batch["input_ids"], batch["attention_mask"], shared_columns=shared_columns
+            peft_model, batch["input_ids"], batch["attention_mask"], shared=shared_prompts(batch)
         )
     return completion_states(hidden, tokens)
 

@@ -1,7 +1,7 @@
 """A steering for every row of a batch: rows of several tasks side by side."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,11 @@ class RowSteering:
         chosen = copy.copy(self)
         chosen._number = self._number.to(rows.device)[rows]
         return chosen
+
+    def parts(self) -> Iterator[tuple[Tensor, SteeringFunction]]:
+        """Yield each function with its rows, int64."""
+        for n, function in enumerate(self._functions):
+            yield (self._number == n).nonzero().squeeze(-1), function
 
     def map(self, change: Callable[[SteeringFunction], SteeringFunction]) -> "RowSteering":
         """Return the steering of the same rows with each function changed."""
@@ -149,6 +154,11 @@ class TaskSteering:
     def adapter_scale(self) -> float:
         """The scale of the adapter at which the tuned model runs, whatever the task."""
         return RowSteering([self.shared, *self.own.values()]).adapter_scale
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether every task is decoded by the tuned model as it is."""
+        return all(one.is_tuned for one in (self.shared, *self.own.values()))
 
     def with_penalty(self, penalty: float) -> "TaskSteering":
         """Return the same strengths with another penalty outside the mask."""

@@ -203,6 +203,11 @@ class Corrected(Steering):
     """Applied first, by `steered_logits`, as it may read more than logits."""
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether it leaves the tuned logits as they are."""
+        return self.correction is None and super().is_tuned
+
+    @property
     def adapter_scale(self) -> float:
         """The scale at which the tuned model runs."""
         return self.correction.scale if isinstance(self.correction, AdapterScale) else 1.0
@@ -248,6 +253,11 @@ def needs_no_base(steering: SteeringFunction, tuned_logits: Tensor) -> bool:
 def forbids(steering: SteeringFunction) -> bool:
     """Return whether a steering function may make logits −∞; a function that does not say so may."""
     return getattr(steering, "forbids", True)
+
+
+def is_tuned(steering: SteeringFunction) -> bool:
+    """Return whether a steering function leaves the tuned logits as they are; one that does not say so may not."""
+    return getattr(steering, "is_tuned", False)
 
 
 def reads_states(steering: SteeringFunction) -> bool:

@@ -28,6 +28,7 @@ class Tuned:
     """The tuned model's logits as they are."""
 
     reads_base = forbids = False
+    is_tuned = True
 
     def __call__(self, tuned_logits: Tensor, base_logits: Tensor | None = None) -> Tensor:
         """Return the tuned logits, [..., V]."""
@@ -128,6 +129,11 @@ class Steering:
         return any(strength and getattr(rule, "reads_base", True) for strength, rule in rules)
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether it leaves the tuned logits as they are."""
+        return self.calibrated and not any(self.strengths or ()) and (self.alpha is None or self.penalty == 0.0)
+
+    @property
     def forbids(self) -> bool:
         """Whether tokens outside the mask get −∞."""
         return self.alpha is not None and self.penalty == -math.inf
@@ -157,10 +163,10 @@ class Steering:
         logits = widened(tuned_logits)
         mask = None if self.alpha is None else confidence_mask(logits, self.alpha)
         directions = (rule.direction(log_p, log_q, rule.centre(log_p, log_q).unsqueeze(-1)) for rule in self.rules)
-        strengths = self._strengths_at(log_p, log_q)
+        strengths = self.strengths_at(log_p, log_q)
         return steer(logits, directions, mask, strength=strengths, penalty=self.penalty)
 
-    def _strengths_at(self, log_p: Tensor, log_q: Tensor) -> Sequence[float | Tensor]:
+    def strengths_at(self, log_p: Tensor, log_q: Tensor) -> Sequence[float | Tensor]:
         """Return μ_k of each rule: a number, or with features one for each position, [..., 1]."""
         if self.strengths is None:
             raise InputError(

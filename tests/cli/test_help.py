@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 import pytest
 
 from svd_lightning.cli import main
+from svd_lightning.cli.function_help import arguments
 from svd_lightning.cli.lightning_help import SHORT
 from svd_lightning.cli.verbs import COMMANDS, LIGHTNING, PASSING, VERBS
 from tests.chain import BASE_FOLDER, ROOT
@@ -78,9 +79,25 @@ def test_all_options_are_a_layer_below(capsys):
     assert "--trainer.limit_train_batches" not in printed(capsys, "fit", "--help")
 
 
-@pytest.mark.parametrize("ask", ["--help", "--help.all"])
-def test_a_function_has_one_layer(ask, capsys):
-    assert "--examples" in printed(capsys, "demo", ask)
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_short_help_of_a_function_has_its_arguments_as_its_signature_has_them(verb, capsys):
+    """The signature, which takes the imports that the help does without."""
+    parameters = inspect.signature(resolve_name(COMMANDS[verb].target)).parameters.values()
+    found = {one.name: one for one in arguments(verb)}
+    assert list(found) == [one.name for one in parameters]
+    assert all(one.about for one in found.values())
+    text = printed(capsys, verb, "--help")
+    for one in parameters:
+        given = found[one.name].default
+        assert (given is None) == (one.default is one.empty)
+        assert f"\n  {one.name.upper() if given is None else '--' + one.name} " in text
+        if isinstance(one.default, bool | int | float | str):
+            assert given == str(one.default)
+    assert f"  svd-lightning {COMMANDS[verb].example}" in text
+
+
+def test_the_layer_below_has_the_types(capsys):
+    assert "(type: int, default: 640)" in " ".join(printed(capsys, "demo", "--help.all").split())
 
 
 def test_the_overview_names_every_verb_with_an_example(capsys):

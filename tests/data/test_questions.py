@@ -67,7 +67,7 @@ def test_every_choice_is_a_row(given, word_tokenizer):
     assert batch["best"].tolist() == [False, True, False, True, True, False]
     assert batch["asked"].tolist() == [True, True, True, False, True, True]
     assert batch["task"] == ["letters", "letters", "letters", None, None, None]
-    assert not batch["alone"]
+    assert batch["question"].tolist() == [0, 0, 0, 1, 2, 2]
     ends = torch.tensor([row.tolist().index(2) for row in batch["input_ids"]])  # </s>
     assert torch.equal(batch["end"], ends)
 
@@ -84,7 +84,7 @@ def test_the_best_row_is_the_example_that_is_trained_on(given):
 
 def test_one_question_at_a_time(given):
     batches = list(given(TWO.as_example(), ONE.as_example(), eval_batch_size=1).test_dataloader())
-    assert [(len(batch["index"]), batch["alone"]) for batch in batches] == [(3, True), (2, True)]
+    assert [batch["question"].tolist() for batch in batches] == [[0, 0, 0], [0, 0]]
 
 
 def test_several_answers_of_one_question_bring_it_once(given):

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 from torch.utils.data.distributed import DistributedSampler
 
 from svd_lightning.data import Example, LengthGroupedSampler, ScoringCollator, encode
-from svd_lightning.data.sampler import EvenShare, padded_to_ranks
+from svd_lightning.data.sampler import EvenShare, batched_by_length, padded_to_ranks
 
 LENGTHS = [(37 * i) % 101 + 1 for i in range(203)]
 
@@ -37,6 +37,14 @@ def test_the_batches_of_all_ranks_are_those_of_one_process(count, replicas, batc
     whole = [row for step in zip(*shares, strict=True) for row in step]
     assert whole[:count] == list(LengthGroupedSampler(range(count), batch_size=batch_size * replicas))
     assert whole[count:] == list(range(count, -(-count // replicas) * replicas))  # only to even the shares
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 7))
+def test_batches_hold_rows_of_similar_length(lengths, size):
+    rows = [range(length) for length in lengths]
+    found = batches([len(row) for row in batched_by_length(rows, size)], size)
+    assert sorted(map(sorted, found)) == sorted(batches(sorted(lengths), size))
+    assert batched_by_length(rows, 1) == rows
 
 
 def test_rows_without_a_label_even_the_shares(word_tokenizer):

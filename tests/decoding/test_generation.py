@@ -8,10 +8,11 @@ import torch
 from transformers import GenerationConfig
 
 from svd_lightning.commands.demo import BASE_FOLDER
-from svd_lightning.decoding.generation import generate, generation_config
+from svd_lightning.decoding import generation
+from svd_lightning.decoding.generation import complete, generate, generation_config
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
-from svd_lightning.steering import Steering
+from svd_lightning.steering import UNSTEERED, RowSteering, Steering
 from tests.chain import diary_data, diary_model, small_lora
 
 
@@ -161,6 +162,33 @@ def test_several_sequences_belong_to_their_rows(module, batch):
     assert [len(row) for row in found] == [3] * 6
     best = completions(module, batch, Steering(strengths=[1.0]), num_beams=3)
     assert [row[0] for row in found] == [row[0] for row in best]
+
+
+STILL, MOVED = Steering(strengths=[0.0], penalty=0.0), Steering(strengths=[4.0])
+
+
+@pytest.mark.parametrize("synced", [False, True])
+@pytest.mark.parametrize("mine", ["still", "moved", "some moved", "tuned"])
+def test_no_distribution_is_decoded_twice(module, batch, mine, synced, monkeypatch):
+    by_row = [MOVED, STILL, STILL, MOVED, STILL, MOVED]
+    steering = {"still": STILL, "moved": MOVED, "some moved": RowSteering(by_row), "tuned": UNSTEERED["tuned"]}[
+        mine
+    ]
+    config, decoded = generation_config({"max_new_tokens": 4}), []
+
+    def counting(model, part, steering, **options):
+        decoded.append(len(part["id"]))
+        return generate(model, part, steering, **options | {"synced_gpus": False})  # this is one process
+
+    monkeypatch.setattr(generation, "generate", counting)
+    options = {"config": config, "tokenizer": module.tokenizer}
+    steerings = {"completion": steering, **UNSTEERED}
+    records = complete(module.peft_model, batch, steerings, synced_gpus=synced, **options)
+    for name, one in steerings.items():  # the slow way: everything by itself
+        alone = generate(module.peft_model, batch, one, **options)
+        assert [record[name] for record in records] == [text for [text] in alone]
+    fewest = {"still": [6, 6], "moved": [6, 6, 6], "some moved": [6, 6, 3], "tuned": [6, 6]}[mine]
+    assert decoded == ([6, 6, 6] if synced and mine != "tuned" else fewest)
 
 
 def test_stop_strings_stop(shared):

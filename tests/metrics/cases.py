@@ -58,6 +58,12 @@ CASES = {
         (["tuned"],),
     ),
     "ExactMatch": Case(_answers("references", *_TEXTS)),
+    "ExampleScores": Case(
+        tuple(
+            {"example": torch.tensor([number]), "log_probs": torch.tensor([value])}
+            for number, value in ((3, -0.5), (0, -2.0), (7, -0.125), (4, -9.0))
+        )
+    ),
     "ExtractionAccuracy": Case(_answers("labels", *_OPTIONS)),
     "JudgedRate": Case(tuple({"opinions": [opinion]} for opinion in (True, False, None, True))),
     "MeanNLL": Case(tuple({"log_probabilities": torch.tensor([value])} for value in (-0.5, -2.0, -0.125, -9.0))),

@@ -19,12 +19,19 @@ def read(path):
     return nbformat.read(path, as_version=4)
 
 
-COMPARED = {"quickstart", "bring_your_own_adapter", "anatomy_of_a_steered_token"}
+COMPARED = {"from_data_to_answer", "quickstart", "bring_your_own_adapter", "anatomy_of_a_steered_token"}
 """Those that show base, tuned and steered side by side."""
 
 
 FEW = "from svd_lightning.commands.demo import command; command.HELD_OUT.update(calibration=48, validation=8, test=40)"
 """Shortens the splits that a notebook calibrates and is tested on; it draws and prints the same."""
+HERE = """
+from svd_lightning.cli import main as verb
+from svd_lightning.commands.run.command import run
+run.__kwdefaults__["perform"] = lambda words: verb(list(words)) or 0
+"""
+"""Makes `run` call its verbs in the kernel, which has their imports, and not in processes of their own."""
+QUICK = "--calibration.alphas [] --calibration.others false --calibration.decoded 0 --epochs 1"
 
 
 def test_they_are_there():
@@ -53,8 +60,8 @@ def test_it_runs(path, kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path.parents[1]), os.environ.get("PYTHONPATH", "")]))
     notebook = read(path)
     parameters = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    parameters.source += "\nexamples = 96"
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}\n{FEW}"))
+    parameters.source += f"\nexamples = 96\noptions = {QUICK!r}"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}\n{FEW}\n{HERE}"))
     nbclient.NotebookClient(notebook, km=kernel, timeout=200).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     kinds = {kind for output in outputs for kind in output.get("data", {})}

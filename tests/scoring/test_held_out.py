@@ -174,7 +174,7 @@ def test_the_table_holds_the_best_choices_only(module, questions):
     assert kl["base"]["value"] == 0
 
 
-def test_each_batch_passes_each_model_once(module, questions, monkeypatch):
+def test_each_batch_passes_each_model_once_its_prompts_before_its_options(module, questions):
     calls = []
     decoder = module.peft_model.get_base_model().get_decoder()
     hook = decoder.register_forward_hook(lambda *_: calls.append(1))
@@ -182,7 +182,7 @@ def test_each_batch_passes_each_model_once(module, questions, monkeypatch):
         measured(module, questions, batch=COUNT)
     finally:
         hook.remove()
-    assert len(calls) == 2
+    assert len(calls) == 4
 
 
 def test_what_is_the_same_is_scored_once(module, questions, monkeypatch):

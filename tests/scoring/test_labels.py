@@ -1,5 +1,7 @@
 """Scoring against the obvious reference: every row alone, unpadded, full logits of both models."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -13,10 +15,20 @@ from svd_lightning.scoring.tokens import (
     completion_tokens,
     logit_chunks,
     placed,
-    shared_columns,
 )
-from svd_lightning.steering import UNSTEERED, KLGradient, NaturalGradient, Steering
-from tests.decoding import zoo
+from svd_lightning.steering import (
+    UNSTEERED,
+    CalibratedHead,
+    Corrected,
+    Entropy,
+    KLGradient,
+    LabelBias,
+    NaturalGradient,
+    RowSteering,
+    Steering,
+    Temperature,
+)
+from tests.decoding import architectures, zoo
 from tests.scoring.batches import make_batch
 
 STEERING = Steering(rules=[KLGradient(), NaturalGradient()], strengths=[1.5, 0.4], alpha=0.3)
@@ -82,23 +94,47 @@ SHARED = [("llama", a) for a in zoo.ADAPTERS] + [(m, a) for m in zoo.ARCHITECTUR
 @torch.no_grad()
 def test_a_shared_prompt_changes_nothing(model_type, adapter, side):
     model, batch = zoo.tuned_model(model_type, adapter), make_batch((9, 9, 9, 9), completion=4)
-    batch["input_ids"][:, :5] = batch["input_ids"][0, :5]
+    batch["input_ids"][1:3, :6] = batch["input_ids"][0, :6]  # a label among them
     for row, length in enumerate((9, 7, 8, 6)):
         batch["attention_mask"][row, length:] = 0
         batch["labels"][row, length:] = -100
     if side == "left":
         columns = (torch.arange(9) + batch["attention_mask"].sum(dim=1, keepdim=True)) % 9
         batch = {name: tensor.gather(1, columns) for name, tensor in batch.items()}
-    assert shared_columns(batch) == 5
-    found = score_tokens(model, batch, STEERING, shared_prompt=True)
-    expected = score_tokens(model, batch, STEERING)
+    steering = replace(STEERING, alpha=None)  # a token at the edge of a mask may fall on either side
+    expected = score_tokens(model, batch, steering)
+    asked = {"question": torch.tensor([0, 0, 0, 1]), "differ": torch.tensor([6, 6, 6, 6])}
+    for more in (asked, {"question": torch.arange(4), "differ": torch.tensor([9, 7, 8, 6])}):
+        found = score_tokens(model, batch | more, steering)
+        for name in ("base", "tuned", "steered"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_shared_prompt_is_computed_once_for_each_question():
+    model, seen = zoo.tuned_model(), []
+    batch = make_batch((9, 9, 9)) | {"question": torch.tensor([0, 0, 1]), "differ": torch.tensor([4, 4, 5])}
+    embeddings = model.get_base_model().get_input_embeddings()
+    with embeddings.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape))):
+        score_tokens(model, batch, STEERING)
+    assert seen == [(2, 4), (3, 5)] * 2  # of each model
+
+
+EVERYWHERE = [
+    pytest.param(name, marks=() if name in ("mamba", "lfm2") else pytest.mark.slow) for name in architectures.NAMES
+]
+
+
+@pytest.mark.parametrize("name", EVERYWHERE)
+@torch.no_grad()
+def test_prompts_are_shared_or_not_as_the_architecture_allows(name):
+    """A recurrent state goes on by one token at a time, so such models read every row whole."""
+    model, batch = architectures.tuned_model(name), make_batch((9, 9, 9))
+    batch["input_ids"][1, :6] = batch["input_ids"][0, :6]
+    asked = {"question": torch.tensor([0, 0, 1]), "differ": torch.tensor([6, 6, 6])}
+    expected, found = (score_tokens(model, each, STEERING) for each in (batch, batch | asked))
     for name in ("base", "tuned", "steered"):
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=2e-5, rtol=1e-5)
-
-
-def test_rows_without_a_shared_prompt_are_refused():
-    with pytest.raises(InputError, match="shared_prompt"):
-        score_tokens(zoo.tuned_model(), make_batch(), STEERING, shared_prompt=True)
 
 
 @torch.no_grad()
@@ -126,13 +162,33 @@ def test_several_steerings_are_scored_from_the_same_logits():
     assert not found["base"].any()
 
 
-@torch.no_grad()
-def test_the_kl_of_a_steered_distribution_is_its_own():
-    chunk = LogitChunk(torch.randn(4, 11), torch.randn(4, 11), torch.arange(4), torch.randn(4, 3))
-    steered = STEERING.with_penalty(0.0)(*chunk[:2])
-    found = score_chunk(chunk, {"steered": STEERING})["steered"]
-    torch.testing.assert_close(found.kl, kl_divergence(steered, chunk.base_logits))
-    torch.testing.assert_close(found.log_probs, -label_nll(steered, chunk.labels))
+HEAD = CalibratedHead(torch.tensor([1, 4, 7]), torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, 0.3], [-3.0, 0.2, 0.1]]))
+KINDS = {
+    "masked": STEERING,
+    "with a finite penalty": STEERING.with_penalty(-1.5),
+    "with features": Steering([KLGradient(), Temperature()], [1.5, 0.3, 0.4, -2.0], 0.2, 0.0, [Entropy()]),
+    "with a great strength": STEERING.with_strengths([60.0, -9.0]),
+    "unmasked": replace(STEERING, alpha=None),
+    "bias": Corrected.of(STEERING, LabelBias(torch.tensor([0, 3]), torch.tensor([2.0, -1.0]))),
+    "head": Corrected.of(STEERING, HEAD),
+    "head and rules": replace(Corrected.of(STEERING, HEAD), strengths=(0.5, 0.5)),
+    "rows": RowSteering([STEERING, STEERING.with_strengths([-1.0, 0.0]), Corrected.of(STEERING, HEAD)] * 4),
+    "rows, some unmasked": RowSteering([STEERING, replace(STEERING, alpha=None)] * 6),
+    **UNSTEERED,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_distribution_against_its_whole_logits(kind):
+    """The slow way: steer all logits, normalise them in float64, and sum KL over the vocabulary."""
+    generator = torch.Generator().manual_seed(1)
+    tuned, base, states = (torch.randn(12, size, generator=generator) for size in (11, 11, 3))
+    tuned[0, 5] = base[1, 6] = tuned[2, 2] = -torch.inf  # a label of the tuned, of the base, and no label
+    chunk = LogitChunk(3.0 * tuned, base, torch.tensor([5, 6, 0, 1, 2, 3, 4, 7, 8, 9, 10, 10]), states)
+    found = score_chunk(chunk, {"other": STEERING, kind: KINDS[kind]})[kind]
+    logits = chunk.steered(finite_penalty(KINDS[kind])).double()
+    torch.testing.assert_close(found.log_probs.double(), -label_nll(logits, chunk.labels), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.kl.double(), kl_divergence(logits, base.double()), atol=1e-5, rtol=1e-4)
 
 
 def test_only_an_infinite_penalty_is_replaced():

@@ -84,7 +84,7 @@ def test_a_test_scores_the_scale_with_one_more_forward(module, other, rows):
             slow.add(other, batch)
     finally:
         hook.remove()
-    assert len(calls) == 3 * len(batches(rows, True, size=5))
+    assert len(calls) == 3 * 2 * len(batches(rows, True, size=5))  # prompts, then options
     found, slow = found.results(), slow.results()
     for metric, entries in slow.metrics["metrics"].items():
         for name in ("AdapterScale", "steered"):

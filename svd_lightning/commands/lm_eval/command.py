@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from rich.table import Table
 
+from svd_lightning.commands.lm_eval.own_tasks import own_tasks
 from svd_lightning.console import console
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text
@@ -21,7 +22,7 @@ HarnessResults = dict[str, Any]
 def lm_eval(
     run: str,
     *,
-    tasks: str,
+    tasks: str | None = None,
     distribution: Distribution | CorrectionName | Literal["all"] = "all",
     include_path: str | None = None,
     num_fewshot: int | None = None,
@@ -36,7 +37,7 @@ def lm_eval(
 
     Args:
         run: run folder or checkpoint, such as runs/truthfulqa/version_0.
-        tasks: names of tasks, separated by commas.
+        tasks: names of tasks, separated by commas; null for those of the run's own data.
         distribution: base, tuned, steered or the name of a correction that calibration fitted, such as
             CalibratedHead; `all` evaluates the first three one after another.
         include_path: folder with your own task files.
@@ -52,7 +53,7 @@ def lm_eval(
         The harness's results, by distribution.
 
     Raises:
-        InputError: if the harness is not installed, the run cannot be opened, or a task is unknown.
+        InputError: if the harness is not installed, the run cannot be opened, a task is unknown, or there is none.
     """
     if find_spec("lm_eval") is None:
         raise InputError("lm-eval: lm-evaluation-harness is not installed; pip install 'svd-lightning[eval]'")
@@ -61,7 +62,8 @@ def lm_eval(
 
     from svd_lightning.commands.lm_eval.harness import SteeredHarnessModel
 
-    find_checkpoint(run)  # before the harness reads its thousands of tasks
+    find_checkpoint(run)
+    tasks = own_tasks(run) if tasks is None else tasks  # before the harness reads its thousands of tasks
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     manager = TaskManager(include_path=include_path)
     unknown = [name for name in names if not manager.match_tasks([name])]

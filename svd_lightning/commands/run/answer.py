@@ -35,7 +35,7 @@ def answer(
         metrics: the test with it; None where there is no test split.
         folder: of the run.
         trained: whether the run trained the adapter, and did not only calibrate it.
-        learning: that it was still learning, if so.
+        learning: that it was still learning, if so; the first line.
     """
     lines = [
         *([] if learning is None else [learning]),

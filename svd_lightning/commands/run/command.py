@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svd_lightning.commands.run.answer import answer
-from svd_lightning.commands.run.learning import learning_line, logged_losses, trend
+from svd_lightning.commands.run.learning import fall, fall_line, learning_line, logged_losses, trend
 from svd_lightning.commands.run.outlook import outlook_lines
 from svd_lightning.commands.run.prepare import Parser, as_yaml, prepare
 from svd_lightning.commands.run.request import Request, read_request
@@ -26,11 +26,12 @@ from svd_lightning.commands.run.stages import (
 from svd_lightning.console import console
 from svd_lightning.files import strict, write_text
 from svd_lightning.records import CalibrationRecord
-from svd_lightning.report import load_run, page
+from svd_lightning.report import load_run, load_validations, page
 from svd_lightning.signals import Stopped
 
 Perform = Callable[[Sequence[str]], int]
 """Runs one command of svd-lightning; returns its exit status."""
+_NO_TABLE = ("--calibration.show_table", "false")  # the answer comes at the end
 
 
 def as_process(words: Sequence[str]) -> int:
@@ -80,14 +81,14 @@ def run(words: Sequence[str], *, parser: Callable[[], Parser], perform: Perform 
 
 
 def _go_on(request: Request, state: State, perform: Perform) -> int:
-    folder, quiet = request.folder, ("--calibration.show_table", "false")  # the answer is a table of its own
+    folder = request.folder
     if not state.trained:
         words = training_words(folder, state, request)
-        if words is not None and (status := perform([*words, *quiet])):
+        if words is not None and (status := perform([*words, *_NO_TABLE])):
             return status
         state = replace(state, trained=True)
         write_state(folder, state)
-    if state.tests and not is_tested(folder) and (status := perform(["test", str(folder), *quiet])):
+    if state.tests and not is_tested(folder) and (status := perform(["test", str(folder), *_NO_TABLE])):
         return status
     _show(folder, trained=state.training)
     return 0
@@ -103,8 +104,11 @@ def _show(folder: Path, *, trained: bool) -> None:
 
 
 def _still_learning(folder: Path, record: CalibrationRecord) -> str | None:
+    epochs = record.get("epoch", 0) + 1
+    if (found := fall(load_validations(folder))) is not None:
+        return fall_line(found, record, epochs=epochs, folder=folder)
     losses = logged_losses(folder)
-    steps, epochs = max(losses, default=0) + 1, record.get("epoch", 0) + 1
+    steps = max(losses, default=0) + 1
     return learning_line(trend(losses), steps=steps, epochs=epochs, folder=folder)
 
 

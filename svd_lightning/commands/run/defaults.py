@@ -100,13 +100,15 @@ def max_new_tokens(lengths: Lengths, length: int, context: int | None) -> int:
 
 
 def batches(length: int, lengths: Lengths) -> Batches:
-    """Return batches of at most so many tokens; in evaluation one question at a time, which shares its prompt.
+    """Return batches of at most so many tokens; in evaluation of as many rows, whatever the options of a question.
 
     >>> batches(128, Lengths(70, 40.0, 30, 20.0)), batches(2048, Lengths(70, 40.0, 30, 20.0))
     (Batches(rows=8, accumulate=1, evaluation=8), Batches(rows=4, accumulate=2, evaluation=4))
+    >>> batches(128, Lengths(70, 40.0, 30, 20.0, options=4.0)).evaluation
+    2
     """
     rows = max(1, min(_BATCH, _TOKENS // length))
-    return Batches(rows, math.ceil(_BATCH / rows), 1 if lengths.options > 1 else rows)
+    return Batches(rows, math.ceil(_BATCH / rows), max(1, int(rows / lengths.options)))
 
 
 def steps_per_epoch(examples: int, rows: int, accumulate: int) -> int:

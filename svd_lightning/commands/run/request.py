@@ -117,6 +117,11 @@ def help_text() -> str:
     return _parser().format_help()
 
 
+def option_names() -> list[str]:
+    """Return the options that the help of `run` names."""
+    return [*_parser()._option_string_actions, "--help.all"]
+
+
 def default_folder(model: str, data: str, adapter: str) -> Path:
     """Return runs/MODEL-DATA, with the adapter if it is not LoRA.
 

@@ -11,6 +11,7 @@ from svd_lightning.cli import main
 from svd_lightning.cli.lightning_verbs import fit_parser
 from svd_lightning.commands.demo.task import TASK
 from svd_lightning.commands.run.command import run
+from svd_lightning.report import load_validations
 from svd_lightning.signals import Stopped, answering
 from tests.chain import BASE_FOLDER, write_jsonl
 from tests.processes import fork_module
@@ -75,6 +76,8 @@ def test_the_whole_way(whole, data, capsys):
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["model"]["optimizer"]["init_args"]["lr"] == 2e-4
     assert config["data"]["init_args"]["calibration"] == 15
+    [validation] = load_validations(folder)
+    assert (validation["epochs"], len(validation["examples"])) == (1.0, 6)
     names = {path.name for path in folder.iterdir()}
     assert {"run.yaml", "config.yaml", "checkpoints", "calibration.json", "test.json", "report.html"} <= names
     assert start(data, folder, perform=lambda words: pytest.fail(f"repeated {words[0]}")) == 0
