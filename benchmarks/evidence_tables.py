@@ -42,6 +42,7 @@ def table(path: Path) -> str:
             about = cell["results"]["distributions"].get(name, {})
             one = scored.get(about.get("correction") or _key(about), {})
             used = f" ({used_name(about)})" if name == "steered" else ""
+            one = {} if used == " (tuned)" else one
             values = " | ".join(_text(entries.get(name), scale) for _, entries, scale in columns)
             drift = f"{one['drift']:.3f}" if "drift" in one else ""
             reads = {True: "yes", False: "no"}.get(one.get("reads_base"), "")
