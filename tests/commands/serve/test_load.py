@@ -35,7 +35,7 @@ async def one_client(number, address, model, answers, seen):
     chance = random.Random(number)
     ask = openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0, timeout=240)
     for _ in range(REQUESTS // CLIENTS):
-        kind = chance.choices(["whole", "stream", "leaves", "nonsense"], [4, 2, 3, 1])[0]
+        kind = chance.choices(["whole", "stream", "leaves", "nonsense"], [3, 2, 3, 1])[0]
         name, prompt = chance.choice(list(answers)), chance.randrange(len(PROMPTS))
         request = {"model": model, "prompt": PROMPTS[prompt], "extra_body": {"distribution": name}}
         wanted = answers[name][prompt]
