@@ -74,6 +74,7 @@ async def leave(ask, request, chance):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_none_is_lost_and_none_gets_anothers_answer(fitted, tmp_path):
     module = open_run(fitted)
     steerings = {**UNSTEERED, "steered": module.steering}
