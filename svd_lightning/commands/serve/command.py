@@ -93,4 +93,6 @@ def serve(
 
 
 def _announce(name: str, place: str) -> None:
-    console().print(f"{name} answers at http://{place}/v1; Ctrl-C ends", highlight=False, soft_wrap=True)
+    console().print(
+        f"{name} answers at http://{place}/v1; Ctrl-C ends", highlight=False, markup=False, soft_wrap=True
+    )

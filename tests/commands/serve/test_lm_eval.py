@@ -11,6 +11,7 @@ pytest.importorskip("tenacity", reason="lm-eval[api] is not installed")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("concurrent", [1, 4])
 def test_the_harness_measures_the_same_through_the_server(concurrent, module, fitted, tasks, capsys):  # noqa: F811
     from lm_eval import simple_evaluate
