@@ -59,11 +59,12 @@ def run(
             path = results / f"{task}-{warm.steps}.json"
             if not path.exists():
                 L.seed_everything(0, verbose=False)
-                write_json(path, _cell(model, _data(task, results, calibration=calibration, test=test), warm))
+                write_json(path, _cell(model, task_data(task, results, calibration=calibration, test=test), warm))
             print(_table(task, warm, json.loads(path.read_text(encoding="utf-8"))), flush=True)
 
 
-def _data(task: str, folder: Path, *, calibration: int, test: int) -> CompletionDataModule:
+def task_data(task: str, folder: Path, *, calibration: int, test: int) -> CompletionDataModule:
+    """Return the rows of a task in `../shared/data`, with as many for calibration and test."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = 700 + test
     if task == ANSWERS:
@@ -95,13 +96,18 @@ def _data(task: str, folder: Path, *, calibration: int, test: int) -> Completion
     )
 
 
-def _cell(model: str, data: CompletionDataModule, warm: WarmStart) -> dict:
-    module = SteeredLanguageModel(
+def untrained(model: str, lr: float, *, dora: bool = False) -> SteeredLanguageModel:
+    """Return the module that every warm start begins with."""
+    return SteeredLanguageModel(
         Backbone(model, dtype="float32"),
-        LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=warm.lr),
+        LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], use_dora=dora),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=lr),
         generation={"max_new_tokens": 32},
     )
+
+
+def _cell(model: str, data: CompletionDataModule, warm: WarmStart) -> dict:
+    module = untrained(model, warm.lr)
     calibrating = SteeringCalibration(any_recipe=True, show_table=False)
     quiet_trainer(".", calibrating, max_steps=warm.steps).fit(module, datamodule=data)
     quiet_trainer(".").test(module, datamodule=data, verbose=False)
