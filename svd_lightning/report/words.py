@@ -139,10 +139,10 @@ def cost_text(one: ScoredRecord) -> str:
     """Return what a candidate costs at decoding: measured, or which models run; "" where a record says neither.
 
     >>> cost_text({"cost": 1.377, "reads_base": True}), cost_text({"reads_base": False}), cost_text({})
-    ('1.38', 'tuned alone', '')
+    ('1.4', 'tuned alone', '')
     """
     if "cost" in one:
-        return f"{one['cost']:.2f}"
+        return f"{one['cost']:.1f}"
     if "reads_base" not in one:
         return ""
     return "tuned and base" if one["reads_base"] else "tuned alone"

@@ -1,7 +1,6 @@
 """Cost: how long a decoded token takes under a steering, beside the tuned model's own."""
 
 import itertools
-import math
 import time
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ PROMPT = 32
 NEW = 6
 """Tokens that are decoded; the first comes with the prompt and does not count."""
 _ROUNDS = 3
-"""The fastest counts: a busy machine slows the others, and the first one warms up."""
+"""Of each step the fastest counts: a busy machine slows the others, and the first round warms up."""
 
 _Work = tuple[object, ...]
 """What sets the work of a decoding step."""
@@ -47,10 +46,11 @@ def decoding_costs(
     works = {key: _work(one) for key, one in steerings.items()}
     models: dict[_Work, Any] = {_TUNED: steer_model(peft_model, UNSTEERED["tuned"])}
     models.update({work: steer_model(peft_model, steerings[key]) for key, work in works.items()})
-    fastest = dict.fromkeys(models, math.inf)
-    for _ in range(_ROUNDS):
-        for work, model in models.items():
-            fastest[work] = min(fastest[work], _seconds(model, prompts, synced_gpus=synced_gpus))
+    rounds = [
+        {work: _seconds(model, prompts, synced_gpus=synced_gpus) for work, model in models.items()}
+        for _ in range(_ROUNDS)
+    ]
+    fastest = {work: sum(map(min, zip(*(each[work] for each in rounds), strict=True))) for work in models}
     return {key: fastest[work] / fastest[_TUNED] for key, work in works.items()}
 
 
@@ -61,8 +61,8 @@ def _work(steering: Steering) -> _Work:
     return steering.reads_base, reads_states(steering), adapter_scale(steering) != 1.0, correction, rules
 
 
-def _seconds(model: Any, prompts: Mapping[str, Tensor], *, synced_gpus: bool) -> float:
-    """Return the seconds of the tokens after the first."""
+def _seconds(model: Any, prompts: Mapping[str, Tensor], *, synced_gpus: bool) -> list[float]:
+    """Return the seconds of each token after the first."""
     times: list[float] = []
 
     def clock(input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
@@ -80,4 +80,4 @@ def _seconds(model: Any, prompts: Mapping[str, Tensor], *, synced_gpus: bool) ->
         stopping_criteria=[clock],
         synced_gpus=synced_gpus,
     )
-    return sum(after - before for before, after in itertools.pairwise(times))
+    return [after - before for before, after in itertools.pairwise(times)]

@@ -65,7 +65,7 @@ def corrected(one: Case) -> Case:
         "verdict": "correct",
         "message": "the calibrated head helps most",
         "used": {**used, "correction": "CalibratedHead"},
-        "corrections": [{**head, "gain": gain, "drift": 0.01, "cost": 1.02}],
+        "corrections": [{**head, "gain": gain, "drift": 0.01, "cost": 1.02345}],
     }
     return Case(one.steering, one.table, record)
 
