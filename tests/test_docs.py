@@ -14,8 +14,8 @@ import yaml
 from transformers import TextStreamer
 
 from svd_lightning.cli import main
-from svd_lightning.cli.lightning_help import SHORT
 from svd_lightning.cli.completion import completion
+from svd_lightning.cli.lightning_help import SHORT
 from svd_lightning.cli.verbs import COMMANDS, PASSING, VERBS
 from svd_lightning.commands.export import export
 from svd_lightning.commands.run.request import read_request
