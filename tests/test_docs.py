@@ -14,6 +14,7 @@ import yaml
 from transformers import TextStreamer
 
 from svd_lightning.cli import main
+from svd_lightning.cli.completion import completion
 from svd_lightning.cli.lightning_help import SHORT
 from svd_lightning.cli.verbs import COMMANDS, PASSING, VERBS
 from svd_lightning.commands.export import export
@@ -84,6 +85,9 @@ def parses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """The real parser takes them, all files that they name included."""
     if arguments[0] == "run":
         read_request(arguments[1:])
+        return
+    if arguments[0] == "completion":
+        assert completion(arguments[1:])
         return
     with pytest.raises(SystemExit) as caught:
         main([*arguments, "--dry-run" if arguments[0] in PASSING else "--print_config"])

@@ -13,7 +13,7 @@ class DataOptions:
     """Examples per training batch and device."""
     eval_batch_size: int | None = None
     """Examples (in calibration and test: questions with all their choices) per batch in validation, calibration,
-    test and prediction; null takes `batch_size`. With 1 the model reads the prompt of all choices once."""
+    test and prediction; null takes `batch_size`. The model reads the prompt of a question's choices once."""
     max_length: int = 512
     """The most tokens of prompt and completion together; a longer completion is cut at its end."""
     calibration: int | float | None = 0.1
