@@ -10,53 +10,21 @@ cell is a JSON file in the results folder, where a second run finds it; its Mark
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from evidence_decoding import decode_all, decode_tuned, measured
 from evidence_tables import table
 from evidence_tasks import Sizes, Task, load_task
 from jsonargparse import auto_cli
-from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig
 from quiet import quiet_trainer
+from warm_starts import WARM_STARTS, WarmStart, untrained
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.files import write_json
 from svd_lightning.metrics import ChoiceScores, CompletionScores
-from svd_lightning.models import Backbone
 from svd_lightning.scoring.summary import entry
-
-
-@dataclass(frozen=True)
-class WarmStart:
-    """How far an adapter is trained."""
-
-    steps: int
-    lr: float
-
-
-WARM_STARTS = {
-    "none": WarmStart(1, 0.0),
-    "barely begun": WarmStart(15, 5e-5),
-    "half way": WarmStart(60, 1e-4),
-    "hot": WarmStart(120, 5e-4),
-}
-"""The learning rates are LoRA's."""
-
-ADAPTERS: dict[str, tuple[Callable[[], PeftConfig], float]] = {
-    "lora": (
-        lambda: LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"),
-        1.0,
-    ),
-    "ia3": (lambda: IA3Config(task_type="CAUSAL_LM"), 30.0),
-    "prompt": (lambda: PromptTuningConfig(num_virtual_tokens=20, task_type="CAUSAL_LM"), 300.0),
-    "p-tuning-v2": (lambda: PrefixTuningConfig(num_virtual_tokens=20, task_type="CAUSAL_LM"), 300.0),
-}
-"""Kinds of adapters, and their learning rate in units of LoRA's."""
 
 
 def run(
@@ -87,13 +55,7 @@ def run(
 
 
 def _cell(model: str, task: Task, adapter: str, warm: WarmStart, sizes: Sizes) -> dict[str, Any]:
-    config, factor = ADAPTERS[adapter]
-    module = SteeredLanguageModel(
-        Backbone(model, dtype="float32"),
-        config(),
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=factor * warm.lr),
-        generation={"max_new_tokens": task.new_tokens or 8, "do_sample": False},
-    )
+    module = untrained(model, adapter, warm, new_tokens=task.new_tokens or 8)
     calibrating = SteeringCalibration(any_recipe=True, show_table=False, scale=adapter in ("lora", "ia3"))
     quiet_trainer(".", max_steps=warm.steps).fit(module, datamodule=task.data)
     begun = time.process_time()

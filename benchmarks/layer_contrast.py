@@ -5,7 +5,7 @@
 The early distribution is the tuned model's own head on the state after layer l, final norm included. It takes the
 base's place in the rules, so strengths, held-out gains and intervals are found as for steering: NaturalGradient is
 DoLa with a fitted strength (arXiv 2309.03883). Corrections are fitted to the same tokens. Prints a Markdown table
-for each task and warm start of `candidates.py`; gains are over the tuned model, held out, in nats per token
+for each task and warm start; gains are over the tuned model, held out, in nats per token
 (TruthfulQA) or per question (tasks with options, whose choice is fitted), and of MC1 in percentage points.
 """
 
@@ -16,11 +16,12 @@ from unittest.mock import patch
 
 import lightning as L
 import torch
-from candidates import WARM_STARTS, task_data, untrained
+from evidence_tasks import Sizes, load_task
 from jsonargparse import auto_cli
 from peft import PeftModel
 from quiet import quiet_trainer
 from torch import Tensor
+from warm_starts import WARM_STARTS, untrained
 
 from svd_lightning.calibration import calibrate, fit_corrections
 from svd_lightning.data import CompletionDataModule
@@ -37,19 +38,20 @@ def contrast(
     scratch: Path,
     *,
     tasks: tuple[str, ...] = ("truthfulqa", "ARC-Easy"),
-    warm_starts: tuple[int, ...] = (1, 2),
+    warm_starts: tuple[str, ...] = ("half way", "hot"),
     depths: tuple[float, ...] = (0.25, 0.5, 0.75),
     alphas: tuple[float, ...] = (0.1, 0.001),
     calibration: int = 100,
 ) -> None:
     """Compare early layers at shares of the model's depth, with each mask α."""
     for task in tasks:
-        for warm in (WARM_STARTS[number] for number in warm_starts):
+        for name in warm_starts:
             L.seed_everything(0, verbose=False)
-            data, module = task_data(task, scratch, calibration=calibration, test=8), untrained(model, warm.lr)
+            data = load_task(task, scratch, Sizes(480, calibration, 8, 0)).data
+            module = untrained(model, "lora", warm := WARM_STARTS[name])
             quiet_trainer(scratch, max_steps=warm.steps).fit(module, datamodule=data)
             peft_model = module.eval().peft_model
-            print(f"\n**{task}, {warm.name}**\n\n| contrast with | mask α | rule | μ | gain | MC1 |", flush=True)
+            print(f"\n**{task}, {name}**\n\n| contrast with | mask α | rule | μ | gain | MC1 |", flush=True)
             print("|---|---|---|---|---|---|")
             number = len(decoder_layers(peft_model.get_base_model()))
             layers = [round(depth * number) for depth in depths]

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/skipped_base.py MODEL_FOLDER SCRATCH_FOLDER
 
-Warm-starts DoRA (r 8, q and v; the second start of `candidates.py`) and completes test prompts greedily, steered
+Warm-starts DoRA (r 8, q and v, half way) and completes test prompts greedily, steered
 by the paper's direction with α = 0.1 and λ = −∞. Prints a Markdown row for each task and batch size: the share of
 steps without the base, and CPU time per step over that of the tuned model alone, the three of a batch in turn.
 """
@@ -14,9 +14,10 @@ from unittest.mock import patch
 
 import lightning as L
 import torch
-from candidates import WARM_STARTS, task_data, untrained
+from evidence_tasks import Sizes, load_task
 from jsonargparse import auto_cli
 from quiet import quiet_trainer
+from warm_starts import WARM_STARTS, untrained
 
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.data import Batch, CompletionDataModule
@@ -54,8 +55,8 @@ def measure(
 
 def _warm_start(model: str, scratch: Path, task: str) -> tuple[CompletionDataModule, SteeredLanguageModel]:
     L.seed_everything(0, verbose=False)
-    warm = WARM_STARTS[1]
-    data, module = task_data(task, scratch, calibration=8, test=64), untrained(model, warm.lr, dora=True)
+    warm = WARM_STARTS["half way"]
+    data, module = load_task(task, scratch, Sizes(480, 8, 64, 0)).data, untrained(model, "dora", warm)
     quiet_trainer(scratch, max_steps=warm.steps).fit(module, datamodule=data)
     data.setup("test")
     return data, module.eval()

@@ -103,12 +103,12 @@ class SteeringTrainer(L.Trainer):
             engine_options: arguments of vllm.LLM, {tensor_parallel_size: 2} for example.
 
         Raises:
-            InputError: where vLLM is asked for and not installed.
+            InputError: where vLLM is asked for and not installed, or beside several processes of this trainer.
         """
         given = dataloaders, datamodule, return_predictions, ckpt_path, weights_only
         if engine == "transformers":
             return super().predict(model, *given)
-        check_engine()
+        check_engine(self.num_devices * self.num_nodes)
         module, seed = as_steered(model or self.lightning_module), int(os.environ.get("PL_GLOBAL_SEED", 0))
         if isinstance(datamodule, CompletionDataModule):
             datamodule.eval_batch_size = max(datamodule.eval_batch_size or datamodule.batch_size, AT_ONCE)

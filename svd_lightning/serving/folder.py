@@ -66,6 +66,11 @@ def save_served(
     target = Path(folder).expanduser().absolute()
     check_served_target(target)
     check_servable(peft_model, backbone)
+    if not steering.calibrated:
+        raise InputError(
+            "steering.strengths: expected a calibrated steering, got none; run `svd-lightning calibrate` first, "
+            "or give the strengths yourself"
+        )
     if steering.own:
         raise InputError(
             f"run: expected one steering for all requests, got others for the tasks {', '.join(steering.own)}; "

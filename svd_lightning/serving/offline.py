@@ -35,12 +35,17 @@ _PLAIN = {"num_beams": 1, "length_penalty": 1.0}
 """Options that vLLM has no name for, at the value that changes nothing."""
 
 
-def check_engine() -> None:
-    """Raise InputError where vLLM is not installed."""
+def check_engine(processes: int) -> None:
+    """Raise InputError where vLLM is not installed, or for a Trainer of several processes."""
     if find_spec("vllm") is None:
         raise InputError(
             "engine: expected vLLM here, and it is not installed; it pins its own torch, so run this command in "
             "an environment of its own, made by `pip install 'svd-lightning[vllm]'`"
+        )
+    if processes > 1:
+        raise InputError(
+            f"trainer.devices: expected 1 with --engine vllm, which starts processes of its own, got {processes}; "
+            "write --engine_options '{tensor_parallel_size: N}'"
         )
 
 
@@ -75,13 +80,11 @@ class OfflineEngine:
         """Complete a batch of prompts; see `Completer`.
 
         Raises:
-            InputError: for completions of base and tuned model too, for several processes, for decoding options
-                that vLLM lacks, and as `save_served`.
+            InputError: for completions of base and tuned model too, for decoding options that vLLM lacks, and as
+                `save_served`.
         """
         module = self._module
         peft_model, tokenizer = module.peft_model, module.tokenizer
-        if module.trainer.world_size > 1:
-            raise InputError("engine: expected one process, as vLLM has its own; write --trainer.devices 1")
         if list(steerings) != ["completion"]:
             raise InputError(
                 "predict.compare: expected false with --engine vllm, which serves the steered model alone"

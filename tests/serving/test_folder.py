@@ -168,10 +168,12 @@ def test_other_models_and_adapters_are_refused(base):
         assert line.startswith("adapter: expected plain LoRA or IA3 on the q, k, v"), name
 
 
-def test_tasks_with_steering_of_their_own_are_refused(base, tmp_path):
+def test_other_steering_is_refused(base, tmp_path):
     steering = TaskSteering(MASKED.shared, {"boolq": Steering(strengths=(1.0,))})
     with pytest.raises(
         InputError, match="run: expected one steering for all requests, got others for the tasks boolq"
     ):
         save(tmp_path / "out", base, steering)
+    with pytest.raises(InputError, match=r"steering\.strengths: expected a calibrated steering"):
+        save(tmp_path / "out", base, TaskSteering(Steering()))
     assert not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ from svd_lightning.callbacks import PredictionWriter
 from svd_lightning.data import Prompts
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
-from svd_lightning.serving.offline import check_options
+from svd_lightning.serving.offline import check_engine, check_options
 from svd_lightning.steering import Steering
 from tests import chain
 from tests.serving import tiny
@@ -49,6 +49,12 @@ def test_where_vllm_is_not_installed_one_line_says_so(made, tmp_path, monkeypatc
     with pytest.raises(InputError, match="engine: expected vLLM here, and it is not installed"):
         predict(made, tmp_path / "out.jsonl", engine="vllm")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setattr("svd_lightning.serving.offline.find_spec", lambda name: object())
+    with pytest.raises(InputError, match=r"trainer\.devices: expected 1 with --engine vllm, .* got 2"):
+        check_engine(2)
 
 
 def test_options_that_vllm_lacks_are_named():

@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from svd_lightning.steering import UNSTEERED, KLGradient, NaturalGradient, Steering
 from tests.serving import tiny
-from tests.serving.engine import engine, reference, served, tokens
+from tests.serving.engine import engine, reference, reference_of_a_batch, served, tokens
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 STEERINGS = {
     "masked": Steering(strengths=(8.0,)),
     "joint": Steering(rules=(KLGradient(), NaturalGradient()), strengths=(3.0, 0.3), alpha=None),
@@ -66,10 +66,9 @@ def test_tokens_of_a_real_model(real, tmp_path):
             torch.nn.init.normal_(parameter, std=0.004)
     rows = [tokenizer(text).input_ids for text in TEXTS]
     rows += [rows[1] + ids for ids in rows]
-    greedy = {"pad_token_id": 0}
-    tuned = reference(model, UNSTEERED["tuned"], rows, **greedy)
+    tuned = reference_of_a_batch(model, UNSTEERED["tuned"], rows)
     for label, steering in STEERINGS.items():
-        expected = reference(model, steering, rows, **greedy)
+        expected = reference_of_a_batch(model, steering, rows)
         assert sum(a != b for a, b in zip(expected, tuned, strict=True)) >= 5, "the steering does little here"
         folder = served(model, steering, real, tmp_path / label)
         with engine(folder, max_num_seqs=6, max_model_len=128, enable_prefix_caching=True) as vllm:
