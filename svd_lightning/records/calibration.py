@@ -1,19 +1,11 @@
-"""Types of everything that a run writes as JSON: plain numbers, strings, lists and dictionaries, nothing else."""
-
-from typing import NamedTuple
+"""What a calibration writes."""
 
 from typing_extensions import NotRequired, TypedDict
 
+from svd_lightning.records.metrics import DecodingRecord, GainRecord, NoiseRecord
+
 Intervals = list[list[float]]
 """[low, high] of each strength, 95 %, two-sided."""
-
-
-class GainRecord(TypedDict):
-    """A mean gain in nats per token, positive when better, with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 class UsedRecord(TypedDict):
@@ -167,27 +159,13 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     corrections: NotRequired[list[CorrectionRecord]]
     sweep: list[MaskRecord]
     recommended: RecommendedRecord | None
-    decoding: NotRequired["DecodingRecord"]
-    noise: NotRequired["NoiseRecord"]
+    decoding: NotRequired[DecodingRecord]
+    noise: NotRequired[NoiseRecord]
     global_step: NotRequired[int]
     epoch: NotRequired[int]
     data: NotRequired[str]
     arithmetic: NotRequired[dict[str, str]]
     versions: NotRequired[dict[str, str]]
-
-
-class ValidationRecord(TypedDict):
-    """How the tuned model scored each validation example at one step of a training."""
-
-    step: int
-    epochs: float
-    """How many epochs were trained."""
-    examples: list[int]
-    """Their numbers."""
-    tokens: list[int]
-    """Completion tokens of each example."""
-    log_probs: list[float]
-    """Σ log p of each example's tokens."""
 
 
 class HistoryRecord(TypedDict):
@@ -201,114 +179,3 @@ class HistoryRecord(TypedDict):
     nll_steered: float
     rules: list[str]
     strengths: list[float]
-
-
-class TaskFiguresRecord(FiguresRecord):
-    """One task of a test."""
-
-    task: str
-
-
-class TestFiguresRecord(FiguresRecord):
-    """A test: its figures, and those of each task."""
-
-    tasks: list[TaskFiguresRecord]
-
-
-class HeldOutTableRecord(TestFiguresRecord):
-    """`test.json`: what is in force on the test tokens, and the candidates as calibration found them."""
-
-    estimator: str | None
-    candidates: list[CandidateRecord]
-    corrections: NotRequired[list[CorrectionRecord]]
-    correction: NotRequired[str]
-
-
-class DistributionRecord(TypedDict):
-    """A distribution that a test compares."""
-
-    rules: list[str]
-    strengths: list[float]
-    estimator: str | None
-    correction: NotRequired[str]
-    tasks: NotRequired[dict[str, "DistributionRecord"]]
-
-
-class MetricRecord(TypedDict):
-    """A metric under one distribution, with its paired gain over the tuned model where it has one."""
-
-    value: float
-    gain: NotRequired[float]
-    low: NotRequired[float | None]
-    high: NotRequired[float | None]
-
-
-class MetricsRecord(TypedDict):
-    """The metrics of some examples: by metric, then by distribution."""
-
-    examples: int
-    questions: int
-    metrics: dict[str, dict[str, MetricRecord]]
-
-
-class DecodingRecord(TypedDict):
-    """Calibration examples decoded freely, tuned and steered: metrics, those surely worse, texts that differ."""
-
-    examples: int
-    metrics: dict[str, dict[str, MetricRecord]]
-    worse: list[str]
-    texts: list[dict[str, str]]
-
-
-class NoiseRecord(TypedDict):
-    """Rounding noise of log p − log q beside its signal, in nats, on some label tokens.
-
-    Strengths come out at about `share` = signal² / (signal² + noise²) of the exact ones.
-    """
-
-    signal: float
-    noise: float
-    share: float
-    tokens: int
-
-
-class SummaryRecord(MetricsRecord):
-    """The metrics of all examples, and of those of each task."""
-
-    tasks: dict[str, MetricsRecord]
-
-
-class HeldOutMetricsRecord(SummaryRecord):
-    """`test_metrics.json`; `data` is the digest of the test split, `global_step` that of the calibration."""
-
-    distributions: dict[str, DistributionRecord]
-    data: NotRequired[str]
-    global_step: NotRequired[int | None]
-
-
-class TestResults(NamedTuple):
-    """What a test found, in two files; without a mask there is no table."""
-
-    table: HeldOutTableRecord | None
-    metrics: HeldOutMetricsRecord
-
-
-class KnownRecord(TypedDict, total=False):
-    """What the data say about a prompt: its task, and question and answers where it has choices."""
-
-    task: str
-    question: str
-    correct: list[str]
-    incorrect: list[str]
-
-
-class PredictionRecord(KnownRecord):
-    """A line of `predictions.jsonl`; a completion is a list of several sequences; only parts have the `index`."""
-
-    id: str
-    prompt: str
-    index: NotRequired[int]
-    reference: str
-    completion: str | list[str]
-    base: NotRequired[str | list[str]]
-    tuned: NotRequired[str | list[str]]
