@@ -174,20 +174,6 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     versions: NotRequired[dict[str, str]]
 
 
-class ValidationRecord(TypedDict):
-    """How the tuned model scored each validation example at one step of a training."""
-
-    step: int
-    epochs: float
-    """How many epochs were trained."""
-    examples: list[int]
-    """Their numbers."""
-    tokens: list[int]
-    """Completion tokens of each example."""
-    log_probs: list[float]
-    """Σ log p of each example's tokens."""
-
-
 class HistoryRecord(TypedDict):
     """A line of `calibration_history.jsonl`."""
 
