@@ -2,16 +2,18 @@
 
 from svd_lightning.report.answer import calibration_answer, held_out_answer
 from svd_lightning.report.figures import calibration_figures
-from svd_lightning.report.folder import VALIDATIONS, Run, load_run, load_validations, save_calibration, save_test
+from svd_lightning.report.folder import Run, load_run, save_calibration, save_test
 from svd_lightning.report.page import page
 from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.tables import calibration_tables, held_out_tables
+from svd_lightning.report.validations import VALIDATIONS, ValidationRecord, load_validations
 
 __all__ = [
     "VALIDATIONS",
     "ReportTable",
     "Row",
     "Run",
+    "ValidationRecord",
     "calibration_answer",
     "calibration_figures",
     "calibration_tables",

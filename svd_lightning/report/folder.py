@@ -22,7 +22,6 @@ from svd_lightning.records import (
     HistoryRecord,
     TestResults,
     UsedRecord,
-    ValidationRecord,
 )
 from svd_lightning.steering import (
     Agreement,
@@ -36,7 +35,7 @@ from svd_lightning.steering import (
 )
 
 RECORD, TABLE, HISTORY = "calibration.json", "calibration_table.safetensors", "calibration_history.jsonl"
-TEST, METRICS, VALIDATIONS = "test.json", "test_metrics.json", "validations.json"
+TEST, METRICS = "test.json", "test_metrics.json"
 _KEPT = tuple(HistoryRecord.__annotations__)
 _LIBRARIES = ("svd-lightning", "torch", "lightning", "transformers", "peft", "torchmetrics", "safetensors")
 _log = logging.getLogger(__name__)
@@ -92,12 +91,6 @@ def save_test(folder: Path, results: TestResults, *, data: str, global_step: int
     if results.table is not None:
         write_json(folder / TEST, results.table)
     write_json(folder / METRICS, {**results.metrics, "data": data, "global_step": global_step})
-
-
-def load_validations(folder: Path) -> list[ValidationRecord]:
-    """Return what the last two validations of a run's training found, the older one first; there may be fewer."""
-    path = folder / VALIDATIONS
-    return _read_json(path, remedy="train again")["validations"] if path.exists() else []
 
 
 def tested_data(folder: Path) -> str | None:
