@@ -25,7 +25,7 @@ from warm_starts import WARM_STARTS, untrained
 
 from svd_lightning.calibration import calibrate, fit_corrections
 from svd_lightning.data import CompletionDataModule
-from svd_lightning.models.hidden import decoder_layers, tuned_hidden_states
+from svd_lightning.models.hidden import SharedPrompts, decoder_layers, tuned_hidden_states
 from svd_lightning.objective import ReferenceSnapshot, label_tokens
 from svd_lightning.records import CalibrationRecord, ScoredRecord
 from svd_lightning.scoring import collector
@@ -78,10 +78,10 @@ def _calibrated(
         corrected=label_tokens([each.completion_ids for each in answers]) if layer is None else None,
     )
 
-    def early(model: PeftModel, ids: Tensor, mask: Tensor, *, shared_columns: int = 0) -> Tensor:
+    def early(model: PeftModel, ids: Tensor, mask: Tensor, *, shared: SharedPrompts | None = None) -> Tensor:
         assert layer is not None
         with _leaving_after(model, layer):
-            return tuned_hidden_states(model, ids, mask, shared_columns=shared_columns)
+            return tuned_hidden_states(model, ids, mask, shared=shared)
 
     found = patch("svd_lightning.scoring.collect.base_hidden_states", early)
     with torch.no_grad():

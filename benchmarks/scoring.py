@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from svd_lightning.functional import kl_divergence, label_nll
-from svd_lightning.models.hidden import base_hidden_states, tuned_hidden_states
+from svd_lightning.models.hidden import SharedPrompts, base_hidden_states, tuned_hidden_states
 from svd_lightning.models.switch import adapter_off
 from svd_lightning.scoring.labels import score_tokens
 from svd_lightning.scoring.tokens import chunk_length
@@ -56,9 +56,10 @@ def full_logits(model: PeftModel, batch: dict[str, Tensor], steering: Steering) 
 def options_states(model: PeftModel, prompt: Tensor, options: Tensor, *, shared: bool) -> None:
     """Hidden states of both models over K options of one prompt: [1, P] and [K, C]."""
     ids = torch.cat([prompt.expand(len(options), -1), options], dim=1)
-    mask, columns = torch.ones_like(ids), prompt.shape[1] if shared else 0
-    tuned_hidden_states(model, ids, mask, shared_columns=columns)
-    base_hidden_states(model, ids, mask, shared_columns=columns)
+    mask, group = torch.ones_like(ids), torch.zeros(len(options), dtype=torch.int64)
+    alike = SharedPrompts(prompt.shape[1], group) if shared else None
+    tuned_hidden_states(model, ids, mask, shared=alike)
+    base_hidden_states(model, ids, mask, shared=alike)
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ COMMANDS: dict[str, Verb] = {
     "serve": Verb(
         "Answer over HTTP as an OpenAI-compatible server, by base, tuned or steered model as each request says.",
         "serve runs/mine/version_0",
-        "svd_lightning.commands.serve:serve",
+        "svd_lightning.commands.serve.command:serve",
     ),
     "inspect": Verb(
         "Show token by token what steering did to a completion: in the terminal, and as one HTML file.",
