@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= 1
 # the tests start many processes: they read compiled modules instead of compiling them again
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test suite check docs test-all test-vllm clean
+.PHONY: demo test suite check docs test-all test-vllm evidence clean
 
 demo: $(VENV)/installed
 	$(BIN)/svd-lightning demo
@@ -60,6 +60,11 @@ $(VENV)/deepspeed: $(VENV)/installed
 	$(BIN)/pip install --quiet --constraint constraints.txt setuptools wheel
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation deepspeed
 	touch $@
+
+# docs/evidence.md, small: one task and one warm start on a real model (MODEL=folder), some ten minutes on 2 cores
+evidence: $(VENV)/installed
+	$(BIN)/python benchmarks/evidence.py $(MODEL) .evidence --tasks '[truthfulqa]' --warm '["half way"]' \
+		--train 240 --calibration 40 --test 40 --decode 16
 
 clean:
 	rm -rf $(VENV) $(VLLM)

@@ -10,6 +10,7 @@ cell is a JSON file in the results folder, where a second run finds it; its Mark
 """
 
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,14 @@ def run(
 ) -> None:
     """Measure every cell that has no result yet, and print all tables."""
     sizes = Sizes(train, calibration, test, decode)
-    for task in tasks:
-        for adapter in adapters:
-            for start in warm:
-                for seed in seeds:
-                    path = results / f"{task}-{adapter}-{start.replace(' ', '-')}-{seed}.json"
-                    if not path.exists():
-                        L.seed_everything(seed, verbose=False)
-                        cell = _cell(model, load_task(task, results, sizes), adapter, WARM_STARTS[start], sizes)
-                        write_json(path, {"task": task, "adapter": adapter, "warm": start, "seed": seed, **cell})
-                    print(table(path), flush=True)
+    for task, adapter, start, seed in product(tasks, adapters, warm, seeds):
+        path = results / f"{task}-{adapter}-{start.replace(' ', '-')}-{seed}.json"
+        if not path.exists():
+            L.seed_everything(seed, verbose=False)
+            cell = _cell(model, load_task(task, results, sizes), adapter, WARM_STARTS[start], sizes)
+            about = {"model": Path(model).name, "task": task, "adapter": adapter, "warm": start, "seed": seed}
+            write_json(path, about | cell)
+        print(table(path), flush=True)
 
 
 def _cell(model: str, task: Task, adapter: str, warm: WarmStart, sizes: Sizes) -> dict[str, Any]:
@@ -77,6 +76,7 @@ def _cell(model: str, task: Task, adapter: str, warm: WarmStart, sizes: Sizes) -
             for way, written in decode_tuned(module, task.data, sizes.decoded).items():
                 texts[way][name] = written
     return {
+        "metric": task.metric,
         "calibration": module.calibration,
         "results": results,
         "seconds": seconds,

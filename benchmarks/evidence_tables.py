@@ -1,8 +1,13 @@
-"""The Markdown table of a cell of `benchmarks/evidence.py`."""
+"""The Markdown tables of cells of `benchmarks/evidence.py`.
+
+python benchmarks/evidence_tables.py '[RESULTS/CELL.json, …]'
+"""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import auto_cli
 
 ROWS = {
     "base": "base",
@@ -33,7 +38,7 @@ def table(path: Path) -> str:
     columns += [(f"{FREE[name]}, {way}", free[way][name], 100.0) for way in free for name in FREE]
     scored = _scored(record)
     lines = [
-        f"\n**{cell['task']}, {cell['adapter']}, {cell['warm']}** (seed {cell['seed']}): {record['message']}\n",
+        f"\n**{_name(cell)}** (seed {cell['seed']}): {record['message']}\n",
         f"| | {' | '.join(name for name, _, _ in columns)} | drift | reads base | CPU time |",
         "|---" * (len(columns) + 4) + "|",
     ]
@@ -53,6 +58,10 @@ def table(path: Path) -> str:
 def used_name(about: dict[str, Any]) -> str:
     """Return the name of what decoding uses."""
     return about.get("correction") or (" + ".join(about["rules"]) if any(about["strengths"]) else "tuned")
+
+
+def _name(cell: dict[str, Any]) -> str:
+    return ", ".join(cell[part] for part in ("model", "task", "adapter", "warm"))
 
 
 def _scored(record: dict[str, Any]) -> dict[Any, dict[str, Any]]:
@@ -79,3 +88,50 @@ def _text(entry: dict[str, Any] | None, scale: float) -> str:
         return text
     gain, low, high = (f"{scale * entry[key]:+.{digits}f}" for key in ("gain", "low", "high"))
     return f"{text} ({gain} [{low}, {high}])"
+
+
+COMPARED = {
+    "joint": "all rules jointly",
+    "steered": "auto",
+    "train on 1": "train on, 1",
+    "train on 2": "train on, 2",
+}
+
+
+def summary(paths: list[Path]) -> str:
+    """Return one row for each cell: gains over tuned in likelihood and in the task's own metric."""
+    heads = [f"{label}{unit}" for label in COMPARED.values() for unit in (", nats", ", metric")]
+    lines = [f"| cell | tuned over base, nats | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
+    for path in paths:
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        nll, name = cell["results"]["metrics"]["NLL"], cell["metric"]
+        own = cell["results"]["metrics"].get(name) or cell["decoded"]["greedy"][name]
+        base = {key: -nll["base"][other] for key, other in (("gain", "gain"), ("low", "high"), ("high", "low"))}
+        cells = [f"{_name(cell)} ({name.replace('_', ' ')})", _gain(base, 1.0)]
+        for each in COMPARED:
+            cells += [_gain(nll.get(each), 1.0), _gain(own.get(each), 100.0)]
+        used = used_name(cell["results"]["distributions"]["steered"])
+        cells[4] = f"{used} {cells[4]}"
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _gain(entry: dict[str, Any] | None, scale: float) -> str:
+    if entry is None or entry.get("low") is None:
+        return ""
+    digits = 2 if scale == 1.0 else 0
+    mean, low, high = (f"{scale * entry[key]:+.{digits}f}" for key in ("gain", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def main(results: list[Path]) -> None:
+    """Print the tables of finished cells, and a row for each.
+
+    Args:
+        results: their files.
+    """
+    print(summary(results), *map(table, results), sep="\n")
+
+
+if __name__ == "__main__":
+    auto_cli(main)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,12 +43,16 @@ class Task:
     train_on: CompletionDataModule
     new_tokens: int | None
     """How long a decoded answer may become; None for questions with options."""
+    metric: str
+    """By which the task is judged."""
 
 
 def load_task(name: str, folder: Path, sizes: Sizes) -> Task:
     """Write the rows of a task's splits to files in the folder, and return its data."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = _rows(name, sizes.train + sizes.calibration + sizes.test)
+    rows = _rows(name)
+    random.Random(0).shuffle(rows)  # files are in the order of categories, and the splits must be alike
+    rows = rows[: sizes.train + sizes.calibration + sizes.test]
     parts = {
         "test": rows[: sizes.test],
         "calibration": rows[sizes.test : sizes.test + sizes.calibration],
@@ -67,21 +72,22 @@ def load_task(name: str, folder: Path, sizes: Sizes) -> Task:
     }
     data = kind(paths["train"], calibration_path=paths["calibration"], **given)
     new_tokens = None if name in OPTIONS else 24 if name == ANSWERS else 8
-    return Task(data, kind(paths["calibration"], calibration=0, **given), new_tokens)
+    metric = "MC1" if name in OPTIONS else "rouge_l" if name == ANSWERS else "exact_match"
+    return Task(data, kind(paths["calibration"], calibration=0, **given), new_tokens, metric)
 
 
-def _rows(name: str, count: int) -> list[dict]:
+def _rows(name: str) -> list[dict]:
     if name in OPTIONS:
-        return json.loads((SHARED / f"commonsense/{name}.test.json").read_text(encoding="utf-8"))[:count]
+        return json.loads((SHARED / f"commonsense/{name}.test.json").read_text(encoding="utf-8"))
     if name == ANSWERS:
         with (SHARED / "TruthfulQA.csv").open(encoding="utf-8", newline="") as file:
             pairs = [(row["Question"], row["Best Answer"]) for row in csv.DictReader(file)]
     else:
         import reasoning_gym  # pip install reasoning-gym
 
-        made = reasoning_gym.create_dataset(name, size=4 * count, seed=0, **GENERATED[name])
+        made = reasoning_gym.create_dataset(name, size=4000, seed=0, **GENERATED[name])
         pairs = list({row["question"]: row["answer"] for row in made}.items())  # a question only once
-    pairs = [(f"Question: {question}\nAnswer:", f" {answer}") for question, answer in pairs[:count]]
+    pairs = [(f"Question: {question}\nAnswer:", f" {answer}") for question, answer in pairs]
     return [{"prompt": prompt, "completion": completion} for prompt, completion in pairs]
 
 

@@ -43,15 +43,6 @@ def read(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(cell["task"], cell["warm"]): cell for cell in cells}
 
 
-def metric(cell: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return a task's own metric and its entries: MC1 of questions, exact match or ROUGE-L of free text."""
-    if "MC1" in (metrics := cell["results"]["metrics"]):
-        return "MC1", metrics["MC1"]
-    greedy = cell["decoded"]["greedy"]
-    exact = cell["task"] != "truthfulqa"
-    return ("exact match", greedy["exact_match"]) if exact else ("ROUGE-L", greedy["rouge_l"])
-
-
 def gains(axes: Axes, entries: dict[str, Any], shown: dict[str, tuple[str, str]], *, scale: float) -> None:
     """Draw one gain with its interval per row, the first at the top."""
     for place, (name, (_, colour)) in enumerate(shown.items()):
@@ -91,8 +82,9 @@ def main() -> None:
     own = {}
     for (task, warm), cell in cells.items():
         if warm == "half way":
-            name, entries = metric(cell)
-            own[f"{task}, {name}"] = entries
+            name = cell["metric"]
+            entries = cell["results"]["metrics"].get(name) or cell["decoded"]["greedy"][name]
+            own[f"{task}, {name.replace('_', ' ')}"] = entries
     save_pair(panels(own, RIVALS, scale=100.0, unit="percentage points"), HERE, "metrics")
 
 
