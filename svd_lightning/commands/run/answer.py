@@ -118,6 +118,13 @@ def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterato
     found = "not surely other than zero" if low <= 0.0 <= high else "surely more" if low > 0.0 else "surely less"
     gains = f"{chosen_name(record)} gains {metric_gain_text(entry)} nats per token"
     yield f"Test: {gains} over the tuned model, {found}."
+    questions = record.get("questions")
+    by_choice = questions is not None and questions["by_choice"]  # its held-out gain has another unit
+    if high < record["used"]["gain"]["low"] and not by_choice and not record["tasks"]:
+        yield (
+            "The calibration split promised surely more: the two splits differ, and so may what comes later; draw "
+            "both from the same rows at random."
+        )
 
 
 def _cost(record: CalibrationRecord) -> str:

@@ -83,6 +83,13 @@ def test_what_the_test_finds_of_the_choice(interval, words):
     assert f"over the tuned model, {words}." in "\n".join(screen(record("steer"), metrics(steered=interval)).lines)
 
 
+def test_splits_that_differ_are_told():
+    shown = [
+        screen(record("steer"), metrics(steered=(0.01, low, high))) for low, high in ((0.0, 0.011), (0.0, 0.009))
+    ]
+    assert [any("the two splits differ" in line for line in each.lines) for each in shown] == [False, True]
+
+
 def test_few_examples_questions_tasks_and_no_test():
     assert "12 test examples are few" in "\n".join(screen(record("tuned"), metrics(examples=12)).lines)
     mc1 = {name: {"value": 0.5, "gain": 0.01, "low": -0.02, "high": 0.04} for name in ("base", "tuned", "steered")}
