@@ -6,7 +6,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from svd_lightning.callbacks.checks import as_steered
 from svd_lightning.callbacks.run import run_folder
 from svd_lightning.files import write_json
-from svd_lightning.report import VALIDATIONS, ValidationRecord, load_validations
+from svd_lightning.records import ValidationRecord
+from svd_lightning.report import VALIDATIONS, load_validations
 
 
 class ValidationHistory(L.Callback):

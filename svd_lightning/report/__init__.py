@@ -6,14 +6,13 @@ from svd_lightning.report.folder import Run, load_run, save_calibration, save_te
 from svd_lightning.report.page import page
 from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.tables import calibration_tables, held_out_tables
-from svd_lightning.report.validations import VALIDATIONS, ValidationRecord, load_validations
+from svd_lightning.report.validations import VALIDATIONS, load_validations
 
 __all__ = [
     "VALIDATIONS",
     "ReportTable",
     "Row",
     "Run",
-    "ValidationRecord",
     "calibration_answer",
     "calibration_figures",
     "calibration_tables",

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from svd_lightning.records import CalibrationRecord
-from svd_lightning.report import ValidationRecord
+from svd_lightning.records import CalibrationRecord, ValidationRecord
 
 _LEAST = 10
 """Validation examples, or logged steps in the last third of a run, below which nothing is said."""
