@@ -1,7 +1,9 @@
 """A session at the terminal on a real small model: run, interrupted and resumed, and each verb on its folder."""
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import pexpect
 import pytest
@@ -11,7 +13,10 @@ from tests.chain import ROOT, write_jsonl
 from tests.processes import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-MODEL = ROOT.parent / "shared/models/wiki-tiny"
+MODELS = {
+    "wiki-tiny": ROOT.parent / "shared/models/wiki-tiny",
+    "smollm2-135m": Path(os.environ.get("SVD_LIGHTNING_REAL_MODELS", "/work/real")) / "smollm2-135m",
+}
 FEW = ["--calibration.alphas", "[]", "--calibration.decoded", "4", "--model.generation.max_new_tokens", "12"]
 CTRL_C = "\x03"
 
@@ -29,11 +34,13 @@ def ended(command):
     return command.before, command.exitstatus
 
 
-@pytest.mark.skipif(not MODEL.is_dir(), reason="../shared/models/wiki-tiny is not here")
-def test_from_data_to_a_folder_to_carry_away(tmp_path):
+@pytest.mark.parametrize("name", MODELS)
+def test_from_data_to_a_folder_to_carry_away(name, tmp_path):
+    if not (model := MODELS[name]).is_dir():
+        pytest.skip(f"{model} is not here")
     data = write_jsonl(tmp_path / "diaries.jsonl", TASK.sample(80, seed=1, prefix="d"))
     folder, out = tmp_path / "runs/mine", tmp_path / "carried"
-    words = ("run", MODEL, data, "--out", folder, "--epochs", "2", *FEW)
+    words = ("run", model, data, "--out", folder, "--epochs", "2", *FEW)
 
     first = terminal(*words)
     first.expect("to train, 20 to calibrate")
