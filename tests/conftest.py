@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import docstring_parser
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,6 +25,11 @@ WORDS = ("<pad>", "<s>", "</s>", "<unk>", "a", "b", "c", "d", "e", "f", "g", "h"
 
 # jsonargparse reads the source of every class for its docstrings, anew for every parser that is made
 docstring_parser.parse_from_object = cache(docstring_parser.parse_from_object)
+
+
+# a busy machine is no reason to fail
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(wrapper=True)

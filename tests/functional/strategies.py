@@ -1,11 +1,11 @@
 """Hypothesis strategies for pairs of models, and the settings that all property tests share."""
 
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-examples = settings(deadline=None, max_examples=80, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+examples = settings(max_examples=80, derandomize=True)
 """The same examples in every run: a red test stays red until it is mended."""
 
 MAX_VOCABULARY = 9
