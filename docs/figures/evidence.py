@@ -33,7 +33,8 @@ CANDIDATES = {
 }
 """Name in the results → label and colour."""
 
-RIVALS = {name: CANDIDATES[name] for name in ("joint", "train on 1")} | {"steered": ("auto", GREEN)}
+RIVALS = {name: CANDIDATES[name] for name in ("joint", "train on 1", "train on 2")} | {"steered": ("auto", GREEN)}
+NAMES = {"rouge_l": "ROUGE-L", "exact_match": "exact match"}
 WARM_STARTS = ("barely begun", "half way", "hot")
 
 
@@ -59,7 +60,7 @@ def panels(
     cells: dict[str, dict[str, Any]], shown: dict[str, tuple[str, str]], *, scale: float, unit: str
 ) -> Figure:
     """Draw a panel for each title's entries."""
-    figure = Figure(figsize=(2.2 + 2.2 * len(cells), 0.9 + 0.26 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(2.2 + 2.2 * len(cells), 1.1 + 0.26 * len(shown)), layout="constrained")
     row = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
     for axes, (title, entries) in zip(row, cells.items(), strict=True):
         gains(axes, entries, shown, scale=scale)
@@ -84,7 +85,7 @@ def main() -> None:
         if warm == "half way":
             name = cell["metric"]
             entries = cell["results"]["metrics"].get(name) or cell["decoded"]["greedy"][name]
-            own[f"{task}, {name.replace('_', ' ')}"] = entries
+            own[f"{task}\n{NAMES.get(name, name)}".replace("_", " ")] = entries
     save_pair(panels(own, RIVALS, scale=100.0, unit="percentage points"), HERE, "metrics")
 
 
