@@ -106,7 +106,8 @@ def summary(paths: list[Path]) -> str:
         cell = json.loads(path.read_text(encoding="utf-8"))
         nll, name = cell["results"]["metrics"]["NLL"], cell["metric"]
         own = cell["results"]["metrics"].get(name) or cell["decoded"]["greedy"][name]
-        base = {key: -nll["base"][other] for key, other in (("gain", "gain"), ("low", "high"), ("high", "low"))}
+        turned = {"gain": "gain", "low": "high", "high": "low"}
+        base = {key: 0.0 - nll["base"][other] for key, other in turned.items()}
         cells = [f"{_name(cell)} ({name.replace('_', ' ')})", _gain(base, 1.0)]
         for each in COMPARED:
             cells += [_gain(nll.get(each), 1.0), _gain(own.get(each), 100.0)]
