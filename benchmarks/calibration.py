@@ -1,37 +1,28 @@
-"""What each rule and estimator is worth on held-out data, and what a calibration costs.
+"""What each rule and estimator is worth on held-out data.
 
     python benchmarks/calibration.py quality --task demo          # or truthfulqa, arc_easy
-    python benchmarks/calibration.py cost                         # or --shape 8b --device cuda
     python benchmarks/calibration.py contextual --task truthfulqa  # or arc_easy, demo
 
 `quality` warm-starts LoRA for 60 steps and for whole epochs, calibrates, and scores every candidate on the test
-split. `cost` compares a calibration with the two bare forwards over the same tokens, in one run.
-`contextual` compares strengths that depend on the position with constant ones, for several prices on them.
+split. `contextual` compares strengths that depend on the position with constant ones, for several prices on them.
 """
 
 import json
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
 import torch
-from decode import build
 from jsonargparse import auto_cli
 from peft import LoraConfig
 from quiet import quiet_trainer
 from rich.console import Console
 from rich.table import Table
-from timing import synchronise
-from train import loader, rows
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
-from svd_lightning.calibration import PAPER_ALPHAS, calibrate, outcome
+from svd_lightning.calibration import PAPER_ALPHAS, outcome
 from svd_lightning.calibration.cross_fit import cross_fit, fit_each
 from svd_lightning.calibration.split import CalibrationSplit
 from svd_lightning.commands.demo import BASE_FOLDER, diaries
@@ -73,61 +64,12 @@ def quality(*, task: Task = "demo", epochs: int = 2, seed: int = 0) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, limits in (("60 steps", {"max_steps": 60}), (f"{epochs} epochs", {"max_epochs": epochs})):
             L.seed_everything(seed, verbose=False)
-            module, data = _model(task), _data(task, Path(folder) / f"{name} data")
+            module, data = small_model(task), _data(task, Path(folder) / f"{name} data")
             callback = SteeringCalibration(estimator=LineSearch(), show_table=False)
             trainer = quiet_trainer(Path(folder) / name, callback, **limits)
             trainer.fit(module, datamodule=data)
             trainer.test(module, datamodule=data, verbose=False)
             _show(f"{task}, {name}", module.calibration or {}, module.test_results.table or {})
-
-
-def cost(
-    *, examples: int = 400, rounds: int = 5, shape: str | None = None, device: str = "cpu", longest: int = 140
-) -> None:
-    """A masked joint calibration with guard and α sweep, against the two bare forwards.
-
-    Args:
-        examples: size of the calibration split.
-        rounds: paired repetitions; medians are printed.
-        shape: a random Llama in bfloat16 (`tiny`, `110m`, `8b`) on random rows; None is wiki-tiny on TruthfulQA.
-        device: where it runs.
-        longest: tokens of the longest random row.
-    """
-    recipe = Steering(JOINT, alpha=0.1, penalty=0.0)
-    if shape is None:
-        model, batches = _wiki_tiny(examples)
-    else:
-        model, batches = _random(shape, device, examples, longest)
-    model, batches = model.to(device), [_on(device, batch) for batch in batches]
-    snapshot = ReferenceSnapshot()
-    table = _fill(model, recipe, batches, snapshot)
-    solve = partial(calibrate, table, recipe, LineSearch(), alphas=PAPER_ALPHAS)
-    steps: dict[str, Callable[[], Any]] = {
-        "two bare forwards": lambda: _bare(model, batches),
-        "pass, new snapshot": lambda: _fill(model, recipe, batches, ReferenceSnapshot()),
-        "pass, snapshot reused": lambda: _fill(model, recipe, batches, snapshot),
-        "joint fit, guard, α sweep": lambda: solve(others=False),
-        "the other recipes too": lambda: solve(others=True),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            synchronise(device)
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    bare = medians["two bare forwards"]
-    print(
-        f"{table.num_tokens} tokens of {table.num_examples} examples, {device}, {torch.get_num_threads()} threads"
-    )
-    for name, value in medians.items():
-        print(f"{name:26s} {value:7.3f} s  {value / bare:5.2f} × two bare forwards")
-    for name in ("pass, new snapshot", "pass, snapshot reused"):
-        for solver in ("joint fit, guard, α sweep", "the other recipes too"):
-            whole = medians[name] + medians[solver]
-            share = medians[solver] / whole
-            print(f"{name} + {solver}: {whole / bare:.2f} × two bare forwards, solver {share:.0%} of it")
 
 
 def contextual(*, task: Task = "truthfulqa", epochs: int = 2, seed: int = 0) -> None:
@@ -141,7 +83,7 @@ def contextual(*, task: Task = "truthfulqa", epochs: int = 2, seed: int = 0) -> 
     with tempfile.TemporaryDirectory() as folder:
         for name, limits in (("60 steps", {"max_steps": 60}), (f"{epochs} epochs", {"max_epochs": epochs})):
             L.seed_everything(seed, verbose=False)
-            module, data = _model(task, joint=True), _data(task, Path(folder) / f"{name} data")
+            module, data = small_model(task, joint=True), _data(task, Path(folder) / f"{name} data")
             trainer = quiet_trainer(Path(folder) / name, **limits)
             trainer.fit(module, datamodule=data)
             module.eval().configured = replace(module.configured, features=FEATURES)
@@ -195,50 +137,11 @@ def _gain(name: str, better: torch.Tensor, worse: torch.Tensor, tokens: TokenTab
     return "" if name == "constant" else gain_text(asdict(paired_gain(better, worse, tokens.example)))
 
 
-def _bare(model: Any, batches: list[dict[str, Any]]) -> None:
-    with torch.no_grad():
-        for batch in batches:
-            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-            model(**inputs)
-            with model.disable_adapter():
-                model(**inputs)
-
-
-def _wiki_tiny(examples: int) -> tuple[Any, list[dict[str, Any]]]:
-    """wiki-tiny with a random adapter, and batches of TruthfulQA's answers."""
-    module = _model("truthfulqa", joint=True)
-    module.configure_model()
-    data = TruthfulQA(path=str(SHARED / "data/TruthfulQA.csv"), calibration=examples, test=100, batch_size=8)
-    data.tokenizer = module.tokenizer
-    model = module.peft_model.eval()
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.02)
-    return model, list(data.calibration_dataloader())
-
-
-def _random(shape: str, device: str, examples: int, longest: int) -> tuple[Any, list[dict[str, Any]]]:
-    """A random model that is as sure as a trained one, and batches of random rows.
-
-    Logits with a standard deviation of 4 leave some 15 of 128,000 tokens within a tenth of the best one.
-    """
-    model = build(shape, torch.bfloat16, device)
-    base = model.get_base_model()
-    with torch.no_grad():
-        base.model.norm.weight.mul_(4.0 / (base.config.initializer_range * base.config.hidden_size**0.5))
-    drawn = rows(examples, base.config.vocab_size, longest)
-    return model, list(loader(drawn, 8, needed_only=False))
-
-
-def _on(device: str, batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-
-
 def _collect(module: SteeredLanguageModel, batches: list[dict[str, Any]], snapshot: ReferenceSnapshot) -> Any:
-    return _fill(module.peft_model, module.configured, batches, snapshot)
+    return fill(module.peft_model, module.configured, batches, snapshot)
 
 
-def _fill(model: Any, recipe: Steering, batches: list[dict[str, Any]], snapshot: ReferenceSnapshot) -> Any:
+def fill(model: Any, recipe: Steering, batches: list[dict[str, Any]], snapshot: ReferenceSnapshot) -> Any:
     collecting = collector(model, recipe, snapshot, alphas=PAPER_ALPHAS)
     with torch.no_grad():
         for batch in batches:
@@ -246,7 +149,7 @@ def _fill(model: Any, recipe: Steering, batches: list[dict[str, Any]], snapshot:
     return collecting.result()
 
 
-def _model(task: Task, *, joint: bool = False) -> SteeredLanguageModel:
+def small_model(task: Task, *, joint: bool = False) -> SteeredLanguageModel:
     rules = JOINT if joint else (KLGradient(), NaturalGradient(), TaskAware())
     base, rate = (BASE_FOLDER, 5e-4) if task == "demo" else (SHARED / "models/wiki-tiny", 1e-3)
     return SteeredLanguageModel(
@@ -318,4 +221,4 @@ def _show(title: str, found: dict[str, Any], test: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    auto_cli([quality, cost, contextual])
+    auto_cli([quality, contextual])

@@ -73,7 +73,7 @@ prompts() { # B.6, B.10: cost against the prompt's length, on a part of the laye
 
 runs() { # B.7: warm start and calibration
     step train 90 "$PYTHON" benchmarks/train.py --device "$DEVICE" --rounds 3 $TRAIN
-    step calibration 90 "$PYTHON" benchmarks/calibration.py cost --device "$DEVICE" --shape $SHAPE \
+    step calibration 90 "$PYTHON" benchmarks/calibration_cost.py --device "$DEVICE" --shape $SHAPE \
         --examples $ROWS --rounds 3
 }
 
