@@ -9,6 +9,7 @@ split. `contextual` compares strengths that depend on the position with constant
 
 import json
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from svd_lightning.calibration.cross_fit import cross_fit, fit_each
 from svd_lightning.calibration.split import CalibrationSplit
 from svd_lightning.commands.demo import BASE_FOLDER, diaries
 from svd_lightning.data import CompletionDataModule, JSONLData, TruthfulQA
+from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.metrics import paired_gain
 from svd_lightning.models import Backbone
 from svd_lightning.objective import MaskedObjective, ReferenceSnapshot, TokenTable
@@ -87,9 +89,10 @@ def contextual(*, task: Task = "truthfulqa", epochs: int = 2, seed: int = 0) -> 
             trainer = quiet_trainer(Path(folder) / name, **limits)
             trainer.fit(module, datamodule=data)
             module.eval().configured = replace(module.configured, features=FEATURES)
+            splits = {"calibration": data.calibration_dataloader(), "test": data.test_dataloader()}
             tables = [
-                _collect(module, list(loader), ReferenceSnapshot())
-                for loader in (data.calibration_dataloader(), data.test_dataloader())
+                fill(module.peft_model, module.configured, loader, ReferenceSnapshot(), data.all_choices(split))
+                for split, loader in splits.items()
             ]
             _show_contextual(f"{task}, {name}", module.configured, *tables)
 
@@ -137,12 +140,15 @@ def _gain(name: str, better: torch.Tensor, worse: torch.Tensor, tokens: TokenTab
     return "" if name == "constant" else gain_text(asdict(paired_gain(better, worse, tokens.example)))
 
 
-def _collect(module: SteeredLanguageModel, batches: list[dict[str, Any]], snapshot: ReferenceSnapshot) -> Any:
-    return fill(module.peft_model, module.configured, batches, snapshot)
-
-
-def fill(model: Any, recipe: Steering, batches: list[dict[str, Any]], snapshot: ReferenceSnapshot) -> Any:
-    collecting = collector(model, recipe, snapshot, alphas=PAPER_ALPHAS)
+def fill(
+    model: Any,
+    recipe: Steering,
+    batches: Iterable[dict[str, Any]],
+    snapshot: ReferenceSnapshot,
+    questions: Sequence[EncodedQuestion] = (),
+) -> Any:
+    """Return the table of the batches, of questions where they are of such."""
+    collecting = collector(model, recipe, snapshot, alphas=PAPER_ALPHAS, questions=questions)
     with torch.no_grad():
         for batch in batches:
             collecting.add(batch)
