@@ -60,10 +60,15 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say where."""
-        await super().startup(sockets)
+        with explained((OSError,), lambda reason: f"port: cannot listen on it: {reason}"):
+            await super().startup(sockets)  # another server may have begun to load at the same time
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
             self._announce(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop: also if nothing writes answers any more."""
+        return await super().on_tick(counter) or not self._service.engine.alive
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and wait for answers."""
