@@ -75,9 +75,10 @@ def test_where_nothing_writes_any_more_all_are_told_and_the_server_ends(module, 
     assert "nobody expects this" in caplog.text
 
 
-def test_a_port_that_another_server_took_while_this_one_loaded(module):
+def test_a_port_that_another_server_took_while_this_one_loaded(module, caplog):
     options = {"generation": {}, "batch_size": 1, "limits": LIMITS, "timeout": 1.0}
     with bound("127.0.0.1", 0) as first, bound("127.0.0.1", first.getsockname()[1]) as second:
         first.listen()
         with pytest.raises(InputError, match=r"port: cannot listen on it: .*in use"):
             Server(Service.of(module, NAME, **options), print).run(sockets=[second])
+    assert not [one for one in caplog.records if one.exc_info or "Traceback" in one.getMessage()]
