@@ -234,9 +234,9 @@ class _Steps:
         steered = self._model._last_logits[1][:, -1]
         tokens = input_ids[:, -1].tolist()
         for place, row in self._live():
-            row.written.append(tokens[place])
             assert row.drawing is not None
-            ends = row.drawing.ends(self._text(input_ids, place))
+            ends = row.drawing.ends(self._text(input_ids, place))  # if it fails, the row has not got its token yet
+            row.written.append(tokens[place])
             row.done = row.take(tokens[place], steered[place], ends) or ends
         live = sum(not row.done for row in self._rows)
         self._paused = self._paused or self._pause(live)

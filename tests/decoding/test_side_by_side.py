@@ -75,6 +75,20 @@ def test_each_row_gets_what_generate_writes_for_it_alone(name, every, tokenizer)
     assert (calls > 1) == (every is not None)
 
 
+def test_after_a_failure_between_tokens_every_row_goes_on_without_a_gap(tokenizer):
+    model, told = zoo.tuned_model(), [[] for _ in LENGTHS]
+    rows = make_rows(tokenizer, model, {"max_new_tokens": 5, "do_sample": False})
+    for row, own in zip(rows, told, strict=True):
+        row.take = lambda token, *_, own=own: bool(own.append(token))
+    rows[1].drawing.ends = lambda ids: ids[0, 10**6]  # out of range
+    with pytest.raises(IndexError):
+        writer_of(model).write(rows)
+    del rows[1].drawing.ends  # the class's own again
+    for row in rows:
+        written(model, [row])
+    assert told == alone(tokenizer, model, rows)
+
+
 @pytest.mark.parametrize("adapter", ["ia3", "prompt", "prefix", "dora"])
 def test_every_engine_does(adapter, tokenizer):
     model = zoo.tuned_model("llama", adapter)

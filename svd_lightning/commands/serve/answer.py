@@ -1,5 +1,6 @@
 """One answer while it is written: its text up to a stop string, its log-probabilities, and why it ended."""
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -11,7 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.decoding.growing import GrowingText
 from svd_lightning.decoding.side_by_side import Row, SideBySide
+from svd_lightning.errors import InputError
 from svd_lightning.scoring.prompts import score_prompt
+
+_log = logging.getLogger(__name__)
 
 LOWEST = -9999.0
 """Written for log-probabilities below it: JSON has no −∞, and OpenAI's API writes this."""
@@ -90,9 +94,14 @@ class Answer:
             self.row.done = True
 
     def fail(self, problem: Exception) -> None:
-        """End the answer with a problem."""
+        """End the answer with a problem, which the log tells in full and the client in brief."""
         self.row.done = True
-        self.tell(Piece(self.choice, problem=problem))
+        if isinstance(problem, InputError):
+            _log.warning("an answer failed: %s", problem)
+        else:
+            _log.error("an answer failed", exc_info=problem)
+        # without the frames, whose tensors would live until the client has read it
+        self.tell(Piece(self.choice, problem=problem.with_traceback(None)))
 
     def _take(self, token: int, logits: Tensor, last: bool) -> bool:
         if self.gone:

@@ -137,7 +137,7 @@ class Service:
         expected = f"Bearer {self.key}".encode()
 
         async def guarded(request: Request) -> Response:
-            given = request.headers.get("authorization", "").encode()
+            given = request.headers.get("authorization", "").encode("latin-1")  # its bytes
             if self.key is not None and not hmac.compare_digest(given, expected):
                 raise HTTPException(
                     401, "api_key: expected the key of this server", {"WWW-Authenticate": "Bearer"}

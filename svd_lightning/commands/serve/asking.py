@@ -18,6 +18,9 @@ from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.steering import UNSTEERED, SteeringFunction
 
+_COLD = 1e-6
+"""Temperatures below it are greedy: logits divided by much smaller ones are all infinite."""
+
 
 class Asking:
     """Makes the answers of a request, in one thread at a time, which need not be the one that writes.
@@ -102,9 +105,9 @@ class Asking:
         """Return the most tokens of an answer to a prompt of this length."""
         context = self._module.context_length
         room = self._limits.new_tokens if context is None else min(self._limits.new_tokens, context - length)
+        if room < (1 if request.limit is None else min(1, request.limit)):
+            raise InputError(f"prompt: its {length} tokens fill the model's context of {context}; shorten it")
         if request.limit is None:
-            if room < 1:
-                raise InputError(f"prompt: its {length} tokens fill the model's context of {context}; shorten it")
             return min(self._config.max_new_tokens, room)
         if request.limit > self._limits.new_tokens:
             raise InputError(
@@ -113,7 +116,7 @@ class Asking:
             )
         if request.limit > room:
             raise InputError(
-                f"max_tokens: expected at most {max(0, room)}, got {request.limit}: the model's context holds "
+                f"max_tokens: expected at most {room}, got {request.limit}: the model's context holds "
                 f"{context} tokens, and the prompt has {length}"
             )
         return request.limit
@@ -126,8 +129,8 @@ class Asking:
         config = copy.deepcopy(self._config)
         config.max_new_tokens = new_tokens
         if request.temperature is not None:
-            config.do_sample = request.temperature > 0
-            config.temperature = request.temperature or None
+            config.do_sample = request.temperature >= _COLD
+            config.temperature = request.temperature if config.do_sample else None
             if not self._own.do_sample:
                 config.top_k, config.top_p = 0, 1.0
         if request.top_p is not None:

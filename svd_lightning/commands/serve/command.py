@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ def serve(
         except Stopped as stop:
             stop.tell("the answers that had begun are sent, or given up")
             raise
+        sys.exit("error: the server ended by itself; the log says why")
 
 
 def _announce(name: str, place: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from svd_lightning.commands.serve.answer import Answer
 from svd_lightning.commands.serve.line import Line
 from svd_lightning.decoding.side_by_side import SideBySide
-from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 
 _log = logging.getLogger(__name__)
@@ -49,6 +48,14 @@ class Engine:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._write_all()
+        except Exception:
+            _log.exception("no answers are written any more")
+        finally:
+            self._line.close()
+
+    def _write_all(self) -> None:
         answers: list[Answer] = []
         while True:
             new = self._line.take(self._batch_size - len(answers), answers)
@@ -63,19 +70,21 @@ class Engine:
         try:
             answer.begin(self._peft_model, self._writer)
         except Exception as error:
-            _fail(answer, error)
+            answer.fail(error)
         return not answer.row.done
 
     def _write(self, answers: Sequence[Answer]) -> None:
         """Write the next tokens; if that fails, those of each answer by itself, so that one alone fails."""
         try:
             self._writer.write([answer.row for answer in answers], self._pausing(answers))
+            return
         except Exception as error:
             if len(answers) == 1:
-                _fail(answers[0], error)
-            else:
-                for answer in (one for one in answers if not one.row.done):
-                    self._write([answer])
+                answers[0].fail(error)
+                return
+        # only here are the tensors of what failed free again, of which it may have had too many
+        for answer in (one for one in answers if not one.row.done):
+            self._write([answer])
 
     def _pausing(self, answers: Sequence[Answer]) -> Callable[[int], bool]:
         """Return when to write anew: others wait and there is room, or half of the rows are done.
@@ -95,9 +104,3 @@ class Engine:
             return 2 * live <= len(answers) or (live < self._batch_size and self._line.joins(answers))
 
         return pause
-
-
-def _fail(answer: Answer, error: Exception) -> None:
-    if not isinstance(error, InputError):
-        _log.error("an answer failed", exc_info=error)
-    answer.fail(error)

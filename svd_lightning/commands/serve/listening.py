@@ -59,11 +59,24 @@ class Server(uvicorn.Server):
         self._service, self._announce, self._grace = service, announce, grace
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
-        await super().startup(sockets)
-        if self.started and sockets:
-            host, port = sockets[0].getsockname()[:2]
-            self._announce(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        """Listen, and say where.
+
+        Raises:
+            InputError: if a server that loaded at the same time was faster.
+        """
+        try:
+            with explained((OSError,), lambda reason: f"port: cannot listen on it: {reason}"):
+                await super().startup(sockets)
+            if self.started and sockets:
+                host, port = sockets[0].getsockname()[:2]
+                self._announce(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except Exception:
+            await self.lifespan.shutdown()  # uvicorn would break it off, which logs a traceback
+            raise
+
+    async def on_tick(self, counter: int) -> bool:
+        """Return whether to stop: also if nothing writes answers any more."""
+        return await super().on_tick(counter) or not self._service.engine.alive
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, and wait for answers."""

@@ -81,9 +81,10 @@ def test_who_is_gone_is_told_nothing_more(word_tokenizer):
     assert len(pieces) == 1
 
 
-def test_a_failure_while_writing_ends_this_answer_alone(word_tokenizer):
+def test_a_failure_while_writing_ends_this_answer_alone_and_is_logged(word_tokenizer, caplog):
     pieces = []
     one = answer(word_tokenizer, pieces.append, 5, tops=99)  # more than the vocabulary has
     assert one.row.take(4, torch.zeros(14), False)
     assert one.row.done
     assert isinstance(pieces[-1].problem, RuntimeError)
+    assert caplog.records[-1].exc_info[1] is pieces[-1].problem

@@ -3,6 +3,7 @@
 import http.client
 import json
 import typing
+from dataclasses import replace
 
 import openai
 import pytest
@@ -10,7 +11,7 @@ from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 
 from svd_lightning.commands.serve.requests import NOT_SERVED, ChatCompletions, Completions
-from tests.commands.serve.serving import NAME, client, health, post, serving
+from tests.commands.serve.serving import LIMITS, NAME, client, health, post, serving
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 GOOD = {"model": NAME, "prompt": "a"}
@@ -43,7 +44,7 @@ BAD = {
     "token beyond the vocabulary": (text(prompt=[10**9]), "prompt: expected token ids from 0 to "),
     "negative token": (text(prompt=[-1]), "prompt: expected token ids from 0 to "),
     "truth for a token": (text(prompt=[True]), "prompt: expected a text"),
-    "long prompt": (text(prompt="a " * 5000), "prompt: expected at most 64 tokens, got 5001"),
+    "long prompt": (text(prompt="a " * 5000), "prompt: expected at most 130 tokens, got 5001"),
     "huge prompt": (text(prompt="a" * 3 * 2**20), "Content Too Large"),
     "half a character": ((TEXT, b'{"model": "diaries", "prompt": "\\ud800"}'), "Invalid JSON"),
     "too many answers": (text(n=17), "n: expected at most 16 answers of a request, got 17"),
@@ -55,6 +56,14 @@ BAD = {
     "negative tokens": (text(max_tokens=-1), "max_tokens: Input should be greater than or equal to 0"),
     "many tokens": (text(max_tokens=10**9), "max_tokens: expected at most 100, got 1000000000"),
     "more than the context": (text(prompt="a " * 60, max_tokens=100), "the model's context holds 128 tokens"),
+    "a prompt that fills the context": (
+        text(prompt=[4] * 128, max_tokens=3),
+        "prompt: its 128 tokens fill the model's",
+    ),
+    "a prompt beyond the context": (
+        text(prompt=[4] * 129, max_tokens=0, echo=True),
+        "prompt: its 129 tokens fill the model's context of 128; shorten it",
+    ),
     "digits without end": (
         (TEXT, b'{"model": "diaries", "prompt": "a", "seed": %s}' % (b"9" * 9000)),
         "Invalid JSON",
@@ -93,7 +102,7 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def address(module):
-    with serving(module) as address:
+    with serving(module, limits=replace(LIMITS, prompt_tokens=130)) as address:
         yield address
 
 
