@@ -30,8 +30,8 @@ class Completer(Protocol):
 class Decoder:
     """Completes batches of prompts, `complete` for one model, with options that stay the same.
 
-    With a static cache, a step is compiled once for each steering: its steered model is kept, and a smaller last
-    batch is filled up to the size of the first. If that fails, decoding goes on with a dynamic cache.
+    With a static cache, a step is compiled once for each steering: its steered model is kept, and a smaller batch
+    is filled up to the size of those before it. If that fails, decoding goes on with a dynamic cache.
 
     Args:
         peft_model: in evaluation mode.
@@ -70,7 +70,7 @@ class Decoder:
 
     def _complete_static(self, batch: Batch, steerings: Mapping[str, SteeringFunction]) -> list[PredictionRecord]:
         rows = len(batch["id"])
-        self._rows = self._rows or rows
+        self._rows = max(self._rows, rows)
         filled = rows_of(batch, [*range(rows), *[0] * (self._rows - rows)])
         assert self._static is not None
         options = {"config": self._static, "steer": self._steered, **self._options}
