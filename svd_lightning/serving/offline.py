@@ -181,7 +181,7 @@ def sampling_params(options: GenerationConfig, *, prompt: int, seed: int) -> Any
     return SamplingParams(
         **{"temperature": 0.0, **drawn},
         n=options.num_return_sequences or 1,
-        max_tokens=options.max_new_tokens or max(1, (options.max_length or 20) - prompt),
+        max_tokens=answer_limit(options, prompt),
         min_tokens=options.min_new_tokens or 0,
         repetition_penalty=options.repetition_penalty or 1.0,
         stop=options.stop_strings,
@@ -190,6 +190,16 @@ def sampling_params(options: GenerationConfig, *, prompt: int, seed: int) -> Any
         seed=seed if options.do_sample else None,
         detokenize=options.stop_strings is not None,
     )
+
+
+def answer_limit(options: GenerationConfig, prompt: int) -> int:
+    """Return how many tokens the answer to a prompt may have: 20 where nothing is said, as `generate` has it.
+
+    >>> [answer_limit(GenerationConfig(**each), 30) for each in ({}, {"max_length": 34}, {"max_new_tokens": 7})]
+    [20, 4, 7]
+    """
+    limit = 20 if options.max_length is None else max(1, options.max_length - prompt)
+    return options.max_new_tokens or limit
 
 
 def _given(options: GenerationConfig, names: tuple[str, ...]) -> dict[str, Any]:
