@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.data import Batch, EncodedExample
 from svd_lightning.decoding.caches import why_dynamic
-from svd_lightning.decoding.generation import complete, completed, rows_of
+from svd_lightning.decoding.generation import answer_limit, complete, completed, rows_of
 from svd_lightning.decoding.model import steer_model, steered_class
 from svd_lightning.decoding.two_pass import TwoPassModel
 from svd_lightning.models.switch import active_config
@@ -112,7 +112,7 @@ def decoder(
         run: what is to be decoded.
     """
     options, longest = completed(config, base), max((len(row.prompt_ids) for row in run.prompts), default=0)
-    new = options.max_new_tokens or max(0, (options.max_length or 0) - longest)
+    new = answer_limit(options, longest)
     device = peft_model.device.type
     reason = why_dynamic(
         device,

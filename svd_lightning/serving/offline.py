@@ -15,7 +15,7 @@ from transformers import GenerationConfig
 from typing_extensions import Self
 
 from svd_lightning.data import Batch, CompletionDataModule
-from svd_lightning.decoding.generation import before_end, completed, prediction_records
+from svd_lightning.decoding.generation import answer_limit, before_end, completed, prediction_records
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import PredictionRecord
@@ -190,16 +190,6 @@ def sampling_params(options: GenerationConfig, *, prompt: int, seed: int) -> Any
         seed=seed if options.do_sample else None,
         detokenize=options.stop_strings is not None,
     )
-
-
-def answer_limit(options: GenerationConfig, prompt: int) -> int:
-    """Return how many tokens the answer to a prompt may have: 20 where nothing is said, as `generate` has it.
-
-    >>> [answer_limit(GenerationConfig(**each), 30) for each in ({}, {"max_length": 34}, {"max_new_tokens": 7})]
-    [20, 4, 7]
-    """
-    limit = 20 if options.max_length is None else max(1, options.max_length - prompt)
-    return options.max_new_tokens or limit
 
 
 def _given(options: GenerationConfig, names: tuple[str, ...]) -> dict[str, Any]:
