@@ -15,11 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 
 from svd_lightning.callbacks import SteeringCalibration, StopBetweenBatches
 from svd_lightning.callbacks.checks import as_steered
-from svd_lightning.data import CompletionDataModule
 from svd_lightning.errors import DiskError, InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.runs import claim_folder
-from svd_lightning.serving.offline import AT_ONCE, OfflineEngine, check_engine
+from svd_lightning.serving.offline import OfflineEngine, at_once, check_engine
 from svd_lightning.signals import answering, deferring
 from svd_lightning.strategies import CheckpointFiles
 
@@ -110,9 +109,7 @@ class SteeringTrainer(L.Trainer):
             return super().predict(model, *given)
         check_engine(self.num_devices * self.num_nodes)
         module, seed = as_steered(model or self.lightning_module), int(os.environ.get("PL_GLOBAL_SEED", 0))
-        if isinstance(datamodule, CompletionDataModule):
-            datamodule.eval_batch_size = max(datamodule.eval_batch_size or datamodule.batch_size, AT_ONCE)
-        with OfflineEngine(module, engine_options or {}, seed=seed) as module.engine:
+        with at_once(datamodule), OfflineEngine(module, engine_options or {}, seed=seed) as module.engine:
             try:
                 return super().predict(module, *given)
             finally:

@@ -18,7 +18,7 @@ from svd_lightning.files import write_text, writing
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import KnownRecord, PredictionRecord
 from svd_lightning.signals import Stopped
-from svd_lightning.steering import rule_name
+from svd_lightning.steering import tasks_as_plain
 from svd_lightning.strategies import trained_sum
 
 
@@ -149,17 +149,14 @@ def _lines(part: Path) -> list[str | None]:
 
 
 def _settings(trainer: L.Trainer, module: SteeredLanguageModel, *, compare: bool) -> str:
-    """Return a digest of all that decides what is written: weights, steering, options and prompts."""
-    data, steering = as_completion_data(trainer), module.steering
+    """Return a digest of all that decides what is written: weights, steering, options, prompts and engine."""
+    data = as_completion_data(trainer)
     parts = (
         module.base_fingerprint,
         trained_sum(trainer, module.peft_model),
-        [rule_name(rule) for rule in steering.directions],
-        steering.strengths,
-        steering.alpha,
-        steering.penalty,
-        [(task, one.strengths, *map(rule_name, one.directions)) for task, one in module.own_steering.items()],
+        tasks_as_plain(module.task_steering),
         module.generation.to_json_string(),
+        type(module.engine).__name__,
         compare,
         data.digest("predict"),
         data.tasks("predict"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -115,8 +115,7 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
 
         If they do not divide evenly over the ranks, the first ones are repeated; the writer keeps each row once.
         """
-        replicas, rank = self._ranks()
-        rows = self._split("predict")
+        rows, (replicas, rank) = self._split("predict"), self._ranks()
         sampler = DistributedSampler(rows, num_replicas=replicas, rank=rank, shuffle=False)  # type: ignore[arg-type, var-annotated]
         return self._loader(rows, self._prompt_collator(), sampler=sampler if replicas > 1 else None)
 
@@ -169,22 +168,24 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
                 digest.update(repr(span).encode())
         return digest.hexdigest()
 
+    @property
+    def _module(self) -> LightningModule | None:
+        return None if self.trainer is None else self.trainer.lightning_module
+
     def _model_side(self) -> tuple[PreTrainedTokenizerBase, int | None]:
         """Return tokenizer and context length: those set here, or else those of the Trainer's module."""
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        tokenizer = self.tokenizer if self.tokenizer is not None else getattr(module, "tokenizer", None)
+        tokenizer = self.tokenizer if self.tokenizer is not None else getattr(self._module, "tokenizer", None)
         if tokenizer is None:
             raise InputError(
                 "data.tokenizer: none yet; run the data through a Trainer with a module that has one, or set "
                 "`datamodule.tokenizer = AutoTokenizer.from_pretrained(...)`"
             )
         context = self.context_length
-        return tokenizer, context if context is not None else getattr(module, "context_length", None)
+        return tokenizer, context if context is not None else getattr(self._module, "context_length", None)
 
     def _ends(self) -> frozenset[int] | None:
         """Return the tokens that end an answer: those that the Trainer's module knows, or None."""
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        return None if self.tokenizer is not None else getattr(module, "ends", None)
+        return None if self.tokenizer is not None else getattr(self._module, "ends", None)
 
     def _encoded(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[EncodedExample]]:
         encoded = {
@@ -245,8 +246,7 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
         return self._questions[split]
 
     def _check_vocabulary(self, rows: Iterable[EncodedExample]) -> None:
-        module = self.trainer.lightning_module if self.trainer is not None else None
-        if (size := getattr(module, "vocab_size", None)) is not None:
+        if (size := getattr(self._module, "vocab_size", None)) is not None:
             check_vocabulary(rows, self._model_side()[0], size)
 
     def _choice_loader(self, split: str) -> DataLoader[EncodedExample] | DataLoader[EncodedQuestion]:

@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.data import Batch, EncodedExample
 from svd_lightning.decoding.caches import why_dynamic
-from svd_lightning.decoding.generation import complete, completed, rows_of
+from svd_lightning.decoding.generation import answer_limit, complete, completed, rows_of
 from svd_lightning.decoding.model import steer_model, steered_class
 from svd_lightning.decoding.two_pass import TwoPassModel
 from svd_lightning.models.switch import active_config
@@ -30,8 +30,8 @@ class Completer(Protocol):
 class Decoder:
     """Completes batches of prompts, `complete` for one model, with options that stay the same.
 
-    With a static cache, a step is compiled once for each steering: its steered model is kept, and a smaller last
-    batch is filled up to the size of the first. If that fails, decoding goes on with a dynamic cache.
+    With a static cache, a step is compiled once for each steering: its steered model is kept, and a smaller batch
+    is filled up to the size of those before it. If that fails, decoding goes on with a dynamic cache.
 
     Args:
         peft_model: in evaluation mode.
@@ -70,7 +70,7 @@ class Decoder:
 
     def _complete_static(self, batch: Batch, steerings: Mapping[str, SteeringFunction]) -> list[PredictionRecord]:
         rows = len(batch["id"])
-        self._rows = self._rows or rows
+        self._rows = max(self._rows, rows)
         filled = rows_of(batch, [*range(rows), *[0] * (self._rows - rows)])
         assert self._static is not None
         options = {"config": self._static, "steer": self._steered, **self._options}
@@ -112,7 +112,7 @@ def decoder(
         run: what is to be decoded.
     """
     options, longest = completed(config, base), max((len(row.prompt_ids) for row in run.prompts), default=0)
-    new = options.max_new_tokens or max(0, (options.max_length or 0) - longest)
+    new = answer_limit(options, longest)
     device = peft_model.device.type
     reason = why_dynamic(
         device,

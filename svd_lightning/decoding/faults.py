@@ -14,9 +14,11 @@ class LogitFaults:
 
     Args:
         device: of the model.
+        at_once: raise before a token is picked, for a caller who sees each token; it waits for the device anyway.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, at_once: bool = False) -> None:
+        self._at_once = at_once
         with torch.inference_mode(False):
             self._found = torch.zeros((), dtype=torch.bool, device=device)
         self._steps = 0
@@ -29,7 +31,14 @@ class LogitFaults:
         """Return the logits, [..., V]; faulty rows become zeros, from which `generate` can pick until we raise."""
         good = can_pick(logits)
         self._found.logical_or_(~good.all().to(self._found.device))
+        if not torch.compiler.is_compiling():
+            self.forward_ends()
         return torch.where(good, logits, 0.0)
+
+    def forward_ends(self) -> None:
+        """Raise as `check` does, if faults are told at once; a compiled step leaves this to its caller."""
+        if self._at_once:
+            self.check()
 
     def step(self) -> None:
         """Count a step that begins; raise, after the prompt and every 32 steps, as `check` does."""

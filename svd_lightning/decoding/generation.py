@@ -73,6 +73,16 @@ def completed(config: GenerationConfig, base: GenerationConfig) -> GenerationCon
     return whole
 
 
+def answer_limit(options: GenerationConfig, prompt: int) -> int:
+    """Return how many tokens the answer to a prompt may have: 20 where nothing is said, as `generate` has it.
+
+    >>> [answer_limit(GenerationConfig(**each), 30) for each in ({}, {"max_length": 34}, {"max_new_tokens": 7})]
+    [20, 4, 7]
+    """
+    limit = 20 if options.max_length is None else max(1, options.max_length - prompt)
+    return options.max_new_tokens or limit
+
+
 def _checked(options: Mapping[str, Any]) -> GenerationConfig:
     config = GenerationConfig(**options)
     config.validate(strict=True)

@@ -21,6 +21,9 @@ from svd_lightning.steering import SteeringFunction, corrected_logits, forbids
 Inputs = dict[str, Any]
 """Arguments of a model's forward, by name."""
 
+_WATCHING = ("streamer", "stopping_criteria")
+"""Arguments of `generate` by which a caller sees each token as it comes."""
+
 
 class SteeredModel:
     """Mixin before the class of a causal LM; `generate` and `forward` keep the class's own signatures.
@@ -42,6 +45,8 @@ class SteeredModel:
     _generating = False
     _faults: LogitFaults | None = None
     """While generating on a device that answers late, or by a compiled step: notes logits that are not finite."""
+    _watched = False
+    """While generating: the caller sees each token as it comes."""
     _columns = 0
     """While generating: tokens of the text that the last forward saw."""
     _last_logits: tuple[Tensor, Tensor] | None = None
@@ -53,8 +58,9 @@ class SteeredModel:
         """Run the class's own `generate` on steered logits; raise InputError as `check_adapter`."""
         self._check_adapter()
         self._generating, self._columns = True, 0
+        self._watched = any(kwargs.get(name) is not None for name in _WATCHING)
         device: torch.device = self.device  # type: ignore[attr-defined]
-        self._faults = None if device.type == "cpu" else LogitFaults(device)
+        self._faults = None if device.type == "cpu" else LogitFaults(device, at_once=self._watched)
         try:
             found = super().generate(*args, **kwargs)  # type: ignore[misc]
             if self._faults is not None:
@@ -184,7 +190,7 @@ class SteeredModel:
         """Return the compiled step that `generate` uses with a static cache; its graph notes faulty logits."""
         compiled = super().get_compiled_call(compile_config)  # type: ignore[misc]
         if self._generating:
-            self._faults = self._faults or LogitFaults(self.device)  # type: ignore[attr-defined]
+            self._faults = self._faults or LogitFaults(self.device, at_once=self._watched)  # type: ignore[attr-defined]
             self._faults.keep_address()
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -192,6 +198,8 @@ class SteeredModel:
                 outputs = compiled(*args, **kwargs)
             if self._faults is None:
                 check_logits("steered logits", outputs.logits)
+            else:
+                self._faults.forward_ends()
             return outputs
 
         return call

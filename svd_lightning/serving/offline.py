@@ -2,8 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +14,8 @@ from peft import PeftModel
 from transformers import GenerationConfig
 from typing_extensions import Self
 
-from svd_lightning.data import Batch
-from svd_lightning.decoding.generation import before_end, completed, prediction_records
+from svd_lightning.data import Batch, CompletionDataModule
+from svd_lightning.decoding.generation import answer_limit, before_end, completed, prediction_records
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import PredictionRecord
@@ -47,6 +47,20 @@ def check_engine(processes: int) -> None:
             f"trainer.devices: expected 1 with --engine vllm, which starts processes of its own, got {processes}; "
             "write --engine_options '{tensor_parallel_size: N}'"
         )
+
+
+@contextmanager
+def at_once(data: object) -> Iterator[None]:
+    """Give vLLM batches of at least `AT_ONCE` prompts within the context; leave other data as they are."""
+    if not isinstance(data, CompletionDataModule):
+        yield
+        return
+    own = data.eval_batch_size
+    data.eval_batch_size = max(own or data.batch_size, AT_ONCE)
+    try:
+        yield
+    finally:
+        data.eval_batch_size = own
 
 
 class OfflineEngine:
@@ -167,7 +181,7 @@ def sampling_params(options: GenerationConfig, *, prompt: int, seed: int) -> Any
     return SamplingParams(
         **{"temperature": 0.0, **drawn},
         n=options.num_return_sequences or 1,
-        max_tokens=options.max_new_tokens or max(1, (options.max_length or 20) - prompt),
+        max_tokens=answer_limit(options, prompt),
         min_tokens=options.min_new_tokens or 0,
         repetition_penalty=options.repetition_penalty or 1.0,
         stop=options.stop_strings,

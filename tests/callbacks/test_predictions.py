@@ -6,12 +6,13 @@ import signal
 from dataclasses import replace
 
 import pytest
+import torch
 
 from svd_lightning.callbacks import PredictionWriter
 from svd_lightning.cli import main
 from svd_lightning.data import JSONLData, TruthfulQA
 from svd_lightning.errors import InputError
-from svd_lightning.steering import Steering
+from svd_lightning.steering import Corrected, LabelBias, Steering
 from tests.chain import diary_data, diary_model, quiet_trainer, read_jsonl, write_config, write_diaries
 from tests.processes import interrupted_command
 
@@ -141,6 +142,27 @@ def test_the_parts_of_other_settings_are_refused(options, data, interrupted, fit
             diary_model(**options),
         )
     assert part.read_bytes() == before
+
+
+class Biased(StopAfter):
+    """Decodes with a label bias of this size."""
+
+    def __init__(self, bias, **options):
+        super().__init__(**options)
+        self.bias = torch.tensor([bias])
+
+    def on_predict_start(self, trainer, pl_module):
+        pl_module.steering = Corrected.of(pl_module.configured, LabelBias(torch.tensor([5]), self.bias))
+        super().on_predict_start(trainer, pl_module)
+
+
+def test_the_parts_of_another_correction_are_refused(fitted, diaries, tmp_path):
+    """Such runs agree in rules, strengths (0), mask and penalty."""
+    target = str(tmp_path / "out.jsonl")
+    with pytest.raises(ConnectionError):
+        predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=1), Biased(1.0, output=target))
+    with pytest.raises(InputError, match="left by an interrupted run with another model, other data or options"):
+        predict(tmp_path, fitted, diary_data(diaries), Biased(2.0, output=target))
 
 
 def test_text_of_every_kind_stays_one_line_each(fitted, diaries, tmp_path):

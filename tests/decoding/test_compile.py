@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch._dynamo
 from transformers import CompileConfig
+from transformers.generation.streamers import BaseStreamer
 
 from svd_lightning.decoding import steer_model
 from svd_lightning.errors import InputError
@@ -73,8 +74,8 @@ class Damage:
         return torch.where(self.seen > self.step, tuned + float("nan"), tuned)
 
 
-def compiled_generate(damage, **options):
-    ids, mask = zoo.prompts()
+def compiled_generate(damage, *, prompts=(7, 4, 9), **options):
+    ids, mask = zoo.prompts(prompts)
     model = steer_model(zoo.tuned_model(), damage)
     options |= {"cache_implementation": "static", "compile_config": compile_config("eager")}
     return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=80, min_new_tokens=80, **options)
@@ -88,6 +89,34 @@ def test_a_compiled_step_notes_faulty_logits(step, asked):
     with pytest.raises(InputError, match="NaN"):
         compiled_generate(damage, do_sample=True)  # which would not survive NaN
     assert damage.seen == asked
+
+
+class Seen(BaseStreamer):
+    def __init__(self):
+        self.tokens = []
+
+    def put(self, value):
+        self.tokens += value.flatten().tolist()
+
+    def end(self):
+        pass
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_who_sees_each_token_sees_none_of_faulty_logits(step):
+    damage, seen = Damage(step), Seen()
+    with pytest.raises(InputError, match="NaN"):
+        compiled_generate(damage, do_sample=False, streamer=seen, prompts=(9,))
+    assert (damage.seen, len(seen.tokens)) == (step + 1, 9 + step)
+
+    def watch(input_ids, scores, **others):
+        seen.tokens.append(input_ids[0, -1].item())
+        return torch.zeros(1, dtype=torch.bool)
+
+    seen.tokens.clear()
+    with pytest.raises(InputError, match="NaN"):
+        compiled_generate(Damage(step), do_sample=False, stopping_criteria=[watch], prompts=(9,))
+    assert len(seen.tokens) == step
 
 
 def test_no_graph_breaks_to_note_faults():

@@ -70,10 +70,21 @@ BATCHES = [batch_of((7, 4, 9), 3), batch_of((5, 6, 3), 4), batch_of((8, 2), 5)]
 CONFIG = GenerationConfig(max_new_tokens=6, do_sample=False, eos_token_id=1, pad_token_id=0)
 
 
-@pytest.mark.parametrize("adapter", ["lora", "prompt"])
-def test_a_step_is_compiled_once_for_all_batches_and_writes_the_same(adapter, tokenizer):
+@pytest.mark.parametrize(
+    ("adapter", "batches", "steerings", "sizes"),
+    [
+        ("lora", BATCHES, STEERINGS, 1),
+        ("prompt", BATCHES, STEERINGS, 1),
+        ("lora", [batch_of((6,), 6), BATCHES[0], BATCHES[2]], {"tuned": UNSTEERED["tuned"]}, 2),
+    ],
+    ids=["lora", "prompt", "resumed"],
+)
+def test_a_step_is_compiled_once_for_all_batches_and_writes_the_same(
+    adapter, batches, steerings, sizes, tokenizer
+):
+    """A resumed run may begin with what is left of a batch."""
     model = zoo.tuned_model("llama", adapter)
-    expected = [complete(model, batch, STEERINGS, config=CONFIG, tokenizer=tokenizer) for batch in BATCHES]
+    expected = [complete(model, batch, steerings, config=CONFIG, tokenizer=tokenizer) for batch in batches]
     config = copy.deepcopy(CONFIG)
     config.compile_config = compile_config("eager")
     virtual = zoo.VIRTUAL if adapter == "prompt" else 0
@@ -81,9 +92,9 @@ def test_a_step_is_compiled_once_for_all_batches_and_writes_the_same(adapter, to
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     with torch.inference_mode():
-        assert [static.complete(batch, STEERINGS) for batch in BATCHES] == expected
+        assert [static.complete(batch, steerings) for batch in batches] == expected
     counters = torch._dynamo.utils.counters
-    assert counters["stats"]["unique_graphs"] == len(STEERINGS)
+    assert counters["stats"]["unique_graphs"] == sizes * len(steerings)
     assert not counters["recompiles"]
 
 

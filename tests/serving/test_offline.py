@@ -11,7 +11,7 @@ from svd_lightning.callbacks import PredictionWriter
 from svd_lightning.data import Prompts
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
-from svd_lightning.serving.offline import check_engine, check_options
+from svd_lightning.serving.offline import AT_ONCE, at_once, check_engine, check_options
 from svd_lightning.steering import Steering
 from tests import chain
 from tests.serving import tiny
@@ -57,6 +57,27 @@ def test_several_processes_are_refused(monkeypatch):
         check_engine(2)
 
 
+def test_more_prompts_at_a_time_are_for_vllm_alone(made):
+    data = Prompts(str(made / "prompts.jsonl"), eval_batch_size=2)
+    with at_once(data):
+        assert data.eval_batch_size == AT_ONCE
+    assert data.eval_batch_size == 2, "a test after it has the memory for no more"
+
+
+def test_rows_of_another_engine_are_not_gone_on_from(made, tmp_path, monkeypatch):
+    """vLLM draws other samples: in one file they would pass for those of one run."""
+    monkeypatch.setattr("svd_lightning.serving.offline.find_spec", lambda name: object())
+    target, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part0"
+    with pytest.raises(ConnectionError):
+        predict(made, target, writer=StopAfterOne(output=str(target)))
+    before = part.read_text()
+    with pytest.raises(InputError, match="left by an interrupted run with another model, other data or options"):
+        predict(made, target, engine="vllm")
+    assert part.read_text() == before
+    predict(made, target)
+    assert len(target.read_text().splitlines()) == 10
+
+
 def test_options_that_vllm_lacks_are_named():
     check_options(GenerationConfig(max_new_tokens=4, do_sample=True, top_p=0.9, stop_strings=["x"], num_beams=1))
     with pytest.raises(InputError, match="got num_beams; leave them out"):
@@ -99,7 +120,7 @@ class StopAfterOne(PredictionWriter):
 
 @needs_vllm
 def test_an_interrupted_run_goes_on_and_draws_the_same(made, tmp_path, monkeypatch):
-    monkeypatch.setattr("svd_lightning.trainer.AT_ONCE", 4)
+    monkeypatch.setattr("svd_lightning.serving.offline.AT_ONCE", 4)
     drawn = {"generation": {"do_sample": True, "temperature": 1.3}, "engine": "vllm", "engine_options": ENGINE}
     whole, target = tmp_path / "whole.jsonl", tmp_path / "target.jsonl"
     predict(made, whole, **drawn)
