@@ -73,8 +73,8 @@ def _calibration_table(record: CalibrationRecord) -> ReportTable:
             break
     rows.append(_chosen(record))
     note = (
-        f"{record['tokens']} tokens of {record['examples']} examples; NLL in nats per token, lower is better; "
-        f"gain over tuned, held out, in {gain_unit(record)}, with its 95 % interval."
+        f"{record['tokens']} tokens of {record['examples']} examples. NLL as fitted to them, in nats per token, "
+        f"lower is better; gain over tuned as held out, in {gain_unit(record)}, with its 95 % interval."
     )
     return ReportTable(
         "Calibration", ("", "steering", "NLL", "accuracy", "gain over tuned"), tuple(rows), (note,), 2

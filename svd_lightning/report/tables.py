@@ -255,8 +255,8 @@ def _reading(record: Compared) -> list[str]:
             decoded += f", so only on the {record['coverage']:.1%} of tokens whose label lies inside it"
         decoded += "."
     return [
-        f"{record['tokens']} tokens of {record['examples']} examples; NLL in nats per token, lower is better; "
-        "accuracy: label ranked first.",
+        f"{record['tokens']} tokens of {record['examples']} examples. NLL as fitted to them, in nats per token, "
+        "lower is better; accuracy: label ranked first.",
         decoded,
         f"Gain: {_subject(record)} over the tuned model as it is, held out by cross-fitting on the calibration "
         "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "
