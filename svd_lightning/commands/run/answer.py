@@ -133,8 +133,9 @@ def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterato
     found = "not surely other than zero" if low <= 0.0 <= high else "surely more" if low > 0.0 else "surely less"
     gains = f"{chosen_name(record)} gains {metric_gain_text(entry)} {gain_unit(record)}"
     yield f"Test: {gains} over the tuned model, {found}."
-    if by_choice and (fewer := metrics["metrics"]["MC1"]["steered"]).get("high", 0.0) < 0.0:
-        yield f"It answers fewer test questions rightly: MC1 {share_text(fewer)} points."
+    mc1 = metrics["metrics"]["MC1"]["steered"] if by_choice else entry
+    if by_choice and (mc1.get("high") or 0.0) < 0.0:
+        yield f"It answers fewer test questions rightly: MC1 {share_text(mc1)} points."
     if high < record["used"]["gain"]["low"] and not record["tasks"]:
         yield (
             "The calibration split promised surely more: the two splits differ, and so may what comes later; draw "
