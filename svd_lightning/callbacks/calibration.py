@@ -209,7 +209,6 @@ class SteeringCalibration(L.Callback):
                 )
             record = self._decide(trainer, module, data, tokens, collected.questions(), corrections)
             fitted = {one.name: one.correction for one in corrections}
-            record = measure_drift(trainer, module, data, record, fitted)
             if self.decoded:
                 record = measure_cost(trainer, module, data, record, fitted)
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
@@ -240,6 +239,7 @@ class SteeringCalibration(L.Callback):
     ) -> CalibrationRecord:
         """Return the record of a calibration whose outcome noise and decoding do not refuse."""
         noise, by_fold = measure_noise(trainer, module, data), {one.name: one.by_fold for one in corrections}
+        fitted = {one.name: one.correction for one in corrections}
 
         def check(record: CalibrationRecord) -> CalibrationRecord:
             record = record if noise is None else add_noise(record, noise)
@@ -253,6 +253,7 @@ class SteeringCalibration(L.Callback):
             self.estimator,
             questions=questions,
             corrections=corrections,
+            measure=lambda record: measure_drift(trainer, module, data, record, fitted),
             check=check,
             any_recipe=self.any_recipe,
             choice=self.choice,
