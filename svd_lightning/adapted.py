@@ -15,7 +15,8 @@ from svd_lightning.models.adapter import adapter_config, attach_new, attach_trai
 from svd_lightning.models.adapter_folder import adapter_template, read_weights
 from svd_lightning.models.arithmetic import Arithmetic, arithmetic_of, narrowing, widen_head
 from svd_lightning.models.backbone import Backbone
-from svd_lightning.models.identity import fingerprint, weights_digest
+from svd_lightning.models.digests import values_digest, weights_digest
+from svd_lightning.models.identity import fingerprint
 from svd_lightning.strategies import shard
 from svd_lightning.strategies.steps import has_one_dtype
 
@@ -50,6 +51,7 @@ class AdaptedModule(L.LightningModule):
         self.model: PeftModel | None = None
         self.base_fingerprint: str | None = None
         self.base_digest: str | None = None
+        self.base_values: str | None = None
         self.trained: dict[str, torch.Size] = {}  # names and shapes of trained weights, before sharding
 
     def configure_model(self) -> None:
@@ -62,7 +64,8 @@ class AdaptedModule(L.LightningModule):
         if self.model is not None:
             return
         base = self.backbone.load_model()
-        self.base_fingerprint, self.base_digest = fingerprint(base), weights_digest(base)
+        self.base_fingerprint = fingerprint(base)
+        self.base_digest, self.base_values = weights_digest(base), values_digest(base)
         if self.gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
@@ -82,6 +85,12 @@ class AdaptedModule(L.LightningModule):
         if self.model is not None:
             widen_head(self.model.get_base_model())
         return self
+
+    @property
+    def base_origin(self) -> dict[str, str | None]:
+        """Name, revision and digests of the base, by which an adapter knows it again."""
+        names = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
+        return {**names, "fingerprint": self.base_fingerprint, "values": self.base_values}
 
     @property
     def peft_model(self) -> PeftModel:
