@@ -99,8 +99,8 @@ class Recipe:
         if kind is not None:
             prefix = f"{CORRECTION}{_SHARED}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            rules = (getattr(steering, each.name) for each in fields(Steering))
-            steering = Corrected(*rules, CORRECTIONS[kind].from_tensors(own))
+            rules = {each.name: getattr(steering, each.name) for each in fields(Steering)}
+            steering = Corrected(**rules, correction=CORRECTIONS[kind].from_tensors(own))
         return cls(steering, content["arithmetic"])
 
     def finite(self) -> "Recipe":
