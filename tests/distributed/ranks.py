@@ -160,12 +160,13 @@ def fit(job: dict[str, Any], verb: str, ckpt_path: str | None = None) -> dict[st
 
 def questions(job: dict[str, Any], module: Any, ckpt_path: str) -> dict[str, Any]:
     """Calibration and test on questions, several in a batch, whose options have their prompts in common."""
-    folder = Path(job["diaries"])
-    paths = {f"{split}_path": str(folder / f"{split}_questions.jsonl") for split in ("calibration", "test")}
-    data = JSONLChoices(paths["test_path"], **paths, batch_size=2, eval_batch_size=3, max_length=64)
-    trainer = new_trainer(job, "questions", plain_calibration(folds=3, corrections=True))
+    path = Path(job["diaries"]) / "questions.jsonl"
+    data = JSONLChoices(path, calibration=7, test=5, validation=2, eval_batch_size=3, max_length=64)
+    trainer = new_trainer(job, "questions", plain_calibration(folds=3, corrections=True, others=False))
     trainer.calibrate(module, datamodule=data, ckpt_path=ckpt_path)
-    metrics = trainer.test(module, datamodule=data, verbose=False)
+    calibrated = Path(trainer.log_dir) / "checkpoints/calibrated.ckpt"
+    trainer = new_trainer(job, "asked", plain_calibration())
+    metrics = trainer.test(new_module(job), datamodule=data, ckpt_path=calibrated, verbose=False)
     return {"metrics": metrics, "calibration": module.calibration}
 
 

@@ -14,16 +14,15 @@ def few(tmp_path_factory):
     """Diaries for one training step an epoch; the other splits do not divide."""
     counts = {"train": 8, "calibration": 5, "validation": 3, "test": 3, "predict": 3}
     folder = write_diaries(tmp_path_factory.mktemp("few"), **counts)
-    for split, count in (("calibration", 7), ("test", 5)):
-        write_jsonl(folder / f"{split}_questions.jsonl", [question(number, split) for number in range(count)])
+    write_jsonl(folder / "questions.jsonl", [question(number) for number in range(15)])
     return folder
 
 
-def question(number, split):
+def question(number):
     """A diary with two to four endings, the first of which is right."""
-    right, *wrong = TASK.sample(2 + number % 3, seed=20 + number, prefix=split)
+    right, *wrong = TASK.sample(2 + number % 3, seed=20 + number, prefix="question")
     choices = [f" {one['completion']}" for one in (right, *wrong)]
-    return {"id": f"{split}-{number}", "prompt": right["prompt"], "choices": choices, "correct": [0]}
+    return {"id": number, "prompt": right["prompt"], "choices": choices, "correct": [0]}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +54,8 @@ def test_every_verb_finds_what_one_process_finds(strategy, few, one, tmp_path):
         ours, alone = rank["questions"], one[1]["questions"]
         assert ours["metrics"][0] == pytest.approx(alone["metrics"][0], rel=1e-4, abs=1e-5)
         assert ours["calibration"]["questions"] == pytest.approx(alone["calibration"]["questions"], rel=1e-4)
-        strengths = alone["calibration"]["strengths"]
-        assert ours["calibration"]["strengths"] == pytest.approx(strengths, rel=1e-3, abs=1e-3)
+        strengths = alone["calibration"]["strengths"]  # at a flat optimum
+        assert ours["calibration"]["strengths"] == pytest.approx(strengths, rel=1e-2)
         for mine, theirs in zip(*(each["calibration"]["corrections"] for each in (ours, alone)), strict=True):
             assert mine["gain"]["mean"] == pytest.approx(theirs["gain"]["mean"], abs=1e-4), mine["name"]
     assert (tmp_path / "predictions.jsonl").read_text() == (one[0] / "predictions.jsonl").read_text()
