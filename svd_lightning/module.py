@@ -20,7 +20,7 @@ from svd_lightning.data import Batch, CompletionDataModule, EncodedExample, answ
 from svd_lightning.decoding.decoder import Engine, Run, decoder
 from svd_lightning.decoding.generation import check_room, generation_config, rows_of, say_sampling
 from svd_lightning.models.adapter import check_trainable
-from svd_lightning.models.arithmetic import check_arithmetic, use_arithmetic
+from svd_lightning.models.arithmetic import use_arithmetic
 from svd_lightning.models.backbone import Backbone
 from svd_lightning.models.digests import tokenizer_digest
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
@@ -178,7 +178,7 @@ class SteeredLanguageModel(AdaptedModule):
 
     def on_test_start(self) -> None:
         """Start a new comparison, with the strengths in force."""
-        self._check_arithmetic()
+        self.check_in_use(self.calibration)
         self.held_out = HeldOut(
             self.configured, self.task_steering, self.calibration, self.device, corrections=self.corrections
         )
@@ -208,8 +208,8 @@ class SteeredLanguageModel(AdaptedModule):
         self._predicted, self._compare = done, compare
 
     def on_predict_start(self) -> None:
-        """Warn if the strengths in force were calibrated in other number formats; say if the base samples."""
-        self._check_arithmetic()
+        """Warn of strengths calibrated in other number formats or for other weights; say if the base samples."""
+        self.check_in_use(self.calibration)
         say_sampling(self.generation, self._base_generation)
 
     def on_predict_epoch_start(self) -> None:
@@ -219,10 +219,6 @@ class SteeredLanguageModel(AdaptedModule):
         self._decoder = self.engine or decoder(
             self.peft_model, self.generation, self._base_generation, self.tokenizer, run
         )
-
-    def _check_arithmetic(self) -> None:
-        if self.calibration is not None:
-            check_arithmetic(self.arithmetic, self.calibration.get("arithmetic"))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictionRecord]:
         """Decode a batch of prompts: one record per row, with base and tuned completions on request."""

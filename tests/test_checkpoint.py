@@ -189,6 +189,17 @@ def test_a_foreign_checkpoint_is_refused():
         check_base(None, {"fingerprint": "0" * 32})
 
 
+def test_weights_that_have_moved_since_the_calibration_are_said_aloud(checkpoint, diaries, tmp_path, caplog):
+    """As after training on, which may take as many steps again."""
+    module, data = SteeredLanguageModel.load_from_checkpoint(checkpoint), diary_data(diaries)
+    with caplog.at_level(logging.WARNING, logger="svd_lightning"):
+        for moved in (False, True):
+            if moved:
+                next(p for p in module.parameters() if p.requires_grad).data.add_(1e-3)
+            quiet_trainer(tmp_path).test(module, datamodule=data, verbose=False)
+            assert ("for other weights of the adapter" in caplog.text) is moved
+
+
 def test_strengths_of_other_weights_are_said_aloud(checkpoint, content, diaries, tmp_path, caplog):
     stale = {**content, "calibration": {**content["calibration"], "global_step": 2}}
     torch.save(stale, tmp_path / "stale.ckpt")

@@ -49,7 +49,7 @@ from svd_lightning.report import save_calibration, save_test
 from svd_lightning.scoring import Collector, collector
 from svd_lightning.signals import Stopped, check
 from svd_lightning.steering import UNSTEERED
-from svd_lightning.strategies import run_step
+from svd_lightning.strategies import run_step, trained_sum
 from svd_lightning.strength import LineSearch, StrengthEstimator
 
 _log = logging.getLogger(__name__)
@@ -213,6 +213,7 @@ class SteeringCalibration(L.Callback):
                 record = measure_cost(trainer, module, data, record, fitted)
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
         record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
+        record["adapter"] = trained_sum(trainer, module.peft_model)
         module.adopt(record, fitted)
         self._calibrated_step = trainer.global_step
         self._unsaved = record, tokens
