@@ -40,22 +40,26 @@ def run(
     calibration: int = 100,
     test: int = 100,
     decode: int = 48,
+    dtype: str = "float32",
 ) -> None:
-    """Measure every cell that has no result yet, and print all tables."""
+    """Measure every cell that has no result yet, with the base in a dtype, and print all tables."""
     sizes = Sizes(train, calibration, test, decode)
     for task, adapter, start, seed in product(tasks, adapters, warm, seeds):
         path = results / f"{task}-{adapter}-{start.replace(' ', '-')}-{seed}.json"
         if not path.exists():
             L.seed_everything(seed, verbose=False)
-            cell = _cell(model, load_task(task, results, sizes), adapter, WARM_STARTS[start], sizes)
+            rows, warm_start = load_task(task, results, sizes), WARM_STARTS[start]
+            module = untrained(model, adapter, warm_start, new_tokens=rows.new_tokens or 8, dtype=dtype)
             about = {"model": Path(model).name, "task": task, "adapter": adapter, "warm": start, "seed": seed}
-            write_json(path, about | cell)
+            scale = adapter in ("lora", "ia3")
+            write_json(path, about | {"dtype": dtype} | _cell(module, rows, warm_start, sizes, scale=scale))
         print(table(path), flush=True)
 
 
-def _cell(model: str, task: Task, adapter: str, warm: WarmStart, sizes: Sizes) -> dict[str, Any]:
-    module = untrained(model, adapter, warm, new_tokens=task.new_tokens or 8)
-    calibrating = SteeringCalibration(any_recipe=True, show_table=False, scale=adapter in ("lora", "ia3"))
+def _cell(
+    module: SteeredLanguageModel, task: Task, warm: WarmStart, sizes: Sizes, *, scale: bool
+) -> dict[str, Any]:
+    calibrating = SteeringCalibration(any_recipe=True, show_table=False, scale=scale)
     quiet_trainer(".", max_steps=warm.steps).fit(module, datamodule=task.data)
     begun = time.process_time()
     quiet_trainer(".", calibrating, limit_val_batches=1).calibrate(module, datamodule=task.data, verbose=False)

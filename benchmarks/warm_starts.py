@@ -39,11 +39,13 @@ ADAPTERS: dict[str, tuple[Callable[[], PeftConfig], float]] = {
 """Kinds of adapters, and their learning rate in units of LoRA's."""
 
 
-def untrained(model: str, adapter: str, warm: WarmStart, *, new_tokens: int = 32) -> SteeredLanguageModel:
-    """Return the module with which a warm start begins, in float32; it decodes greedily."""
+def untrained(
+    model: str, adapter: str, warm: WarmStart, *, new_tokens: int = 32, dtype: str = "float32"
+) -> SteeredLanguageModel:
+    """Return the module with which a warm start begins, with the base in a dtype; it decodes greedily."""
     config, factor = ADAPTERS[adapter]
     return SteeredLanguageModel(
-        Backbone(model, dtype="float32"),
+        Backbone(model, dtype=dtype),
         config(),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=factor * warm.lr),
         generation={"max_new_tokens": new_tokens, "do_sample": False},

@@ -12,6 +12,7 @@ from svd_lightning.report.folder import versions
 from svd_lightning.report.tables import candidate_table
 from svd_lightning.report.words import correction_words, intervals_text, mask_text, short, strengths_text
 
+_UNITS = {"NLL": "nats per token", "choice_NLL": "nats per question"}
 _TEXT = """---
 {metadata}
 ---
@@ -145,7 +146,7 @@ def _results(results: HeldOutMetricsRecord) -> list[EvalResult]:
             dataset_name=f"{results['examples']} held-out examples",
             dataset_split="test",
             metric_type=metric.lower(),
-            metric_name=f"{metric}, nats per token" if metric == "NLL" else metric,
+            metric_name=f"{metric}, {_UNITS[metric]}" if metric in _UNITS else metric,
             metric_value=values["steered"]["value"],
         )
         for metric, values in results["metrics"].items()

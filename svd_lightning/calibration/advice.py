@@ -65,9 +65,9 @@ def better_recipe(
     unit = "question" if split.by_choice else "token"
     more = "surely helps more than the configured recipe" if verdict == "steer" else "surely helps"
     return [
-        f"{' + '.join(names)} by {estimator} {more}: {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] nats "
-        f"per {unit} over the tuned model, the interval widened for the best of {len(others)} compared; to use "
-        f"it, calibrate with {options(best.recipe.rules, estimator, features=bool(steering.features))}"
+        f"{' + '.join(names)} by {estimator} {more}: {gain} nats per {unit} over the tuned model, the interval "
+        f"widened for the best of {len(others)} compared; to use it, calibrate with "
+        f"{options(best.recipe.rules, estimator, features=bool(steering.features))}"
     ]
 
 

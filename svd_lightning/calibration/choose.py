@@ -86,15 +86,15 @@ def decided(
     while True:
         left = [] if len(refused) >= _MOST_REFUSED else [one for one in order if one.name not in refused]
         best, gain = choose(split, tuned, left, folds=folds)
-        now = record
-        if record["guard"] and best is not None and best.used is not None and gain.sure:
-            now = adopted(record, split, tuned, best, gain)
+        surely = best if best is not None and best.used is not None and gain.sure else None
+        now = adopted(record, split, tuned, surely, gain) if surely and record["guard"] else record
         wanted = in_use(now)
         checked = refused.get(wanted or "") or check(now)
         if wanted is None or wanted in refused or in_use(checked) == wanted:
             others = [each["message"].removesuffix(AS_IT_IS) for name, each in refused.items() if name != wanted]
-            luck = _perhaps_luck(split, tuned, order) if wanted is None and not refused else []
-            return {**checked, "advice": [*checked.get("advice", []), *others, *luck]}
+            left_out = _left_out(surely, gain) if surely else _perhaps_luck(split, tuned, order)
+            unused = left_out if wanted is None and not refused else []
+            return {**checked, "advice": [*checked.get("advice", []), *others, *unused]}
         refused[wanted] = checked
 
 
@@ -137,6 +137,11 @@ def _steered(
     return found
 
 
+def _left_out(best: Rival, gain: Gain) -> list[str]:
+    """Return what the guard would use, where it is off."""
+    return [f"with the guard {best.words} would be used: its held-out gain is {gain}"]
+
+
 def _perhaps_luck(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival]) -> list[str]:
     """Return why the best correction is not used, whose own interval lies above zero."""
     found = [(evidence(split, one.scores, tuned), one) for one in order if one.verdict == "correct"]
@@ -145,8 +150,8 @@ def _perhaps_luck(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival]
         return []
     _, gain, best = max(sure, key=lambda each: each[0])
     return [
-        f"{best.words} gains {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] by itself, but as the best of "
-        f"{len(order)} candidates that is not sure: it is not used; more calibration examples would tell"
+        f"{best.words} gains {gain} by itself, but as the best of {len(order)} candidates that is not sure: it is "
+        "not used; more calibration examples would tell"
     ]
 
 
@@ -233,8 +238,8 @@ def adopted(
     unit = "question" if split.by_choice else "token"
     price = ", and it costs nothing at decoding" if best.verdict == "correct" else ""
     message = (
-        f"{best.words} helps most: its held-out gain over the tuned model is {gain.mean:+.4f} [{gain.low:+.4f}, "
-        f"{gain.high:+.4f}] nats per {unit}{price} ({split.tokens.num_examples} calibration examples)"
+        f"{best.words} helps most: its held-out gain over the tuned model is {gain} nats per {unit}{price} "
+        f"({split.tokens.num_examples} calibration examples)"
     )
     used: UsedRecord = {**best.used, "gain": gain.plain()}
     mine: SwitchedOff = {"verdict": best.verdict, "message": message, "used": used}

@@ -10,7 +10,7 @@ from svd_lightning.metrics.likelihood import (
     ScoredExamples,
 )
 from svd_lightning.metrics.multiple_choice import ChoiceScores, MultipleChoice
-from svd_lightning.metrics.options import OPTION_METRICS, OptionMetric, Options, accuracy, mc1, mc2, mc3
+from svd_lightning.metrics.options import OPTION_METRICS, OptionMetric, Options, accuracy, log_mc2, mc1, mc2, mc3
 from svd_lightning.metrics.written import (
     Average,
     ExactMatch,
@@ -47,6 +47,7 @@ __all__ = [
     "both",
     "exact_match",
     "extract_option",
+    "log_mc2",
     "mc1",
     "mc2",
     "mc3",

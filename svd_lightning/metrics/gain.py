@@ -25,6 +25,10 @@ class Gain:
         """Whether the interval lies above zero."""
         return self.low > 0.0
 
+    def __str__(self) -> str:
+        """Return it as text has it: the mean and its interval."""
+        return f"{self.mean:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"
+
     def plain(self) -> GainRecord:
         """Return it as JSON has it."""
         return {"mean": self.mean, "low": self.low, "high": self.high}

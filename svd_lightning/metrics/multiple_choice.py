@@ -7,7 +7,7 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.metrics.keyed_rows import KeyedRows
-from svd_lightning.metrics.options import OPTION_METRICS, Options
+from svd_lightning.metrics.options import OPTION_METRICS, Options, log_mc2
 
 
 class ChoiceScores:
@@ -38,6 +38,10 @@ class ChoiceScores:
             for suffix, score in scores.items()
             for metric, function in OPTION_METRICS.items()
         }
+
+    def log_probs(self, name: str) -> Tensor:
+        """Return log MC2 of each question under one distribution, in nats, float64 [Q]."""
+        return log_mc2(self.options, self.sums[name])
 
 
 class MultipleChoice(KeyedRows):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from svd_lightning.functional import StrengthTerms
-from svd_lightning.metrics import Options
+from svd_lightning.metrics import Options, log_mc2
 from svd_lightning.objective.interface import Along, Evaluation, ExampleSums, TokenObjective
 from svd_lightning.steering import SteeringRule
 
@@ -40,14 +40,8 @@ class Choices:
         return Choices(self.number[torch.isin(self.number, numbers)], self.row[keep], options)
 
     def log_probs(self, scores: Tensor) -> Tensor:
-        """Return log Σ_right exp(s) − log Σ exp(s) of scores float64 [R]: the logarithm of MC2, [Q].
-
-        >>> two = Choices(torch.tensor([7]), torch.tensor([0, 1]), Options(torch.zeros(2, dtype=torch.int64),
-        ...               torch.tensor([True, False]), torch.tensor([True, False])))
-        >>> two.log_probs(torch.tensor([-1.0, -1.0], dtype=torch.float64)).exp().item()
-        0.5
-        """
-        return self.log_total(scores, self.options.correct) - self.log_total(scores)
+        """Return the logarithm of MC2 of scores float64 [R], [Q]."""
+        return log_mc2(self.options, scores)
 
     def shares(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Return the softmax of scores float64 [R] over each question's options and over its right ones, [R] each.
@@ -55,15 +49,8 @@ class Choices:
         Their difference, right − all, is the gradient of `log_probs`.
         """
         question, right = self.options.question, self.options.correct
-        among_right = (scores - self.log_total(scores, right)[question]).exp() * right
-        return (scores - self.log_total(scores)[question]).exp(), among_right
-
-    def log_total(self, scores: Tensor, among: Tensor | None = None) -> Tensor:
-        """Return log Σ exp(s) over each question's options, or over some of them (bool [R]), [Q]."""
-        among = torch.ones_like(self.options.correct) if among is None else among
-        peak = self.options.highest(scores, among)
-        mass = (scores - peak[self.options.question]).exp()
-        return peak + self.options.total(mass, among).log()
+        among_right = (scores - self.options.log_total(scores, right)[question]).exp() * right
+        return (scores - self.options.log_total(scores)[question]).exp(), among_right
 
 
 class ChoiceObjective(Along):

@@ -12,16 +12,19 @@ from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.tables import task_table
 from svd_lightning.report.words import (
     CHOICE_METRICS,
+    choice_head,
+    choice_text,
+    choice_value,
     correction_words,
     gain_text,
     gain_unit,
     in_use,
     metric_gain_text,
     recipe_name,
-    share_text,
     strengths_text,
 )
 
+_WITH_GAIN = ("choice_NLL", "MC1")
 _ROWS = {"base": "base", "tuned": "tuned", "control": "control", "steered": "chosen"}
 """Distributions of a test, and their names in its answer."""
 
@@ -45,17 +48,20 @@ def held_out_answer(metrics: HeldOutMetricsRecord) -> ReportTable:
     for name, shown in _ROWS.items():
         if name in found["NLL"]:
             cells = [f"{found['NLL'][name]['value']:.4f}", metric_gain_text(found["NLL"][name])]
-            cells += [share_text(found[each][name]) for each in choices[:1]]
-            cells += [f"{found[each][name]['value']:.1%}" for each in choices[1:]]
+            cells += [
+                (choice_text if each in _WITH_GAIN else choice_value)(each, found[each][name]) for each in choices
+            ]
             rows.append(Row((shown, *cells), used=name == "steered"))
-    shares = [f"{each}, gain" for each in choices[:1]] + [
-        each.replace("_normalised", " per token") for each in choices[1:]
-    ]
-    heads = ("", "NLL", "gain over tuned", *shares)
+    heads = (
+        *("", "NLL", "gain over tuned"),
+        *(f"{choice_head(each)}{', gain' * (each in _WITH_GAIN)}" for each in choices),
+    )
     recipes = (f"{shown.capitalize()}: {_recipe(about[name])}. " for name, shown in _ROWS.items() if name in about)
     questions = f", {metrics['questions']} questions" * (metrics["questions"] > 0)
+    per_question = ", choice NLL (−log MC2) per question" * ("choice_NLL" in found)
     note = (
-        f"{''.join(recipes)}{metrics['examples']} examples{questions}. NLL in nats per token, lower is better; "
+        f"{''.join(recipes)}{metrics['examples']} examples{questions}. "
+        f"NLL in nats per token{per_question}, lower is better; "
         "gains over tuned in nats or percentage points, with paired 95 % intervals: if one includes zero, there "
         "may be no gain."
     )
@@ -73,8 +79,8 @@ def _calibration_table(record: CalibrationRecord) -> ReportTable:
             break
     rows.append(_chosen(record))
     note = (
-        f"{record['tokens']} tokens of {record['examples']} examples; NLL in nats per token, lower is better; "
-        f"gain over tuned, held out, in {gain_unit(record)}, with its 95 % interval."
+        f"{record['tokens']} tokens of {record['examples']} examples. NLL as fitted to them, in nats per token, "
+        f"lower is better; gain over tuned as held out, in {gain_unit(record)}, with its 95 % interval."
     )
     return ReportTable(
         "Calibration", ("", "steering", "NLL", "accuracy", "gain over tuned"), tuple(rows), (note,), 2

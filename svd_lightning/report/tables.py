@@ -19,6 +19,8 @@ from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.words import (
     CHOICE_METRICS,
     answers_text,
+    choice_head,
+    choice_text,
     correction_fit,
     correction_words,
     cost_text,
@@ -30,7 +32,6 @@ from svd_lightning.report.words import (
     named_strengths,
     prior_text,
     recipe_name,
-    share_text,
     strengths_text,
     task_used,
     with_intervals,
@@ -39,8 +40,9 @@ from svd_lightning.report.words import (
 _GAIN = "gain, 95 % interval"
 _OUTCOMES = ("NLL", "as decoded", "accuracy")
 _CHOICES = (
-    "Each value is followed by its gain over tuned in percentage points, with a paired 95 % interval (bootstrap "
-    "over questions). MC1: the best choice scores above every false one. MC2: probability mass on the true "
+    "Each value is followed by its gain over tuned, with a paired 95 % interval (bootstrap over questions), in "
+    "percentage points but for choice NLL: −log MC2, in nats per question, lower is better; a calibration of the "
+    "choice fits it. MC1: the best choice scores above every false one. MC2: probability mass on the true "
     "choices. MC3: share of true choices that score above every false one. Accuracy: a true choice scores above "
     "every false one. The score is the sum of a choice's log-probabilities, or their mean per token."
 )
@@ -167,8 +169,9 @@ def _choices(
     for name in part["metrics"][shown[0]]:
         about = distributions.get(name)
         recipe = _recipe(about) if about else ""
-        rows.append(Row((name, recipe, *(share_text(part["metrics"][metric][name]) for metric in shown))))
-    heads = ("distribution", "steering", *(metric.replace("_normalised", " per token") for metric in shown))
+        cells = (choice_text(metric, part["metrics"][metric][name]) for metric in shown)
+        rows.append(Row((name, recipe, *cells)))
+    heads = ("distribution", "steering", *map(choice_head, shown))
     questions = f"{part['questions']} questions."
     return ReportTable(title, heads, tuple(rows), (questions, *notes), labels=2)
 
@@ -255,8 +258,8 @@ def _reading(record: Compared) -> list[str]:
             decoded += f", so only on the {record['coverage']:.1%} of tokens whose label lies inside it"
         decoded += "."
     return [
-        f"{record['tokens']} tokens of {record['examples']} examples; NLL in nats per token, lower is better; "
-        "accuracy: label ranked first.",
+        f"{record['tokens']} tokens of {record['examples']} examples. NLL as fitted to them, in nats per token, "
+        "lower is better; accuracy: label ranked first.",
         decoded,
         f"Gain: {_subject(record)} over the tuned model as it is, held out by cross-fitting on the calibration "
         "split; a penalty of -inf counts as 0 here. The interval is a bootstrap over examples. If it includes "

@@ -21,7 +21,7 @@ from svd_lightning.steering import CORRECTIONS
 Strengths = UsedRecord | TaskRecord | CalibrationRecord
 """Records with strengths; old ones lack the intervals."""
 
-CHOICE_METRICS = ("MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
+CHOICE_METRICS = ("choice_NLL", "MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
 """The metrics of `test_metrics.json` that tables show."""
 
 
@@ -203,6 +203,33 @@ def metric_gain_text(entry: MetricRecord) -> str:
     if low is None or high is None or low == high == 0.0:
         return ""
     return gain_text({"mean": entry["gain"], "low": low, "high": high})
+
+
+def choice_text(metric: str, entry: MetricRecord) -> str:
+    """Return one of `CHOICE_METRICS` with its gain and interval.
+
+    >>> choice_text("choice_NLL", {"value": 1.25, "gain": 0.01, "low": -0.02, "high": 0.04})
+    '1.2500 +0.0100 [-0.0200, +0.0400]'
+    """
+    return f"{entry['value']:.4f} {metric_gain_text(entry)}".strip() if _in_nats(metric) else share_text(entry)
+
+
+def choice_value(metric: str, entry: MetricRecord) -> str:
+    """Return the value alone."""
+    return f"{entry['value']:.4f}" if _in_nats(metric) else f"{entry['value']:.1%}"
+
+
+def choice_head(metric: str) -> str:
+    """Return what a table calls the metric.
+
+    >>> choice_head("choice_NLL"), choice_head("accuracy_normalised")
+    ('choice NLL', 'accuracy per token')
+    """
+    return metric.replace("_normalised", " per token").replace("_", " ")
+
+
+def _in_nats(metric: str) -> bool:
+    return metric == "choice_NLL"
 
 
 def share_text(entry: MetricRecord) -> str:

@@ -10,6 +10,8 @@ from svd_lightning.errors import InputError
 from svd_lightning.metrics import OPTION_METRICS, ChoiceScores, CompletionScores, paired_gain
 from svd_lightning.records import MetricRecord, MetricsRecord, SummaryRecord, TestResults
 
+CHOICE_NLL = "choice_NLL"
+"""−log MC2, the mean over questions: what a calibration fits where it fits the choice."""
 _LOGGED = ("nll_base", "nll_tuned", "nll_steered", "accuracy_tuned", "accuracy_steered", "kl_to_reference")
 
 
@@ -30,7 +32,7 @@ def summarise(
         95 % bootstrap interval over questions (over examples for NLL), null where there are fewer than two. Tuned
         itself, and every entry of perplexity and KL, has a value alone. NLL and KL are in nats per token of the
         best choices, EOS included; MC1, MC2, MC3 and accuracy are shares, by Σ log-probability of a choice's own
-        tokens, or (`…_normalised`) by their mean.
+        tokens, or (`…_normalised`) by their mean; choice_NLL is −log MC2, in nats per question.
 
     Raises:
         InputError: without a completion token.
@@ -55,7 +57,7 @@ def scalars(results: TestResults) -> dict[str, float]:
     else:
         figures = cast(Mapping[str, float], table)
         found = {name: figures[name] for name in _LOGGED}
-    for metric in OPTION_METRICS if results.metrics["questions"] else ():
+    for metric in (CHOICE_NLL, *OPTION_METRICS) if results.metrics["questions"] else ():
         found |= {f"{metric}_{name}": entry["value"] for name, entry in metrics[metric].items()}
     return found
 
@@ -81,13 +83,20 @@ def _likelihood(completions: CompletionScores, names: Mapping[str, str]) -> dict
 
 def _choices(choices: ChoiceScores, names: Mapping[str, str]) -> dict[str, dict[str, MetricRecord]]:
     values = {scored: choices.metrics(scored) for scored in set(names.values())}
-    return {
+    log_probs = {scored: choices.log_probs(scored) for scored in values}
+    number = choices.number
+    likelihood = {
+        name: entry(name, -log_probs[scored].mean().item(), log_probs[scored], log_probs["tuned"], number)
+        for name, scored in names.items()
+    }
+    shares = {
         metric: {
-            name: entry(name, values[scored][metric].mean().item(), values[scored][metric], tuned, choices.number)
+            name: entry(name, values[scored][metric].mean().item(), values[scored][metric], tuned, number)
             for name, scored in names.items()
         }
         for metric, tuned in values["tuned"].items()
     }
+    return {CHOICE_NLL: likelihood, **shares}
 
 
 def entry(name: str, value: float, values: Tensor, tuned: Tensor, group: Tensor) -> MetricRecord:

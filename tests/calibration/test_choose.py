@@ -26,7 +26,7 @@ from svd_lightning.strength import LineSearch
 from tests.objective import reference
 
 
-def calibrated(data, states=None):
+def calibrated(data, states=None, *, guard=True):
     """Calibrate on tokens of both kinds, made from the same logits."""
     steering = Steering([KLGradient()], alpha=0.3)
     table = reference.table(data, rules=with_built_in([KLGradient()]), alpha=0.3)
@@ -36,7 +36,7 @@ def calibrated(data, states=None):
     )
     collector.update(data.tuned, states, data.labels, data.example, data.position)
     fitted = fit_corrections(LabelSplit(collector.compute()), folds=4)
-    return calibrate(table, steering, LineSearch(), corrections=fitted, folds=4), fitted
+    return calibrate(table, steering, LineSearch(), corrections=fitted, guard=guard, folds=4), fitted
 
 
 def test_noise_is_left_alone():
@@ -66,6 +66,9 @@ def test_the_simplest_correction_that_does_as_well_is_used(by_states, kind):
     candidate = next(one for one in fitted if isinstance(one.correction, kind))
     corrected = used.shared(used.shared.correction(data.tuned, states), data.base)
     torch.testing.assert_close(-corrected.log_softmax(-1).gather(-1, labels[:, None]).mean().item(), candidate.nll)
+    unguarded, _ = calibrated(data, states, guard=False)
+    assert "correction" not in unguarded["used"]
+    assert unguarded["advice"][-1].startswith(f"with the guard {candidate.in_words} would be used: ")
 
 
 def test_any_recipe_may_be_used():

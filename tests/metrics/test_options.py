@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from svd_lightning.metrics import OPTION_METRICS, Options, accuracy, mc1, mc2, mc3
+from svd_lightning.metrics import OPTION_METRICS, Options, accuracy, log_mc2, mc1, mc2, mc3
 
 INF = math.inf
 
@@ -35,6 +35,7 @@ def options(correct, best):
 def test_by_hand(scores, correct, best, expected):
     question = options([bool(c) for c in correct], best)
     scores = torch.tensor(scores, dtype=torch.float64)
+    assert log_mc2(question, scores).exp().item() == pytest.approx(mc2(question, scores).item())
     found = [metric(question, scores).item() for metric in (mc1, mc2, mc3, accuracy)]
     assert found == pytest.approx(expected, abs=1e-3)
 
@@ -48,6 +49,12 @@ def test_questions_do_not_see_each_other():
     scores = torch.tensor([-9.0, -10.0, -1.0, -0.5, -2.0])
     assert mc1(both, scores).tolist() == [1, 0]
     assert mc3(both, scores).tolist() == [1, 0.5]
+
+
+def test_the_logarithm_of_mc2_does_not_underflow():
+    question, scores = options([True, False], 0), torch.tensor([-3000.0, -1000.0], dtype=torch.float64)
+    assert mc2(question, scores).item() == 0.0
+    assert log_mc2(question, scores).item() == pytest.approx(-2000.0)
 
 
 def test_a_constant_added_to_the_scores_changes_nothing():

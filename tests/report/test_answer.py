@@ -53,11 +53,14 @@ def test_a_test_has_four_rows():
 
 
 def test_questions_have_their_metrics():
-    metrics = {"NLL": NLL, "MC1": MC1, "accuracy_normalised": MC1}
+    metrics = {"NLL": NLL, "choice_NLL": NLL, "MC1": MC1, "accuracy_normalised": MC1}
     table = held_out_answer(a_test(questions=9, metrics=metrics))
-    assert table.heads[3:] == ("MC1, gain", "accuracy per token")
-    assert table.rows[3].cells[3:] == ("50.0% +25.0 [+12.5, +37.5]", "50.0%")
-    assert table.rows[1].cells[3:] == ("25.0%", "25.0%")
+    assert table.heads[3:] == ("choice NLL, gain", "MC1, gain", "accuracy per token")
+    assert table.rows[3].cells[3:] == (
+        *("1.2500 +0.2500 [+0.1250, +0.3750]", "50.0% +25.0 [+12.5, +37.5]"),
+        "50.0%",
+    )
+    assert table.rows[1].cells[3:] == ("1.5000", "25.0%", "25.0%")
     assert ". 9 examples, 9 questions. " in table.notes[0]
 
 

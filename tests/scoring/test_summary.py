@@ -35,6 +35,18 @@ def test_a_gain_is_the_mean_of_paired_differences_with_its_bootstrap_interval(me
     assert set(found["tuned"]) == {"value"}
 
 
+def test_choice_nll_is_that_of_mc2_and_its_gain_positive_when_better():
+    """A question whose right choices are impossible has an infinite one, and takes no part in the gain."""
+    found = summarise(*gathered(20), SAME, {})["metrics"]["choice_NLL"]
+    mc2 = [[expected(each, name, normalised=False)["MC2"] for name in NAMES] for each in random_questions(20)]
+    with np.errstate(divide="ignore"):
+        log_mc2 = np.log(np.array(mc2))
+    assert found["base"]["value"] == pytest.approx(-log_mc2[:, 0].mean(), abs=1e-6)
+    possible = log_mc2[np.isfinite(log_mc2).all(axis=1)]
+    assert 0 < len(possible) < len(log_mc2)
+    assert found["base"]["gain"] == pytest.approx((possible[:, 0] - possible[:, 1]).mean(), abs=1e-6)
+
+
 def test_nll_gains_are_positive_when_better():
     found = summarise(*gathered(2), SAME, {})["metrics"]["NLL"]
     assert found["base"]["gain"] == pytest.approx(found["tuned"]["value"] - found["base"]["value"])

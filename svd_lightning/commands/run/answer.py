@@ -8,7 +8,17 @@ from pathlib import Path
 from svd_lightning.calibration.advice import ENOUGH
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, UsedRecord
 from svd_lightning.report import ReportTable, Row
-from svd_lightning.report.words import correction_words, gain_text, metric_gain_text, recipe_name, share_text
+from svd_lightning.report.words import (
+    CHOICE_METRICS,
+    choice_head,
+    choice_text,
+    correction_words,
+    gain_text,
+    gain_unit,
+    metric_gain_text,
+    recipe_name,
+    share_text,
+)
 
 
 @dataclass(frozen=True)
@@ -72,15 +82,18 @@ def _name(used: UsedRecord) -> str:
 
 def _test_table(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> ReportTable:
     """Compare base, tuned and what was chosen on the test split."""
-    nll, mc1 = metrics["metrics"]["NLL"], metrics["metrics"].get("MC1")
+    nll = metrics["metrics"]["NLL"]
+    choices = {metric: metrics["metrics"][metric] for metric in CHOICE_METRICS[:2] if metric in metrics["metrics"]}
     shown = {"base": "base", "tuned": "tuned", "steered": f"chosen: {chosen_name(record)}"}
     rows = []
     for name, words in shown.items():
         cells = [words, f"{nll[name]['value']:.4f}", metric_gain_text(nll[name])]
-        rows.append(Row((*cells, *([] if mc1 is None else [share_text(mc1[name])])), used=name == "steered"))
-    heads = ["", "NLL", "gain over tuned, 95 %", *([] if mc1 is None else ["MC1, gain in points"])]
-    examples = f"{metrics['examples']} test examples; NLL in nats per token, lower is better"
-    return ReportTable(examples, tuple(heads), tuple(rows))
+        cells += [choice_text(metric, entries[name]) for metric, entries in choices.items()]
+        rows.append(Row(tuple(cells), used=name == "steered"))
+    heads = ("", "NLL", "gain over tuned, 95 %", *(f"{choice_head(metric)}, gain" for metric in choices))
+    per_question = ", choice NLL (−log MC2) per question" if choices else ""
+    examples = f"{metrics['examples']} test examples; NLL in nats per token{per_question}, lower is better"
+    return ReportTable(examples, heads, tuple(rows))
 
 
 def _calibration_table(record: CalibrationRecord) -> ReportTable:
@@ -110,17 +123,19 @@ def _learned(metrics: HeldOutMetricsRecord, *, trained: bool) -> Iterator[str]:
 
 
 def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterator[str]:
-    """Say what the test finds of the choice; nothing where it is the tuned model."""
-    entry = metrics["metrics"]["NLL"]["steered"]
+    """Say what the test finds of what was chosen, in the calibration's unit; nothing of the tuned model."""
+    questions = record.get("questions")
+    by_choice = questions is not None and questions["by_choice"]
+    entry = metrics["metrics"]["choice_NLL" if by_choice else "NLL"]["steered"]
     low, high = entry.get("low"), entry.get("high")
     if low is None or high is None or low == high == 0.0:
         return
     found = "not surely other than zero" if low <= 0.0 <= high else "surely more" if low > 0.0 else "surely less"
-    gains = f"{chosen_name(record)} gains {metric_gain_text(entry)} nats per token"
+    gains = f"{chosen_name(record)} gains {metric_gain_text(entry)} {gain_unit(record)}"
     yield f"Test: {gains} over the tuned model, {found}."
-    questions = record.get("questions")
-    by_choice = questions is not None and questions["by_choice"]  # its held-out gain has another unit
-    if high < record["used"]["gain"]["low"] and not by_choice and not record["tasks"]:
+    if by_choice and (fewer := metrics["metrics"]["MC1"]["steered"]).get("high", 0.0) < 0.0:
+        yield f"It answers fewer test questions rightly: MC1 {share_text(fewer)} points."
+    if high < record["used"]["gain"]["low"] and not record["tasks"]:
         yield (
             "The calibration split promised surely more: the two splits differ, and so may what comes later; draw "
             "both from the same rows at random."

@@ -11,7 +11,7 @@ from svd_lightning.records import DistributionRecord, HeldOutMetricsRecord, Metr
 
 BASE, TUNED, STEERED = "base", "tuned", "steered"
 PERCENT, NATS = "%", "nats"
-_IN_NATS = ("NLL", "KL")
+_IN_NATS = ("NLL", "KL", "choice_NLL")
 _LEFT_OUT = ("perplexity",)
 _MEASURES: tuple[Measure, ...] = get_args(Measure)
 _BY_JUDGE: tuple[Measure, ...] = get_args(JudgedMeasure)
@@ -25,11 +25,11 @@ class Measurement:
 
     metric: str
     """MC1, MC2, MC3, accuracy (of the likeliest option), named (accuracy of the option named in a written answer),
-    NLL, KL, exact_match, rouge_l, truthful, informative, truthful_informative."""
+    NLL, KL, choice_NLL, exact_match, rouge_l, truthful, informative, truthful_informative."""
     distribution: str
     """base, tuned, steered, or another that the test compares: control, joint, paper."""
     value: float
-    """Percent; nats per token for NLL and KL."""
+    """Percent; nats per token for NLL and KL, per question for choice_NLL."""
     gain: tuple[float, float, float] | None = None
     """Gain over the tuned model (positive is better) with its paired 95 % interval: mean, low, high."""
     task: str | None = None

@@ -90,6 +90,26 @@ def test_splits_that_differ_are_told():
     assert [any("the two splits differ" in line for line in each.lines) for each in shown] == [False, True]
 
 
+def test_the_choice_is_tested_in_the_unit_of_its_calibration():
+    """Likelihood and choice may point in different directions: each number has its own column."""
+    names = ("base", "tuned", "steered")
+    choice = {name: {"value": 1.25, "gain": 0.3, "low": 0.1, "high": 0.5} for name in names}
+    mc1 = {name: {"value": 0.25, "gain": -0.12, "low": -0.2, "high": -0.04} for name in names}
+    chosen = record("correct", questions={"by_choice": True})
+    shown = screen(chosen, metrics(steered=(-0.05, -0.08, -0.02), choice_NLL=choice, MC1=mc1))
+    assert shown.table.heads[3:] == ("choice NLL, gain", "MC1, gain")
+    assert shown.table.rows[2].cells[2:] == (
+        *("-0.0500 [-0.0800, -0.0200]", "1.2500 +0.3000 [+0.1000, +0.5000]"),
+        "25.0% -12.0 [-20.0, -4.0]",
+    )
+    tested = [line for line in shown.lines if line.startswith(("Test:", "It answers", "The calibration"))]
+    assert tested == [
+        "Test: calibrated head gains +0.3000 [+0.1000, +0.5000] nats per question over the tuned model, surely "
+        "more.",
+        "It answers fewer test questions rightly: MC1 25.0% -12.0 [-20.0, -4.0] points.",
+    ]
+
+
 def test_few_examples_questions_tasks_and_no_test():
     assert "12 test examples are few" in "\n".join(screen(record("tuned"), metrics(examples=12)).lines)
     mc1 = {name: {"value": 0.5, "gain": 0.01, "low": -0.02, "high": 0.04} for name in ("base", "tuned", "steered")}
