@@ -1,6 +1,7 @@
 """A LightningModule around a base model with a PEFT adapter: how it is loaded, cast and sharded."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,10 +14,12 @@ from typing_extensions import Self
 from svd_lightning.errors import InputError
 from svd_lightning.models.adapter import adapter_config, attach_new, attach_trained, base_of_adapter, text_limits
 from svd_lightning.models.adapter_folder import adapter_template, read_weights
-from svd_lightning.models.arithmetic import Arithmetic, arithmetic_of, narrowing, widen_head
+from svd_lightning.models.arithmetic import Arithmetic, arithmetic_of, check_arithmetic, narrowing, widen_head
 from svd_lightning.models.backbone import Backbone
-from svd_lightning.models.identity import fingerprint, weights_digest
-from svd_lightning.strategies import shard
+from svd_lightning.models.digests import values_digest, weights_digest
+from svd_lightning.models.identity import fingerprint
+from svd_lightning.records import CalibrationRecord
+from svd_lightning.strategies import shard, trained_sum
 from svd_lightning.strategies.steps import has_one_dtype
 
 _log = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class AdaptedModule(L.LightningModule):
         self.model: PeftModel | None = None
         self.base_fingerprint: str | None = None
         self.base_digest: str | None = None
+        self.base_values: str | None = None
         self.trained: dict[str, torch.Size] = {}  # names and shapes of trained weights, before sharding
 
     def configure_model(self) -> None:
@@ -62,7 +66,8 @@ class AdaptedModule(L.LightningModule):
         if self.model is not None:
             return
         base = self.backbone.load_model()
-        self.base_fingerprint, self.base_digest = fingerprint(base), weights_digest(base)
+        self.base_fingerprint = fingerprint(base)
+        self.base_digest, self.base_values = weights_digest(base), values_digest(base)
         if self.gradient_checkpointing:
             base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             base.enable_input_require_grads()
@@ -84,11 +89,31 @@ class AdaptedModule(L.LightningModule):
         return self
 
     @property
+    def base_origin(self) -> dict[str, str | None]:
+        """Name, revision and digests of the base, by which an adapter knows it again."""
+        names = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
+        return {**names, "fingerprint": self.base_fingerprint, "values": self.base_values}
+
+    @property
     def peft_model(self) -> PeftModel:
         """The PEFT model; raises InputError before it is loaded."""
         if self.model is None:
             raise InputError("model: not loaded yet; call configure_model() or run it with a Trainer")
         return self.model
+
+    def check_in_use(self, calibration: CalibrationRecord | None) -> None:
+        """Warn of a calibration in other number formats, or for other adapter weights, as after training on."""
+        if calibration is None:
+            return
+        check_arithmetic(found := self.arithmetic, calibration.get("arithmetic"))
+        known, now = calibration.get("adapter"), trained_sum(self.trainer, self.peft_model)
+        if known is None or calibration.get("arithmetic") != found:  # where the sum is rounded otherwise
+            return
+        if not math.isclose(float(known), float(now), rel_tol=1e-6, abs_tol=1e-6):
+            _log.warning(
+                "the strengths were calibrated for other weights of the adapter than those in use: run "
+                "`svd-lightning calibrate`"
+            )
 
     @property
     def arithmetic(self) -> Arithmetic:

@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from svd_lightning.data.examples import Example
-from svd_lightning.data.tokenise import encode
+from svd_lightning.data.tokenise import UNLIMITED, encode
 from svd_lightning.decoding.generation import completed, generation_config, given_options
 from svd_lightning.errors import InputError, explained
 from svd_lightning.module import SteeredLanguageModel
@@ -15,7 +15,6 @@ from svd_lightning.runs import open_run
 
 _NEW_TOKENS = 256
 """The limit of an answer where neither the run nor the base has one."""
-_UNLIMITED = 2**31
 
 
 def open_on(run: str, device: str | None) -> SteeredLanguageModel:
@@ -67,6 +66,6 @@ def prompt_ids(
         InputError: if it has no tokens, or the chat template refuses the messages.
     """
     [row] = encode(
-        [question], tokenizer or module.tokenizer, split="chat", max_length=_UNLIMITED, ends=module.ends
+        [question], tokenizer or module.tokenizer, split="chat", max_length=UNLIMITED, ends=module.ends
     ).rows
     return row.prompt_ids

@@ -22,7 +22,12 @@ TRAINED = "trained.ckpt"
 """Among the checkpoints of a run of `fit` that broke off after an epoch's last step: the adapter as trained."""
 STOPPED = "stopped.ckpt"
 """Among the checkpoints of a run of `fit` that a signal has stopped: all that training goes on with."""
-_UNSEEN = ("alpha", "alpha_pattern", "lora_alpha", "projection_prng_key", "random_loc_seed", "use_rslora")
+_UNSEEN = (
+    *("alpha", "alpha_pattern", "lora_alpha", "psoft_alpha", "randlora_alpha", "scaling", "use_rslora"),
+    *("generator_seed", "proj_seed", "projection_prng_key", "projection_seed", "random_loc_seed", "random_seed"),
+    *("act_fn", "apply_GS", "coft", "eps", "mask_type", "num_cayley_neumann_terms", "sparse", "topk"),
+    *("use_cayley_neumann", "use_idwt", "very_sparse", "wavelet_family"),
+)
 """Options of adapters that change what they compute, but neither names nor shapes of their weights."""
 
 
@@ -61,8 +66,7 @@ def stored_steering(path: Path) -> dict[str, Any]:
 
 def check_origin(
     checkpoint: Mapping[str, Any],
-    name: str | None,
-    fingerprint: str | None,
+    base: Mapping[str, str | None],
     adapter: ClassPath,
     trained: Mapping[str, torch.Size],
     data: CompletionDataModule | None,
@@ -71,12 +75,12 @@ def check_origin(
 
     Args:
         checkpoint: its content.
-        name, fingerprint: the base in use.
+        base: the one in use, as the checkpoint names its own.
         adapter: the adapter's configuration.
         trained: names and shapes of the adapter's weights.
         data: what the adapter is used on; with `transfer`, it may be another dataset.
     """
-    check_base(checkpoint.get("base"), name, fingerprint)
+    check_base(checkpoint.get("base"), base)
     stored: ClassPath = checkpoint.get("hyper_parameters", {}).get("adapter", adapter)
     options = [each for each in _UNSEEN if stored["init_args"].get(each) != adapter["init_args"].get(each)]
     if problem := _difference(checkpoint["state_dict"], trained) or ", ".join(options):
@@ -92,14 +96,28 @@ def check_origin(
         )
 
 
-def check_base(stored: Mapping[str, str] | None, name: str | None, fingerprint: str | None) -> None:
-    """Raise InputError unless the stored fingerprint is that of the base in use."""
+def check_base(stored: Mapping[str, str | None] | None, base: Mapping[str, str | None]) -> None:
+    """Raise InputError unless the stored base is the one in use; warn of another tokenizer.
+
+    Args:
+        stored, base: name, fingerprint, and digests of `values` and `tokenizer`; a checkpoint from before digests
+            has none, and None is not compared.
+    """
     if stored is None:
         raise InputError("ckpt_path: it holds no base fingerprint; expected a checkpoint of SteeredLanguageModel")
-    if stored["fingerprint"] != fingerprint:
+    found = {name: base[name] or "" for name in ("fingerprint", "values", "tokenizer")}
+    differs = [name for name in found if stored.get(name) and found[name] and stored[name] != found[name]]
+    if wrong := [name for name in differs if name != "tokenizer"]:
+        known = str(stored[wrong[0]])
         raise InputError(
-            f"ckpt_path: its adapter was trained on the base {stored['name']!r} (fingerprint "
-            f"{stored['fingerprint'][:8]}), got {name!r} ({str(fingerprint)[:8]}); give the base it was trained on"
+            f"ckpt_path: its adapter was trained on the base {stored['name']!r} ({wrong[0]} {known[:8]}), got "
+            f"{base['name']!r} ({found[wrong[0]][:8]}); give the base it was trained on"
+        )
+    if differs:
+        _log.warning(
+            "the checkpoint's adapter was trained with another tokenizer (vocabulary, special tokens or chat "
+            "template): texts become other tokens than it has learned; give backbone.tokenizer and "
+            "backbone.chat_template of its run"
         )
 
 

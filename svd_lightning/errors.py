@@ -9,6 +9,10 @@ class InputError(ValueError):
     """Bad input from a user; the command line prints its message as one line, without a traceback."""
 
 
+class LogitsError(InputError):
+    """Logits from which no token can be picked: weights, adapter or number format are to blame, no request."""
+
+
 class DiskError(OSError):
     """A file that could not be written; the message says which, why, what is still good, and what to do."""
 

@@ -17,11 +17,12 @@ from svd_lightning.adapted import AdaptedModule
 from svd_lightning.calibration import NONE, recall_all
 from svd_lightning.checkpoint import check_origin, check_resumable, check_steering, check_step, hyperparameters
 from svd_lightning.data import Batch, CompletionDataModule, EncodedExample, answer_ends
-from svd_lightning.decoding.decoder import Completer, Run, decoder
+from svd_lightning.decoding.decoder import Engine, Run, decoder
 from svd_lightning.decoding.generation import check_room, generation_config, rows_of, say_sampling
 from svd_lightning.models.adapter import check_trainable
-from svd_lightning.models.arithmetic import check_arithmetic, use_arithmetic
+from svd_lightning.models.arithmetic import use_arithmetic
 from svd_lightning.models.backbone import Backbone
+from svd_lightning.models.digests import tokenizer_digest
 from svd_lightning.records import CalibrationRecord, PredictionRecord, TestResults
 from svd_lightning.schedule import Schedule
 from svd_lightning.scoring import HeldOut, Likelihood, scalars
@@ -94,7 +95,7 @@ class SteeredLanguageModel(AdaptedModule):
         self.test_results: TestResults | None = None
         self._predicted: Collection[int] = ()
         self._compare = self._keep_steering = False
-        self.engine: Completer | None = None  # completes prompts in place of the model
+        self.engine: Engine | None = None  # completes prompts in place of the model
         self.strict_loading = False  # checkpoints hold the adapter only; `check_weights` is the strict part
         own = steering, warmup_ratio, gradient_checkpointing, generation
         self.save_hyperparameters(hyperparameters(asdict(self.backbone), self.adapter_config, *own))
@@ -177,7 +178,7 @@ class SteeredLanguageModel(AdaptedModule):
 
     def on_test_start(self) -> None:
         """Start a new comparison, with the strengths in force."""
-        self._check_arithmetic()
+        self.check_in_use(self.calibration)
         self.held_out = HeldOut(
             self.configured, self.task_steering, self.calibration, self.device, corrections=self.corrections
         )
@@ -207,8 +208,8 @@ class SteeredLanguageModel(AdaptedModule):
         self._predicted, self._compare = done, compare
 
     def on_predict_start(self) -> None:
-        """Warn if the strengths in force were calibrated in other number formats; say if the base samples."""
-        self._check_arithmetic()
+        """Warn of strengths calibrated in other number formats or for other weights; say if the base samples."""
+        self.check_in_use(self.calibration)
         say_sampling(self.generation, self._base_generation)
 
     def on_predict_epoch_start(self) -> None:
@@ -218,10 +219,6 @@ class SteeredLanguageModel(AdaptedModule):
         self._decoder = self.engine or decoder(
             self.peft_model, self.generation, self._base_generation, self.tokenizer, run
         )
-
-    def _check_arithmetic(self) -> None:
-        if self.calibration is not None:
-            check_arithmetic(self.arithmetic, self.calibration.get("arithmetic"))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[PredictionRecord]:
         """Decode a batch of prompts: one record per row, with base and tuned completions on request."""
@@ -269,15 +266,16 @@ class SteeredLanguageModel(AdaptedModule):
         checkpoint["corrections"] = as_tensors(self.corrections)
         checkpoint["arithmetic"] = self.arithmetic
         checkpoint["random_states"] = random_states(self.trainer.strategy.root_device)
-        base = {"name": self.backbone.name_or_path, "revision": self.backbone.revision}
-        checkpoint["base"] = base | {"fingerprint": self.base_fingerprint}
+        checkpoint["base"] = self._origin()
         if (data := self._data()) is not None:
             checkpoint["datasets"] = sorted(data.dataset_names())
 
     def check_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Raise InputError if the checkpoint is of another base, adapter or task than this module's."""
-        base = self.backbone.name_or_path, self.base_fingerprint
-        check_origin(checkpoint, *base, self.hparams["adapter"], self.trained, self._data())
+        check_origin(checkpoint, self._origin(), self.hparams["adapter"], self.trained, self._data())
+
+    def _origin(self) -> dict[str, str | None]:
+        return {**self.base_origin, "tokenizer": tokenizer_digest(self.tokenizer)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another base, adapter or task; restore the calibration, and to train on, the random numbers.

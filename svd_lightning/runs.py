@@ -5,6 +5,7 @@ import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -13,7 +14,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from svd_lightning.checkpoint import CALIBRATED, STOPPED, TRAINED, stored_steering
 from svd_lightning.data import CompletionDataModule
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, explained
 from svd_lightning.files import writing
 from svd_lightning.module import SteeredLanguageModel
 
@@ -128,18 +129,33 @@ def checkpoint_beside(configs: Sequence[Path]) -> str | None:
     return str(found)
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what the config.yaml of a run says; nothing if it is empty, or not there, as in a run from Python.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    unreadable = OSError, UnicodeDecodeError, yaml.YAMLError
+    with explained(unreadable, lambda reason: f"run: cannot read {str(path)!r}: {reason}"):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content or {}, dict):
+        raise InputError(f"run: expected options by name in {str(path)!r}, got {content!r:.60}")
+    return content or {}
+
+
 def open_data(folder: Path) -> CompletionDataModule:
     """Make the data of a run from its config.yaml; nothing is read yet.
 
     Raises:
-        InputError: if there is no such file, as in a run made from Python.
+        InputError: if it names none, as in a run made from Python, which has no such file.
     """
-    path = folder / CONFIG
-    if not path.is_file():
+    if not (given := read_config(folder).get("data")):
         raise InputError(f"run: expected {CONFIG} in {str(folder)!r}, which names its data, and there is none")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(CompletionDataModule, "data", required=True)
-    given = yaml.safe_load(path.read_text(encoding="utf-8"))["data"]
     data: CompletionDataModule = parser.instantiate_classes(parser.parse_object({"data": given})).data
     return data
 

@@ -8,7 +8,7 @@ import torch
 from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 
 from svd_lightning import SteeredLanguageModel
-from svd_lightning.checkpoint import check_base
+from svd_lightning.checkpoint import check_base, check_origin
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
 from svd_lightning.steering import Entropy, NaturalGradient, Steering
@@ -113,6 +113,46 @@ def test_the_same_base_in_another_folder_and_dtype_is_not_another_base(checkpoin
     assert len(decoded(quiet_trainer(tmp_path), module, diary_data(diaries), checkpoint)) == 6
 
 
+def test_a_base_that_shares_only_its_embeddings_is_another(checkpoint, diaries, tmp_path):
+    """Such as the same base with another adapter merged into it; in bfloat16 too."""
+    backbone = diary_model().backbone
+    merged = backbone.load_model()
+    merged.model.layers[0].self_attn.q_proj.weight.data *= 1.02
+    merged.save_pretrained(tmp_path / "merged")
+    backbone.load_tokenizer().save_pretrained(tmp_path / "merged")
+    for dtype in ("float32", "bfloat16"):
+        module = diary_model(backbone=Backbone(name_or_path=str(tmp_path / "merged"), dtype=dtype))
+        with pytest.raises(InputError, match=r"trained on the base '.*demo/base' \(values \w+\), got '.*merged'"):
+            quiet_trainer(tmp_path).predict(module, datamodule=diary_data(diaries), ckpt_path=checkpoint)
+
+
+def test_another_tokenizer_is_said_aloud(checkpoint, content, diaries, tmp_path, caplog):
+    module = diary_model()
+    with caplog.at_level(logging.WARNING, logger="svd_lightning"):
+        module.configure_model()
+        module.on_load_checkpoint(content)
+        assert "another tokenizer" not in caplog.text
+        module.tokenizer.add_tokens(["moorland"])
+        module.on_load_checkpoint(content)
+    assert "trained with another tokenizer" in caplog.text
+
+
+def test_options_that_no_weight_shows_are_compared():
+    base = {"name": "b", "fingerprint": "1" * 32, "values": None, "tokenizer": None}
+    kind = "peft.FourierFTConfig"
+    written, used = ({"class_path": kind, "init_args": {"scaling": one}} for one in (150.0, 75.0))
+    checkpoint = {"base": base, "hyper_parameters": {"adapter": written}, "state_dict": {}}
+    check_origin(checkpoint, base, written, {}, None)
+    with pytest.raises(InputError, match=r"is FourierFTConfig\(scaling=150.0\), got .* differs: scaling; use"):
+        check_origin(checkpoint, base, used, {}, None)
+
+
+def test_what_a_checkpoint_does_not_know_is_not_compared():
+    base = {"name": "b", "fingerprint": "1" * 32, "values": "2" * 32, "tokenizer": "3" * 32}
+    check_base({"name": "b", "fingerprint": "1" * 32}, base)
+    check_base({**base, "values": "4" * 32}, {**base, "values": None})  # quantised
+
+
 @pytest.mark.parametrize(
     ("adapter", "message"),
     [
@@ -146,7 +186,18 @@ def test_strengths_of_another_steering_are_refused(steering, message, checkpoint
 
 def test_a_foreign_checkpoint_is_refused():
     with pytest.raises(InputError, match="it holds no base fingerprint"):
-        check_base(None, "base", "0" * 32)
+        check_base(None, {"fingerprint": "0" * 32})
+
+
+def test_weights_that_have_moved_since_the_calibration_are_said_aloud(checkpoint, diaries, tmp_path, caplog):
+    """As after training on, which may take as many steps again."""
+    module, data = SteeredLanguageModel.load_from_checkpoint(checkpoint), diary_data(diaries)
+    with caplog.at_level(logging.WARNING, logger="svd_lightning"):
+        for moved in (False, True):
+            if moved:
+                next(p for p in module.parameters() if p.requires_grad).data.add_(1e-3)
+            quiet_trainer(tmp_path).test(module, datamodule=data, verbose=False)
+            assert ("for other weights of the adapter" in caplog.text) is moved
 
 
 def test_strengths_of_other_weights_are_said_aloud(checkpoint, content, diaries, tmp_path, caplog):

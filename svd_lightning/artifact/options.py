@@ -25,9 +25,10 @@ class Options(NamedTuple):
 def options_of(steering: Steering, config: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> Options:
     """Return the decoding options that make the tuned model decode as a steering does.
 
-    A `LabelBias` (`Prior` too) is `sequence_bias`, which beam search treats otherwise, and `logit_bias`.
-    `Temperature` alone is the temperature T / (1 + μ) instead of T; a mask α with λ = −∞ is
-    min_p = α ** ((1 + μ) / T), for what applies the temperature first, as transformers and vLLM do.
+    A `LabelBias` (`Prior` too) is `sequence_bias`, which beam search treats otherwise, and `logit_bias`, added to
+    the biases that the options have already. `Temperature` alone is the temperature T / (1 + μ) instead of T; a
+    mask α with λ = −∞ is min_p = α ** ((1 + μ) / T), for what applies the temperature first, as transformers and
+    vLLM do.
 
     Args:
         steering: in use.
@@ -38,10 +39,12 @@ def options_of(steering: Steering, config: GenerationConfig, tokenizer: PreTrain
     """
     config, correction = copy.deepcopy(config), getattr(steering, "correction", None)
     if isinstance(correction, LabelBias):
-        tokens, biases = correction.tokens.tolist(), correction.weights.tolist()
-        config.sequence_bias = [[[token], bias] for token, bias in zip(tokens, biases, strict=True)]
-        texts = {str(token): tokenizer.decode([token]) for token in tokens}
-        server = {"logit_bias": dict(zip(map(str, tokens), biases, strict=True)), "texts": texts}
+        biases = _token_biases(config)
+        for token, bias in zip(correction.tokens.tolist(), correction.weights.tolist(), strict=True):
+            biases[token] = biases.get(token, 0.0) + bias
+        config.sequence_bias = [[[token], bias] for token, bias in biases.items()]
+        texts = {str(token): tokenizer.decode([token]) for token in biases}
+        server = {"logit_bias": {str(token): bias for token, bias in biases.items()}, "texts": texts}
         return Options(correction.words, config, server)
     if correction is not None:
         why = "depends on the text" if correction.reads_states else "changes the adapter"
@@ -53,6 +56,22 @@ def options_of(steering: Steering, config: GenerationConfig, tokenizer: PreTrain
         names = ", ".join(type(rule).__name__ for rule in steering.rules)
         raise InputError(f"form: decoding options cannot express {names}, which read the base; {_REMEDY}")
     return _tempered(steering, config)
+
+
+def _token_biases(config: GenerationConfig) -> dict[int, float]:
+    """Return what `sequence_bias` adds to single tokens, which is a list of pairs or, in old files, a mapping.
+
+    Raises:
+        InputError: for sequences of several tokens, of which `logit_bias` knows nothing.
+    """
+    given = config.sequence_bias or []
+    pairs = [(list(ids), bias) for ids, bias in (given.items() if isinstance(given, dict) else given)]
+    if long := [ids for ids, _ in pairs if len(ids) > 1]:
+        raise InputError(
+            f"generation.sequence_bias: expected single tokens beside a label bias, got the sequence {long[0]}, "
+            f"which options of a server cannot express; leave it out, or {_REMEDY}"
+        )
+    return {ids[0]: bias for ids, bias in pairs}
 
 
 def _tempered(steering: Steering, config: GenerationConfig) -> Options:

@@ -6,7 +6,7 @@ import torch
 
 from svd_lightning.calibration.advice import better_recipe, too_small
 from svd_lightning.calibration.candidates import Candidate, evidence, fit_all
-from svd_lightning.calibration.choose import Check, decided
+from svd_lightning.calibration.choose import Check, Measure, decided
 from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import figures
 from svd_lightning.calibration.masks import compare_masks, recommend
@@ -28,6 +28,7 @@ def calibrate(
     *,
     questions: QuestionTokens | None = None,
     corrections: Sequence[FittedCorrection] = (),
+    measure: Measure = lambda record: record,
     check: Check = lambda record: record,
     any_recipe: bool = False,
     choice: bool = True,
@@ -48,6 +49,7 @@ def calibrate(
             and for MC1, which no steering in use may surely lower.
         corrections: fitted to the same tokens (`fit_corrections`), with as many folds; with the guard one is used
             where a steering gains no more.
+        measure: adds the drift of every candidate to a record, before one is chosen.
         check: looks at the record before it is final. What it switches off is left out, and the rest decided anew.
         any_recipe: with the guard, use whichever rules and estimator do best, not the configured ones alone.
         choice: fit the choice among the options, if every example has some, rather than the tokens' likelihood.
@@ -90,6 +92,7 @@ def calibrate(
         chosen=chosen.key,
         any_recipe=any_recipe,
         folds=folds,
+        measure=measure,
         check=check,
     )
 

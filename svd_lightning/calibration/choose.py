@@ -1,5 +1,6 @@
-"""The choice among all that a calibration has fitted: the cheapest candidate that does as well as the best."""
+"""The choice among all that a calibration has fitted: of what does as well as the best, the mildest."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from svd_lightning.calibration.recipes import CONTROL, RecipeKey
 from svd_lightning.calibration.split import CalibrationSplit, Scores, example_folds
 from svd_lightning.calibration.verdict import AS_IT_IS, SwitchedOff, Verdict, in_use, switched_off
 from svd_lightning.metrics import Gain, mc1
-from svd_lightning.records import CalibrationRecord, CorrectionRecord, UsedRecord
+from svd_lightning.records import CalibrationRecord, CorrectionRecord, ScoredRecord, UsedRecord
 
 _TWO_ERRORS = 2 * 1.96
 """Standard errors that a 95 % interval spans."""
@@ -22,6 +23,8 @@ _MOST_REFUSED = 4
 
 Check = Callable[[CalibrationRecord], CalibrationRecord]
 """Looks at what a record uses: the same record, perhaps with more in it, or one that uses the tuned model."""
+Measure = Callable[[CalibrationRecord], CalibrationRecord]
+"""Returns a record with the drift of every candidate and correction."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Rival:
     """The record's entry if it is used; None for what the verdict on the configured steering speaks of."""
     by_task: bool = True
     """Whether a task that it harms may be decoded otherwise."""
+    drift: float = math.inf
+    """How far it moves text outside the answers, KL in nats; infinite where nobody has measured it."""
 
 
 def decided(
@@ -53,15 +58,17 @@ def decided(
     chosen: RecipeKey,
     any_recipe: bool,
     folds: int,
+    measure: Measure,
     check: Check,
 ) -> CalibrationRecord:
     """Return the record with the best candidate that a check lets pass in use, and why others are not.
 
     Candidates are those whose held-out gain over the tuned model is sure (of a steering, over the control too), by
-    Bonferroni's intervals for as many as there are, and that surely harm nothing. Among them the first is taken,
-    in the order temperature, corrections, steerings (from cheap and simple to dear), whose gain lies within one
-    standard error of the best. The gain that is reported is not the winner's luck: for each fold the choice among
-    them is made on the other folds. If that gain is not sure, the verdict on the configured steering stands.
+    Bonferroni's intervals for as many as there are, and that surely harm nothing. Several may lie within one
+    standard error of the best. Temperature and corrections decode at the same price: of those among them the one
+    of least drift is taken. Only if there is none, it is a steering, the first from simple to dear. The gain that
+    is reported is not the winner's luck: for each fold the choice among them is made on the other folds. If that
+    gain is not sure, the verdict on the configured steering stands.
 
     Args:
         record: with the verdict on the configured steering alone.
@@ -69,11 +76,11 @@ def decided(
         chosen: the configured one.
         any_recipe: take any of the recipes, not the configured one alone.
         folds: as the cross-fit has them.
+        measure: measures drifts; without them the simplest is taken, in the order temperature, corrections.
         check: refuses what is not to be used.
     """
-    records = correction_records(split, tuned, corrections)
-    record = {**record, "corrections": records}
-    order = [*_free(split, tuned, record, corrections, recipes[CONTROL.key])]
+    record = measure({**record, "corrections": correction_records(split, tuned, corrections)})
+    order = _free(split, tuned, record, corrections, recipes)
     order += _steered(tuned, recipes, chosen=chosen, verdict=record["verdict"], any_recipe=any_recipe)
     refused: dict[str, CalibrationRecord] = {}
     while True:
@@ -96,16 +103,22 @@ def _free(
     tuned: Scores,
     record: CalibrationRecord,
     corrections: Sequence[FittedCorrection],
-    control: Candidate,
+    recipes: Mapping[RecipeKey, Candidate],
 ) -> list[Rival]:
     """Return what decodes without the base, the simplest first."""
     off = switched_off(record["rules"], "")["used"]
-    found = [Rival("control", "sharpening", control.held_out, (tuned,), "control", None)]
-    for one in corrections:
+    control, drift = recipes[CONTROL.key].held_out, drift_of(record["candidates"][[*recipes].index(CONTROL.key)])
+    found = [Rival("control", "sharpening", control, (tuned,), "control", None, drift=drift)]
+    for one, known in zip(corrections, record["corrections"], strict=True):
         used: UsedRecord = {**off, "correction": one.name}
         scores, by_task = scores_of(split, one), one.correction.by_task
-        found.append(Rival(one.name, one.in_words, scores, (tuned,), "correct", used, by_task))
+        found.append(Rival(one.name, one.in_words, scores, (tuned,), "correct", used, by_task, drift_of(known)))
     return found
+
+
+def drift_of(scored: ScoredRecord) -> float:
+    """Return the drift in a record, infinite where there is none."""
+    return scored.get("drift", math.inf)
 
 
 def _steered(
@@ -180,14 +193,13 @@ def _surely_helps(split: CalibrationSplit, tuned: Scores, one: Rival, level: flo
 
 
 def _pick(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival], among: Tensor | None) -> Rival:
-    """Return the first candidate within one standard error of the best, by some examples (None for all)."""
+    """Return which of those within one standard error of the best to use, by some examples (None for all)."""
     gains = [evidence(split, one.scores, tuned, among=among).gain.mean for one in order]
     best = order[gains.index(max(gains))]
-    for one in order:
-        behind = evidence(split, best.scores, one.scores, among=among).gain
-        if behind.mean <= (behind.high - behind.low) / _TWO_ERRORS:
-            return one
-    return best
+    behind = [evidence(split, best.scores, one.scores, among=among).gain for one in order]
+    near = [one for one, gap in zip(order, behind, strict=True) if gap.mean <= (gap.high - gap.low) / _TWO_ERRORS]
+    free = [one for one in near if one.verdict != "steer"]
+    return min(free, key=lambda one: one.drift) if free else near[0]
 
 
 def correction_records(

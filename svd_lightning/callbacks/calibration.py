@@ -49,7 +49,7 @@ from svd_lightning.report import save_calibration, save_test
 from svd_lightning.scoring import Collector, collector
 from svd_lightning.signals import Stopped, check
 from svd_lightning.steering import UNSTEERED
-from svd_lightning.strategies import run_step
+from svd_lightning.strategies import run_step, trained_sum
 from svd_lightning.strength import LineSearch, StrengthEstimator
 
 _log = logging.getLogger(__name__)
@@ -209,11 +209,11 @@ class SteeringCalibration(L.Callback):
                 )
             record = self._decide(trainer, module, data, tokens, collected.questions(), corrections)
             fitted = {one.name: one.correction for one in corrections}
-            record = measure_drift(trainer, module, data, record, fitted)
             if self.decoded:
                 record = measure_cost(trainer, module, data, record, fitted)
         record["global_step"], record["epoch"] = trainer.global_step, trainer.current_epoch
         record["data"], record["arithmetic"] = data.digest("calibration"), module.arithmetic
+        record["adapter"] = trained_sum(trainer, module.peft_model)
         module.adopt(record, fitted)
         self._calibrated_step = trainer.global_step
         self._unsaved = record, tokens
@@ -240,6 +240,7 @@ class SteeringCalibration(L.Callback):
     ) -> CalibrationRecord:
         """Return the record of a calibration whose outcome noise and decoding do not refuse."""
         noise, by_fold = measure_noise(trainer, module, data), {one.name: one.by_fold for one in corrections}
+        fitted = {one.name: one.correction for one in corrections}
 
         def check(record: CalibrationRecord) -> CalibrationRecord:
             record = record if noise is None else add_noise(record, noise)
@@ -253,6 +254,7 @@ class SteeringCalibration(L.Callback):
             self.estimator,
             questions=questions,
             corrections=corrections,
+            measure=lambda record: measure_drift(trainer, module, data, record, fitted),
             check=check,
             any_recipe=self.any_recipe,
             choice=self.choice,

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from svd_lightning.callbacks.checks import as_steered
 from svd_lightning.callbacks.run import as_completion_data
 from svd_lightning.data import Example
+from svd_lightning.decoding.generation import completed
 from svd_lightning.errors import InputError
 from svd_lightning.files import write_text, writing
 from svd_lightning.module import SteeredLanguageModel
@@ -98,18 +100,18 @@ class PredictionWriter(BasePredictionWriter):
                 f"{len(rows)} rows are kept; the same command with --predict.output {self.path} goes on from them"
             )
 
-    def _start_part(self, trainer: L.Trainer, settings: str) -> None:
+    def _start_part(self, trainer: L.Trainer, settings: Mapping[str, str]) -> None:
         """Raise InputError for parts of other settings; start this process's part, or end its broken line."""
         for path in self._parts():
-            if _lines(path)[0] not in (None, settings):
+            if (known := _lines(path)[0]) is not None and (differs := _differences(known, settings)):
                 raise InputError(
-                    f"predict.output: {str(path)!r} was left by an interrupted run with another model, other "
-                    "data or options; choose another output, or delete the parts"
+                    f"predict.output: {str(path)!r} was left by an interrupted run that differs in {differs}; go "
+                    "on with the same, choose another output, or delete the parts"
                 )
         part = self._part(trainer.global_rank)
         started = part.exists() and _lines(part)[0] is not None
         with part.open("a" if started else "w", encoding="utf-8") as file:
-            file.write("\n" if started else f"{settings}\n")
+            file.write("\n" if started else f"{json.dumps(settings)}\n")
 
     def _part(self, rank: int) -> Path:
         return self.path.with_name(f"{self.path.name}.part{rank}")
@@ -148,17 +150,33 @@ def _lines(part: Path) -> list[str | None]:
     return [first, *rest] if rest else [None]
 
 
-def _settings(trainer: L.Trainer, module: SteeredLanguageModel, *, compare: bool) -> str:
-    """Return a digest of all that decides what is written: weights, steering, options, prompts and engine."""
-    data = as_completion_data(trainer)
-    parts = (
-        module.base_fingerprint,
-        trained_sum(trainer, module.peft_model),
-        tasks_as_plain(module.task_steering),
-        module.generation.to_json_string(),
-        type(module.engine).__name__,
-        compare,
-        data.digest("predict"),
-        data.tasks("predict"),
-    )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+def _settings(trainer: L.Trainer, module: SteeredLanguageModel, *, compare: bool) -> dict[str, str]:
+    """Return a digest of each thing that decides what is written, by its name.
+
+    Not of the device, nor of how many rows stand side by side: a run may go on elsewhere.
+    """
+    data, engine = as_completion_data(trainer), module.engine
+    options = completed(module.generation, module.peft_model.get_base_model().generation_config)
+    found: dict[str, Any] = {
+        "base": (module.base_fingerprint, module.base_values),
+        "adapter weights": trained_sum(trainer, module.peft_model),
+        "steering": tasks_as_plain(module.task_steering),
+        "number formats": module.arithmetic,
+        "decoding options": options.to_json_string(),
+        "seed": os.environ.get("PL_GLOBAL_SEED") if options.do_sample else None,
+        "engine": None if engine is None else type(engine).__name__,
+        "engine options": None if engine is None else dict(engine.options),
+        "predict.compare": compare,
+        "prompts": (data.digest("predict"), data.tasks("predict")),
+    }
+    texts = {name: json.dumps(value, sort_keys=True, default=str) for name, value in found.items()}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:32] for name, text in texts.items()}
+
+
+def _differences(line: str, settings: Mapping[str, str]) -> str:
+    """Return the names of the settings that differ from those in a part's first line; "" if none does."""
+    try:
+        known = dict(json.loads(line))
+    except (ValueError, TypeError):  # of a version that wrote one digest of everything
+        return "what this version cannot tell"
+    return ", ".join(name for name, digest in settings.items() if known.get(name) != digest)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.callbacks.run import as_completion_data, run_folder
 from svd_lightning.data import CompletionDataModule
 from svd_lightning.data.questions import EncodedQuestion
 from svd_lightning.errors import InputError
+from svd_lightning.models import tokenizer_digest
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import ReferenceSnapshot
 from svd_lightning.objective.snapshot import REMEDY
@@ -101,16 +101,6 @@ def snapshot_key(trainer: L.Trainer, module: SteeredLanguageModel) -> dict[str, 
         "precision": str(trainer.precision),
         "process": f"{trainer.global_rank} of {trainer.world_size}",
     }
-
-
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the SHA-256 of vocabulary, special tokens and chat template."""
-    parts = [
-        sorted(tokenizer.get_vocab().items()),
-        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        str(tokenizer.chat_template),
-    ]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _tokens(data: CompletionDataModule) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
-from sys import maxsize
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from svd_lightning.data.collate import ScoringBatch, ScoringCollator
 from svd_lightning.data.examples import ChoiceQuestion
-from svd_lightning.data.tokenise import EncodedExample, encode, report_overlong
+from svd_lightning.data.tokenise import UNLIMITED, EncodedExample, encode, report_overlong
 from svd_lightning.errors import InputError
 
 
@@ -80,7 +79,7 @@ def encode_questions(
             list(options),
             tokenizer,
             split=split,
-            max_length=maxsize,
+            max_length=UNLIMITED,
             ends=ends,
             parse_control_tokens=parse_control_tokens,
         ).rows

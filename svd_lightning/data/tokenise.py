@@ -17,6 +17,8 @@ from svd_lightning.errors import InputError
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""
+UNLIMITED = 2**31
+"""A number of tokens that nothing reaches."""
 
 Span: TypeAlias = tuple[int, int]
 """Places of tokens, from the first to before the second."""

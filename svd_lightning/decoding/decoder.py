@@ -27,6 +27,14 @@ class Completer(Protocol):
         """Complete a batch under several steerings: one record per row, with each completion under its name."""
 
 
+class Engine(Completer, Protocol):
+    """Completes batches of prompts in place of the model."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What it was asked to do otherwise than by itself."""
+
+
 class Decoder:
     """Completes batches of prompts, `complete` for one model, with options that stay the same.
 

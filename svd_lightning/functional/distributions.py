@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from svd_lightning.errors import InputError
+from svd_lightning.errors import LogitsError
 
 LOG_FLOOR = -1.0e4
 """Smallest log-probability that enters a ratio: a token that a model forbids (logit −∞) stays finite."""
@@ -91,9 +91,9 @@ def can_pick(logits: Tensor) -> Tensor:
     return logits.amax(dim=-1, keepdim=True).isfinite()
 
 
-def logits_error(name: str) -> InputError:
+def logits_error(name: str) -> LogitsError:
     """Return the error for logits from which no token can be picked."""
-    return InputError(
+    return LogitsError(
         f"{name}: expected finite numbers or -inf, got NaN or +inf (or a row of -inf only); the weights "
         "or the adapter are damaged, or the dtype overflows: try bfloat16 or float32"
     )

@@ -19,9 +19,10 @@ from svd_lightning.models.arithmetic import (
     widen_residual,
 )
 from svd_lightning.models.backbone import Backbone, context_length
+from svd_lightning.models.digests import tokenizer_digest, values_digest, weights_digest
 from svd_lightning.models.float32 import in_float32
 from svd_lightning.models.hidden import decoder_layers
-from svd_lightning.models.identity import fingerprint, weights_digest
+from svd_lightning.models.identity import fingerprint
 
 __all__ = [
     "Arithmetic",
@@ -40,7 +41,9 @@ __all__ = [
     "narrowing",
     "read_adapter_config",
     "text_limits",
+    "tokenizer_digest",
     "use_arithmetic",
+    "values_digest",
     "weights_digest",
     "widen_head",
     "widen_residual",

@@ -5,13 +5,9 @@ import json
 
 import torch
 from peft import get_peft_model_state_dict
-from torch import nn
 from transformers import PreTrainedModel
 
 from svd_lightning.models.switch import AdaptedModel, active_adapters
-
-_SAMPLED = 64
-"""About how many values of a weight tensor its digest covers."""
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -45,19 +41,4 @@ def adapter_digest(model: AdaptedModel) -> str | None:
         weight = tensor.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(f"{key} {tuple(weight.shape)}".encode())
         digest.update(weight.view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:32]
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return a digest of a sample of every weight tensor as it was loaded, in its dtype and quantisation.
-
-    It tells apart bases that share their embeddings, which `fingerprint` cannot: one with an adapter merged into
-    it, for example. Of sharded weights it covers this process's part.
-    """
-    digest = hashlib.sha256()
-    for parameter in model.parameters():
-        flat = getattr(parameter, "ds_tensor", parameter).detach().reshape(-1)  # ZeRO-3 keeps its part there
-        stride = max(1, len(flat) // _SAMPLED)
-        digest.update(f"{parameter.dtype} {len(flat)}".encode())
-        digest.update(flat[::stride].contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from svd_lightning.planning.blank import Precision, as_fake
 from svd_lightning.planning.live import LiveBytes
-from svd_lightning.scoring.tokens import CHUNK_ELEMENTS
+from svd_lightning.scoring.tokens import chunk_elements
 
 CHUNK_TENSORS = 11
 """Float32 tensors [n, V] alive during a chunk of calibration tokens or a step of decoding. Measured: 7 if few
@@ -50,7 +50,12 @@ class Activations:
 
 
 def activations(
-    model: PeftModel, precision: Precision, batches: Batches, *, compute_dtype: torch.dtype | None = None
+    model: PeftModel,
+    precision: Precision,
+    batches: Batches,
+    *,
+    compute_dtype: torch.dtype | None = None,
+    free: int | None = None,
 ) -> Activations:
     """Run a training step, a forward of the calibration, a prompt and a decoding step without numbers.
 
@@ -59,6 +64,8 @@ def activations(
         precision: of the run.
         batches: their sizes.
         compute_dtype: number format of the gathered weights, if it is not that of their shards.
+        free: what weights and training leave of a GPU's memory, by which the calibration chooses its chunks, in
+            bytes; None on a CPU.
     """
     mode = FakeTensorMode()
     weights = as_fake(model, mode, dtype=compute_dtype)
@@ -85,9 +92,10 @@ def activations(
             last = batches.length + batches.new_tokens - 1
             _, cache, past = watch(lambda: _decode(model, batches, last))
             step = watch(lambda: _decode(model, batches, 1, past=past))[0]
-    tokens = min(math.ceil(CHUNK_ELEMENTS / text.vocab_size), batches.eval_rows * batches.length)
-    chunk = CHUNK_TENSORS * 4 * text.vocab_size * tokens
     hidden = batches.eval_rows * batches.length * text.hidden_size * base.dtype.itemsize
+    elements = chunk_elements(None if free is None else max(0, free - 2 * hidden))
+    tokens = min(math.ceil(elements / text.vocab_size), batches.eval_rows * batches.length)
+    chunk = CHUNK_TENSORS * 4 * text.vocab_size * tokens
     logits = CHUNK_TENSORS * 4 * text.vocab_size * batches.eval_rows * batches.sequences
     return Activations(
         training=training,

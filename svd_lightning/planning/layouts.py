@@ -32,6 +32,16 @@ class Share:
     """Buffers for communication."""
     offloaded: int = 0
 
+    @property
+    def resident(self) -> int:
+        """Weights, during all work."""
+        return self.base + self.adapter + self.gathered
+
+    @property
+    def training_state(self) -> int:
+        """What training adds to the weights, kept until the end of fit."""
+        return self.gradients + self.optimizer + self.buckets
+
 
 class Layout(Protocol):
     """How a strategy divides memory over processes."""

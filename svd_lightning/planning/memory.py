@@ -30,6 +30,8 @@ class Setting:
     processes_per_node: int = 1
     calibration_tokens: int | None = None
     """Completion tokens of the calibration split; None if not known."""
+    gpu: int | None = None
+    """A GPU's memory for tensors in bytes; None on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -49,29 +51,19 @@ class MemoryPlan:
     trained: int
 
     @property
-    def resident(self) -> int:
-        """Weights on a device, during all work."""
-        return self.share.base + self.share.adapter + self.share.gathered
-
-    @property
-    def training_state(self) -> int:
-        """What training adds to the weights, kept until the end of fit."""
-        return self.share.gradients + self.share.optimizer + self.share.buckets
-
-    @property
     def training(self) -> int:
         """A device's peak in a training step."""
-        return self.resident + self.training_state + self.work.training
+        return self.share.resident + self.share.training_state + self.work.training
 
     @property
     def calibration(self) -> int:
         """A device's peak in the calibration that ends an epoch of fit."""
-        return self.resident + self.training_state + self.work.calibration
+        return self.share.resident + self.share.training_state + self.work.calibration
 
     @property
     def decoding(self) -> int:
         """A device's peak in predict."""
-        return self.resident + self.work.cache + self.work.decoding
+        return self.share.resident + self.work.cache + self.work.decoding
 
     @property
     def peak(self) -> int:
@@ -112,10 +104,11 @@ def make_plan(setting: Setting) -> MemoryPlan:
         torch.float32 if setting.backbone.float32_residual else precision.cast or precision.autocast or base.dtype
     )
     gathered_in = setting.layout.gathered_in if isinstance(setting.layout, FSDP1) else None
+    free = None if setting.gpu is None else setting.gpu - share.resident - share.training_state
     return MemoryPlan(
         setting=setting,
         share=share,
-        work=activations(model, precision, setting.batches, compute_dtype=gathered_in),
+        work=activations(model, precision, setting.batches, compute_dtype=gathered_in, free=free),
         # bitsandbytes quantises each tensor as it is read; otherwise the base is read whole before it is split
         loading=setting.processes_per_node * (max(sizes) if quantised else sum(sizes)),
         offloaded=setting.processes_per_node * share.offloaded,

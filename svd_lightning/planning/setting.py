@@ -1,5 +1,6 @@
 """What determines the memory of a run, from its parsed configuration."""
 
+from sys import maxsize
 from typing import Any
 
 import torch
@@ -20,24 +21,32 @@ _ZERO = {"stage": "stage", "offload": "offload", "persistence_threshold": "persi
 """Options of ZeROStrategy, and their names in the layout."""
 
 
-def setting_of(config: Namespace, *, tokens: int | None = None) -> Setting:
+def setting_of(config: Namespace, *, tokens: int | None = None, gpu: int | None = None) -> Setting:
     """Collect what determines the memory of a run from the options of `fit`, without making trainer or strategy.
 
     Args:
         config: with the groups trainer, model and data.
         tokens: completion tokens of the calibration split; None takes what a count of examples allows.
+        gpu: a GPU's memory for tensors in bytes; None for what the trainer's accelerator says, a CPU, or a GPU
+            with room enough.
 
     Raises:
         InputError: for a run without a base or an adapter, or with a strategy that has no layout.
     """
     model, data = parts(config)
-    return setting_for(config, model, data, tokens=tokens)
+    gpu = maxsize if gpu is None and is_gpu(config.trainer) else gpu
+    return setting_for(config, model, data, tokens=tokens, gpu=gpu)
 
 
 def setting_for(
-    config: Namespace, model: Namespace, data: CompletionDataModule, *, tokens: int | None = None
+    config: Namespace,
+    model: Namespace,
+    data: CompletionDataModule,
+    *,
+    tokens: int | None = None,
+    gpu: int | None = None,
 ) -> Setting:
-    """Do the same as `setting_of` with the parts that were made of the configuration."""
+    """Do the same as `setting_of` with the parts that were made of the configuration; None for `gpu` is a CPU."""
     backbone, adapter = models(model)
     generation = generation_config(model.generation or {}, backbone.load_generation())
     per_node, nodes = processes(config.trainer)
@@ -60,6 +69,7 @@ def setting_for(
         processes=per_node * nodes,
         processes_per_node=per_node,
         calibration_tokens=tokens if tokens is not None else examples and examples * (data.max_length - 1),
+        gpu=gpu,
     )
 
 
@@ -101,6 +111,11 @@ def models(model: Namespace) -> tuple[Backbone, PeftConfig]:
     """Return the base and the adapter's configuration."""
     backbone, config = model.backbone, adapter_config(model.adapter)
     return (base_of_adapter(backbone, config) if isinstance(model.adapter, str) else backbone), config
+
+
+def is_gpu(trainer: Namespace) -> bool:
+    """Return whether a trainer's accelerator is a GPU, on this machine where it is `auto`."""
+    return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
 
 
 def processes(trainer: Namespace) -> tuple[int, int]:

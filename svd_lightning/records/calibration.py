@@ -147,7 +147,10 @@ class TaskRecord(VerdictRecord):
 
 
 class CalibrationRecord(FiguresRecord, VerdictRecord):
-    """`calibration.json`, and `checkpoint["calibration"]`; `arithmetic` names the number formats of decoding."""
+    """`calibration.json`, and `checkpoint["calibration"]`; `arithmetic` names the number formats of decoding.
+
+    `adapter` is the sum of the trained weights, by which they are known again.
+    """
 
     estimator: str
     guard: bool
@@ -165,6 +168,7 @@ class CalibrationRecord(FiguresRecord, VerdictRecord):
     epoch: NotRequired[int]
     data: NotRequired[str]
     arithmetic: NotRequired[dict[str, str]]
+    adapter: NotRequired[str]
     versions: NotRequired[dict[str, str]]
 
 

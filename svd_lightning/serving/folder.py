@@ -78,7 +78,7 @@ def save_served(
         )
     base = peft_model.get_base_model()
     widen_head(base)
-    recipe = Recipe(steering, arithmetic_of(base))
+    recipe = Recipe(steering.shared, arithmetic_of(base))
     content, own = recipe.as_plain(), recipe.tensors()
     own |= adapter_tensors(peft_model, steering.adapter_scale)
     # vLLM keeps compiled graphs by config.json, so what shapes a graph is named there

@@ -75,7 +75,7 @@ class OfflineEngine:
     """
 
     def __init__(self, module: SteeredLanguageModel, options: Mapping[str, Any], *, seed: int) -> None:
-        self._module, self._options, self._seed = module, dict(options), seed
+        self._module, self.options, self._seed = module, dict(options), seed
         self._stack = ExitStack()
         self._engine: Any = None
 
@@ -150,7 +150,7 @@ class OfflineEngine:
         if place.type == "cuda":  # vLLM takes the device's memory
             peft_model.cpu()
             torch.cuda.empty_cache()
-        engine = LLM(str(folder), generation_config="vllm", **self._options)
+        engine = LLM(str(folder), generation_config="vllm", **self.options)
         self._stack.callback(_stop, engine)
         return engine
 

@@ -85,6 +85,20 @@ def test_a_bias_becomes_options_of_generate(kind, tokenizer, tmp_path):
     assert content["texts"]["9"] == tokenizer.decode([9])
 
 
+def test_a_bias_is_added_to_those_that_the_run_decodes_with(tokenizer, tmp_path):
+    ids, _ = zoo.prompts((7, 7))
+    model, bias = adapted("llama"), Corrected.of(Steering(), LabelBias(TOKENS, torch.tensor([0.25, -1.0, 0.5])))
+    own = GenerationConfig(sequence_bias=[[[9], 1.5], [[11], 0.75]], eos_token_id=1, pad_token_id=1)
+    drawn = {"do_sample": False, "max_new_tokens": 6, "output_scores": True, "return_dict_in_generate": True}
+    expected = steer_model(model, bias).generate(ids, generation_config=own, **drawn).scores
+    save_options(tmp_path / "out", model, bias, tokenizer, generation=own)
+    config = GenerationConfig.from_pretrained(tmp_path / "out")
+    found = model.generate(ids, generation_config=config, **drawn).scores
+    torch.testing.assert_close(torch.stack(found), torch.stack(expected))
+    content = json.loads((tmp_path / "out" / SERVER_OPTIONS).read_text())
+    assert content["logit_bias"] == {"5": 0.25, "9": 0.5, "11": 0.75, "40": 0.5}
+
+
 @pytest.mark.parametrize(("alpha", "given"), [(None, None), (0.2, None), (0.2, 1.5)], ids=str)
 def test_sharpening_becomes_a_temperature(alpha, given, tokenizer, tmp_path):
     """The distribution that is drawn from: the steered one, and the tuned one with the options."""
@@ -127,8 +141,13 @@ SHARP = Steering((Temperature(),), (0.6,), alpha=0.2)
         (SHARP.with_penalty(0.0), {}, "acts on all tokens, and with α = 0.2 and λ = 0 this one does not"),
         (SHARP.with_strengths([-1.5]), {}, "a temperature is above 0, got the strength -1.5"),
         (SHARP, {"top_p": 0.9, "do_sample": True}, "top_p beside it would cut in another order"),
+        (
+            Corrected.of(Steering(), LabelBias(TOKENS, torch.ones(3))),
+            {"sequence_bias": [[[5, 6], 1.0]]},
+            r"sequence_bias: expected single tokens beside a label bias, got the sequence \[5, 6\]",
+        ),
     ],
-    ids=["head", "scale", "rules", "penalty", "strength", "top_p"],
+    ids=["head", "scale", "rules", "penalty", "strength", "top_p", "sequence"],
 )
 def test_what_options_cannot_say_is_refused(steering, options, problem, tokenizer, tmp_path):
     with pytest.raises(InputError, match=problem):

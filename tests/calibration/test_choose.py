@@ -1,5 +1,8 @@
 """The choice among steered candidates and corrections: the simplest that surely gains, and no lucky one."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -93,6 +96,28 @@ def test_any_recipe_may_be_used():
     last = calibrate(table, steering, LineSearch(), any_recipe=True, check=refuse, folds=4)
     assert last["verdict"] == "tuned"
     assert sum("is refused" in text for text in last["advice"]) >= 3  # one after the other, and then no more
+
+
+def test_of_what_gains_and_costs_alike_the_least_drift_is_taken():
+    make = torch.Generator().manual_seed(0)
+    split = CalibrationSplit(reference.table(reference.tokens(120, size=13), rules=[KLGradient()], alpha=0.3))
+    tuned = Scores(*[torch.zeros(len(split.example), dtype=torch.float64)] * 2, None)
+
+    def rival(name, gain, drift, verdict="correct"):
+        scores = gain + 0.1 * torch.randn(len(split.example), generator=make, dtype=torch.float64)
+        return Rival(name, "", Scores(scores, scores, None), (tuned,), verdict, None, drift=drift)
+
+    poor, bias, head = rival("poor", 0.1, 0.0), rival("bias", 0.5, 4.7), rival("head", 0.5, 1.0)
+    steered = rival("steered", 0.5, 0.1, "steer")  # but the base runs too
+    for order, wanted in (
+        ([poor, bias, head, steered], head),
+        ([poor, bias, replace(head, drift=math.inf), steered], bias),
+        ([poor, replace(bias, drift=math.inf), replace(head, drift=math.inf)], replace(bias, drift=math.inf)),
+        ([poor, steered], steered),
+    ):
+        best, gain = choose(split, tuned, order, folds=4)
+        assert best == wanted
+        assert gain.sure
 
 
 def test_the_gain_of_the_luckiest_is_not_believed():

@@ -11,6 +11,7 @@ import torch
 from svd_lightning.callbacks import PredictionWriter
 from svd_lightning.cli import main
 from svd_lightning.data import JSONLData, TruthfulQA
+from svd_lightning.decoding.generation import prediction_records
 from svd_lightning.errors import InputError
 from svd_lightning.steering import Corrected, LabelBias, Steering
 from tests.chain import diary_data, diary_model, quiet_trainer, read_jsonl, write_config, write_diaries
@@ -120,20 +121,21 @@ def test_a_part_without_its_first_line_is_begun_anew(fitted, diaries, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "data"),
+    ("options", "data", "differs"),
     [
-        ({"generation": {"max_new_tokens": 3}}, {}),
-        ({"steering": Steering(strengths=[9.0])}, {}),
-        ({"steering": Steering(strengths=[9.0], alpha=None)}, {}),
-        ({}, {"predict_path": "test.jsonl"}),
+        ({"generation": {"max_new_tokens": 3}}, {}, "decoding options"),
+        ({"steering": Steering(strengths=[9.0])}, {}, "steering"),
+        ({"steering": Steering(strengths=[9.0], alpha=None)}, {}, "steering"),
+        ({}, {"predict_path": "test.jsonl"}, "prompts"),
+        ({"backbone": replace(diary_model().backbone, dtype="bfloat16")}, {}, "number formats"),
     ],
-    ids=["generation", "strength", "mask", "data"],
+    ids=["generation", "strength", "mask", "data", "format"],
 )
-def test_the_parts_of_other_settings_are_refused(options, data, interrupted, fitted, diaries, tmp_path):
+def test_the_parts_of_other_settings_are_refused(options, data, differs, interrupted, fitted, diaries, tmp_path):
     target, part = interrupted
     before = part.read_bytes()
     data = {name: str(diaries / value) for name, value in data.items()}
-    with pytest.raises(InputError, match="left by an interrupted run with another model, other data or options"):
+    with pytest.raises(InputError, match=f"left by an interrupted run that differs in {differs}; go on"):
         predict(
             tmp_path,
             fitted,
@@ -161,8 +163,55 @@ def test_the_parts_of_another_correction_are_refused(fitted, diaries, tmp_path):
     target = str(tmp_path / "out.jsonl")
     with pytest.raises(ConnectionError):
         predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=1), Biased(1.0, output=target))
-    with pytest.raises(InputError, match="left by an interrupted run with another model, other data or options"):
+    with pytest.raises(InputError, match="left by an interrupted run that differs in steering;"):
         predict(tmp_path, fitted, diary_data(diaries), Biased(2.0, output=target))
+
+
+class Echo:
+    """An engine that answers with its own options."""
+
+    def __init__(self, **options):
+        self.options = options
+
+    def complete(self, batch, steerings):
+        return prediction_records(batch, {"completion": [[str(self.options)] for _ in batch["id"]]})
+
+
+def test_the_options_of_an_engine_count(fitted, diaries, tmp_path):
+    writer, module = StopAfter(output=str(tmp_path / "out.jsonl")), diary_model()
+    module.engine = Echo(tensor_parallel_size=1, dtype="float32")
+    with pytest.raises(ConnectionError):
+        predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=2), writer, module)
+    module.engine = Echo(tensor_parallel_size=1, dtype="bfloat16")
+    with pytest.raises(InputError, match="differs in engine options; go on"):
+        predict(tmp_path, fitted, diary_data(diaries), PredictionWriter(output=writer.output), module)
+    module.engine = Echo(dtype="float32", tensor_parallel_size=1)
+    predict(tmp_path, fitted, diary_data(diaries), PredictionWriter(output=writer.output), module)
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_a_seed_counts_where_samples_are_drawn(sampled, fitted, diaries, tmp_path, monkeypatch):
+    writer = StopAfter(output=str(tmp_path / "out.jsonl"))
+    data = diary_data(diaries, eval_batch_size=2)
+    module = diary_model(generation={"do_sample": sampled, "max_new_tokens": 2})
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    with pytest.raises(ConnectionError):
+        predict(tmp_path, fitted, data, writer, module)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "2")
+    again = PredictionWriter(output=writer.output)
+    if sampled:
+        with pytest.raises(InputError, match="differs in seed; go on with the same"):
+            predict(tmp_path, fitted, data, again, module)
+    else:
+        predict(tmp_path, fitted, data, again, module)
+        assert len(read_jsonl(tmp_path / "out.jsonl")) == 6
+
+
+def test_the_parts_of_an_older_version_are_refused(interrupted, fitted, diaries, tmp_path):
+    target, part = interrupted
+    part.write_text("5f" * 32 + "\n" + part.read_text().partition("\n")[2])
+    with pytest.raises(InputError, match=r"differs in what this version cannot tell; .* delete the parts"):
+        predict(tmp_path, fitted, diary_data(diaries), PredictionWriter(output=str(target)))
 
 
 def test_text_of_every_kind_stays_one_line_each(fitted, diaries, tmp_path):

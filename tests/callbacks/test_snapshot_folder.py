@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from svd_lightning.callbacks import SteeringCalibration
-from svd_lightning.callbacks.snapshot_folder import tokenizer_digest
 from svd_lightning.commands.demo import BASE_FOLDER
 from svd_lightning.errors import InputError
-from svd_lightning.models import Backbone, fingerprint, weights_digest
+from svd_lightning.models import Backbone, fingerprint, tokenizer_digest, weights_digest
 from tests.chain import Losses, diary_data, diary_model, fit, quiet_trainer, write_diaries
 from tests.conftest import WORDS
 from tests.processes import run_module

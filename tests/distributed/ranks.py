@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from peft import PromptTuningConfig
 
 from svd_lightning.callbacks import PredictionWriter, SteeringCalibration
+from svd_lightning.data import JSONLChoices
 from svd_lightning.models import Backbone
 from svd_lightning.steering import Steering
 from svd_lightning.strategies import FSDP1Strategy, FSDP2Strategy, ZeROStrategy
@@ -157,6 +158,18 @@ def fit(job: dict[str, Any], verb: str, ckpt_path: str | None = None) -> dict[st
     return {"losses": losses.values, **placed, "calibration": module.calibration, "logged": logged}
 
 
+def questions(job: dict[str, Any], module: Any, ckpt_path: str) -> dict[str, Any]:
+    """Calibration and test on questions, several in a batch, whose options have their prompts in common."""
+    path = Path(job["diaries"]) / "questions.jsonl"
+    data = JSONLChoices(path, calibration=7, test=5, validation=2, eval_batch_size=3, max_length=64)
+    trainer = new_trainer(job, "questions", plain_calibration(folds=3, corrections=True, others=False))
+    trainer.calibrate(module, datamodule=data, ckpt_path=ckpt_path)
+    calibrated = Path(trainer.log_dir) / "checkpoints/calibrated.ckpt"
+    trainer = new_trainer(job, "asked", plain_calibration())
+    metrics = trainer.test(new_module(job), datamodule=data, ckpt_path=calibrated, verbose=False)
+    return {"metrics": metrics, "calibration": module.calibration}
+
+
 def run(job: dict[str, Any], verb: str) -> Any:
     """One verb."""
     ckpt_path = job.get("ckpt_path", f"{job['folder']}/fit/run/version_0/checkpoints/last.ckpt")
@@ -170,6 +183,8 @@ def run(job: dict[str, Any], verb: str) -> Any:
         trainer = new_trainer(job, verb, writer)
         trainer.predict(module, datamodule=job["data"], ckpt_path=ckpt_path, return_predictions=False)
         return None
+    if verb == "questions":
+        return questions(job, module, ckpt_path)
     trainer = new_trainer(job, verb, plain_calibration())
     options = {} if verb == "calibrate" else {"verbose": False}
     found = getattr(trainer, verb)(module, datamodule=job["data"], ckpt_path=ckpt_path, **options)

@@ -1,18 +1,23 @@
 """The estimates against what the allocator gave out for the same work on real weights."""
 
+import math
+
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PromptTuningConfig
+from transformers import Qwen2Config
 
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.models import Backbone
-from svd_lightning.planning.activations import Batches, activations
+from svd_lightning.planning.activations import CHUNK_TENSORS, Batches, activations
 from svd_lightning.planning.blank import blank_model, precision_of
 from svd_lightning.scoring import collector
+from svd_lightning.scoring.tokens import CHUNK_ELEMENTS, GPU_ELEMENTS
 from svd_lightning.steering import Steering
 from tests.planning.measured import LENGTH, NEW, ROWS, VOCABULARY, in_run, peak_of, small_base, storage_bytes
 
 BATCHES = Batches(ROWS, ROWS, LENGTH, NEW)
+VOCABULARY_TODAY = 151_936
 LORA = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.1)
 CASES = {
     "lora": (LORA, {}, "32-true"),
@@ -105,3 +110,32 @@ def test_decoding_and_its_cache(case):
     assert estimate.cache == storage_bytes(t for layer in layers for t in (layer.keys, layer.values))
     if name != "bf16":  # where the CPU's kernel clones the head for every row
         assert 0.9 * peak <= estimate.cache + estimate.decoding <= 2.2 * peak
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """The configuration of a base with as many tokens as today's models have; it has no weights."""
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 1, "num_attention_heads": 4}
+    Qwen2Config(**sizes, num_key_value_heads=2, vocab_size=VOCABULARY_TODAY).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("free", "elements"),
+    [(None, CHUNK_ELEMENTS), (2**50, GPU_ELEMENTS), (0, 1), (-(2**30), 1)],
+    ids=["CPU", "GPU", "full GPU", "too full"],
+)
+def test_chunks_of_the_calibration_are_those_that_scoring_takes(free, elements, wide):
+    assert chunk_bytes(wide, free) == CHUNK_TENSORS * 4 * VOCABULARY_TODAY * math.ceil(elements / VOCABULARY_TODAY)
+
+
+def test_chunks_are_never_why_a_run_does_not_fit(wide):
+    assert 2**27 < chunk_bytes(wide, 2**30) < 2**30 / 4
+
+
+def chunk_bytes(wide, free):
+    precision = precision_of("32-true", casts_always=False)
+    blank, _ = blank_model(Backbone(wide), LORA, precision)
+    found = activations(blank, precision, Batches(ROWS, ROWS, LENGTH, 1), free=free).calibration
+    return found - 2 * ROWS * LENGTH * 64 * 4  # the hidden states of both models

@@ -71,7 +71,7 @@ def test_rows_of_another_engine_are_not_gone_on_from(made, tmp_path, monkeypatch
     with pytest.raises(ConnectionError):
         predict(made, target, writer=StopAfterOne(output=str(target)))
     before = part.read_text()
-    with pytest.raises(InputError, match="left by an interrupted run with another model, other data or options"):
+    with pytest.raises(InputError, match="left by an interrupted run that differs in engine, engine options;"):
         predict(made, target, engine="vllm")
     assert part.read_text() == before
     predict(made, target)

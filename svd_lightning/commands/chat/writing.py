@@ -13,13 +13,12 @@ from transformers.generation.streamers import BaseStreamer
 
 from svd_lightning.answering import prompt_ids
 from svd_lightning.data.examples import Example
+from svd_lightning.data.tokenise import UNLIMITED
 from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.growing import GrowingText
 from svd_lightning.errors import InputError
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.steering import SteeringFunction
-
-_UNLIMITED = 2**31
 
 Show = Callable[[str, bool], None]
 """Takes a piece of text, and whether steering put another token first than the tuned model."""
@@ -82,7 +81,7 @@ def write(
 ) -> str:
     """Write an answer, shown as it is written; Ctrl-C stops it after the next token. Returns its text."""
     model = steer_model(module.peft_model, steering)
-    room = _UNLIMITED if module.context_length is None else module.context_length - len(prompt)
+    room = UNLIMITED if module.context_length is None else module.context_length - len(prompt)
     config = copy.deepcopy(config)
     config.max_new_tokens = min(config.max_new_tokens, room)
     ends = config.eos_token_id

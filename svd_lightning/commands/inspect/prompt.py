@@ -14,7 +14,7 @@ from svd_lightning.commands.inspect.pieces import Piece, piece
 from svd_lightning.commands.inspect.positions import Position, Triple, positions
 from svd_lightning.commands.inspect.writing import decode, decoding_options
 from svd_lightning.data.examples import Example, Message
-from svd_lightning.data.tokenise import EncodedExample, encode
+from svd_lightning.data.tokenise import UNLIMITED, EncodedExample, encode
 from svd_lightning.decoding.generation import completed, decoding_text
 from svd_lightning.errors import InputError
 from svd_lightning.functional import check_logits, confidence_mask
@@ -31,8 +31,6 @@ from svd_lightning.steering import (
     other_scales,
     rule_name,
 )
-
-_UNLIMITED = 2**31
 
 
 def inspect_prompt(
@@ -147,7 +145,7 @@ def _encode(
         messages = (Message(role="user", content=prompt),) if chat else None
         prompt = Example("the prompt", prompt, "", messages=messages)
     example = replace(prompt, completion=completion or "", answer=None)
-    [row] = encode([example], tokenizer, split="given", max_length=_UNLIMITED).rows
+    [row] = encode([example], tokenizer, split="given", max_length=UNLIMITED).rows
     return row
 
 
@@ -157,7 +155,7 @@ def _room(peft_model: PeftModel, prompt_tokens: int) -> int:
     virtual = config.num_virtual_tokens if config.is_prompt_learning else 0
     context = context_length(peft_model.get_base_model().config)
     if context is None:
-        return _UNLIMITED
+        return UNLIMITED
     room = context - virtual - prompt_tokens
     if room < 1:
         raise InputError(

@@ -4,10 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from svd_lightning.errors import InputError
-from svd_lightning.runs import CONFIG, existing_run
+from svd_lightning.runs import existing_run, read_config
 
 _TASKS: dict[str, str | dict[str, str]] = {
     "ARC": {"ARC-Easy": "arc_easy", "ARC-Challenge": "arc_challenge"},
@@ -32,11 +30,11 @@ def own_tasks(run: str) -> str:
         InputError: for a folder that is no run, or data that are no task of the harness.
     """
     given = Path(run).expanduser()
-    path = (given.parent.parent if given.is_file() else existing_run(given)) / CONFIG
-    data = yaml.safe_load(path.read_text(encoding="utf-8")).get("data") if path.is_file() else None
-    if names := list(dict.fromkeys(_names(data or {}))):
+    data = read_config(given.parent.parent if given.is_file() else existing_run(given)).get("data")
+    data = data if isinstance(data, dict) else {}
+    if names := list(dict.fromkeys(_names(data))):
         return ",".join(names)
-    kind = _class_name(data or {})
+    kind = _class_name(data)
     raise InputError(
         f"tasks: the run's data{f' ({kind})' if kind else ''} are no task of the harness; name some with --tasks, "
         "such as arc_easy, hellaswag, truthfulqa_mc1, gsm8k (`lm_eval ls tasks` lists all)"
@@ -44,7 +42,7 @@ def own_tasks(run: str) -> str:
 
 
 def _names(data: Mapping[str, Any]) -> Iterator[str]:
-    kind, arguments = _class_name(data), data.get("init_args", {})
+    kind, arguments = _class_name(data), data.get("init_args") or {}
     if kind == "Mixture":
         for part in arguments["parts"].values():
             yield from _names(part)

@@ -20,7 +20,7 @@ class PlanOptions:
     """Options of `plan` beside those of `fit`."""
 
     gpu: str | None = None
-    """Memory of a device, such as 24GiB, to check whether the run fits."""
+    """Memory of a device, such as 24GiB, to check whether the run fits; calibration takes no more than that."""
     reserve: str = "1GiB"
     """Part of it for driver, libraries and the allocator's gaps: an assumption, not measured."""
     tokens: int | None = None
@@ -36,7 +36,8 @@ def show_plan(config: Namespace) -> None:
     """
     gpu = None if config.gpu is None else parse_size(config.gpu, "gpu")
     reserve = parse_size(config.reserve, "reserve")
-    plan = make_plan(setting_of(config, tokens=config.tokens))
+    room = None if gpu is None else max(0, gpu - reserve)
+    plan = make_plan(setting_of(config, tokens=config.tokens, gpu=room))
     console().print(plan_table(plan, gpu=gpu, reserve=reserve))
 
 

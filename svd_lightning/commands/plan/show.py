@@ -9,7 +9,8 @@ from svd_lightning.planning.memory import MemoryPlan, size_text
 ASSUMPTIONS = (
     "Weights, gradients, optimizer states and the cache are counted from the model's shapes. Activations are an "
     "estimate: every row at full length, attention fused, kernels' workspaces and an allocator's gaps left out "
-    "(the reserve is for them). Decoding: prompts of data.max_length tokens, both models' rows in one batch."
+    "(the reserve is for them). On a GPU calibration takes chunks as large as its memory allows. Decoding: "
+    "prompts of data.max_length tokens, both models' rows in one batch."
 )
 
 

@@ -21,7 +21,7 @@ from svd_lightning.models import Backbone
 from svd_lightning.planning.blank import precision_of
 from svd_lightning.planning.layouts import Whole
 from svd_lightning.planning.memory import MemoryPlan, make_plan
-from svd_lightning.planning.setting import models, parts, setting_for
+from svd_lightning.planning.setting import is_gpu, models, parts, setting_for
 
 _NAMING = ("--data.prompt_column", "--data.messages_column", "--data.choices_column")
 
@@ -62,7 +62,7 @@ def prepare(request: Request, parser: Parser) -> Prepared:
     )
     first = _first(base, request.adapter, family) | {"data": source}
     config = parser.parse_args(["--config", as_yaml(first), *request.overrides])
-    on_gpu = torch.cuda.is_available() and config.trainer.accelerator in ("auto", "gpu", "cuda")
+    on_gpu = torch.cuda.is_available() and is_gpu(config.trainer)
     model, data = parts(config)
     found = survey(data, models(model)[0], training=family is not None)
     batches, free = defaults.batches(found.max_length, found.lengths), free_memory(on_gpu=on_gpu)
@@ -70,7 +70,7 @@ def prepare(request: Request, parser: Parser) -> Prepared:
         content = _whole(first, request, family, found, batches, half=on_gpu and torch.cuda.is_bf16_supported())
         config = parser.parse_args(["--config", as_yaml(content), *request.overrides])
         model, data = parts(config)
-        plan = make_plan(setting_for(config, model, data))
+        plan = make_plan(setting_for(config, model, data, gpu=free if on_gpu else None))
         memory = max(plan.peak, plan.loading)
         if free is None or memory <= free or batches.rows == 1:
             break

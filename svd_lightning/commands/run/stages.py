@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from svd_lightning.checkpoint import STOPPED, TRAINED
 from svd_lightning.commands.run.outlook import Outlook
@@ -17,7 +16,7 @@ from svd_lightning.errors import InputError
 from svd_lightning.files import strict, write_json, write_text
 from svd_lightning.handles import pinned
 from svd_lightning.report.folder import RECORD, load_run, of_calibration
-from svd_lightning.runs import CONFIG, find_resumable
+from svd_lightning.runs import CONFIG, find_resumable, read_config
 
 STATE, CONTENT, LOCK = "run.json", "run.yaml", ".run.lock"
 
@@ -141,7 +140,7 @@ def _newer(one: Path, other: Path | None) -> bool:
 def _weights_done(folder: Path, checkpoint: Path) -> bool:
     """Return whether the training of a checkpoint has come to its end."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    trainer = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))["trainer"]
+    trainer = read_config(folder).get("trainer") or {}
     epochs, steps = trainer.get("max_epochs"), trainer.get("max_steps", -1)
     if steps != -1 and content["global_step"] >= steps:
         return True

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from svd_lightning.commands.run import defaults
 from svd_lightning.data import CompletionDataModule, EncodedExample, Example, Mixture, encode
+from svd_lightning.data.tokenise import UNLIMITED
 from svd_lightning.models import Backbone, context_length
 
 _SAMPLE, _LONGEST = 256, 64
@@ -40,7 +41,7 @@ def survey(data: CompletionDataModule, backbone: Backbone, *, training: bool) ->
     chosen = sample([*train, *(one for name, rows in given.items() if name != "predict" for one in rows)])
     control = data.parse_control_tokens
     rows: list[EncodedExample] = encode(
-        chosen, backbone.load_tokenizer(), split="data", max_length=2**31, parse_control_tokens=control
+        chosen, backbone.load_tokenizer(), split="data", max_length=UNLIMITED, parse_control_tokens=control
     ).rows
     choices = [len(one.question.choices) for one in chosen if one.question is not None]
     lengths = defaults.Lengths.of(rows, sum(choices) / len(choices) if choices else 1.0)

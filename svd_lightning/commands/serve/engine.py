@@ -5,16 +5,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+import torch
+from transformers import GenerationConfig
+
 from svd_lightning.commands.serve.answer import Answer
 from svd_lightning.commands.serve.line import Line
-from svd_lightning.decoding.side_by_side import SideBySide
+from svd_lightning.decoding.side_by_side import Row, SideBySide
+from svd_lightning.errors import InputError, LogitsError
 from svd_lightning.module import SteeredLanguageModel
+from svd_lightning.steering import UNSTEERED
 
 _log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Writes what stands in a line, in a thread of its own, which alone runs the model.
+    """Writes what stands in a line, in a thread of its own, which alone runs the model and ends if that breaks.
 
     Args:
         module: the run.
@@ -25,6 +30,7 @@ class Engine:
 
     def __init__(self, module: SteeredLanguageModel, line: Line, *, batch_size: int, pad_token_id: int) -> None:
         self._peft_model, self._line, self._batch_size = module.peft_model, line, batch_size
+        self._pad = pad_token_id
         self._writer = SideBySide(
             module.peft_model,
             module.tokenizer,
@@ -71,6 +77,8 @@ class Engine:
             answer.begin(self._peft_model, self._writer)
         except Exception as error:
             answer.fail(error)
+            if isinstance(error, LogitsError) or not isinstance(error, InputError):
+                self._check_model()
         return not answer.row.done
 
     def _write(self, answers: Sequence[Answer]) -> None:
@@ -81,10 +89,19 @@ class Engine:
         except Exception as error:
             if len(answers) == 1:
                 answers[0].fail(error)
-                return
         # only here are the tensors of what failed free again, of which it may have had too many
-        for answer in (one for one in answers if not one.row.done):
-            self._write([answer])
+        if len(answers) == 1:
+            self._check_model()
+        else:
+            for answer in (one for one in answers if not one.row.done):
+                self._write([answer])
+
+    def _check_model(self) -> None:
+        """Raise what the model raises if it cannot write even a token unsteered: all who come would get errors."""
+        config = GenerationConfig(do_sample=False, max_new_tokens=1, pad_token_id=self._pad)
+        row = Row(torch.tensor([self._pad]), UNSTEERED["tuned"], config, take=lambda *_: True)
+        self._writer.prepare(row)
+        self._writer.write([row])
 
     def _pausing(self, answers: Sequence[Answer]) -> Callable[[int], bool]:
         """Return when to write anew: others wait and there is room, or half of the rows are done.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import uvicorn
 
 from svd_lightning.commands.serve.app import Service
+from svd_lightning.commands.serve.connection import Connection
 from svd_lightning.errors import explained
 
 _CONNECTIONS = 1024
@@ -48,6 +49,8 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 service.app(),
+                http=Connection,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 lifespan="on",

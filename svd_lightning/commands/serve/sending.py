@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from svd_lightning.commands.serve.answer import Answer, Piece
 from svd_lightning.commands.serve.line import ClosedError, Line
 from svd_lightning.commands.serve.replies import Form, Json, problem
-from svd_lightning.errors import InputError
+from svd_lightning.errors import InputError, LogitsError
 
 GONE = 499
 """The status for the log where a client has gone away."""
@@ -47,7 +47,8 @@ class Reply:
             except asyncio.TimeoutError:
                 raise HTTPException(504, "the answer took too long; ask for less, or try again later") from None
             if isinstance(piece.problem, InputError):
-                raise HTTPException(400, str(piece.problem))
+                status = 500 if isinstance(piece.problem, LogitsError) else 400
+                raise HTTPException(status, str(piece.problem))
             if isinstance(piece.problem, ClosedError):
                 raise HTTPException(503, STOPPING)
             if piece.problem is not None:

@@ -42,8 +42,7 @@ class SteeredMixin(nn.Module):
         loaded = super().load_weights(_others(weights, found))  # type: ignore[misc]
         device = next(self.parameters()).device
         own = {name: tensor.to(device) for name, tensor in found.items()}
-        recipe = Recipe.read(self._content, own).finite()
-        self._steering = recipe.steering.shared
+        self._steering = Recipe.read(self._content, own).finite().steering
         adapter = {name.removeprefix(ADAPTER): one for name, one in own.items() if name.startswith(ADAPTER)}
         attach(self, adapter, halves=2 if self._folded else 1)
         return loaded

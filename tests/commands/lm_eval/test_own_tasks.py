@@ -45,6 +45,29 @@ def test_other_data_get_one_line_that_names_some(data, word, tmp_path):
     )
 
 
+NOTHING = ["", "# nothing\n", "data:\n", "data: 5\n", "data: {class_path: A, init_args:}\n"]
+
+
+@pytest.mark.parametrize("text", NOTHING)
+def test_a_config_that_says_nothing_is_as_none(text, tmp_path):
+    folder = run_of(tmp_path, None)
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"^tasks: the run's data.* are no task of the harness"):
+        own_tasks(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("data: [", "cannot read"), ("- data\n", "expected options by name"), ("\0", "cannot read")],
+)
+def test_a_config_that_cannot_be_read_is_one_line(text, problem, tmp_path):
+    folder = run_of(tmp_path, None)
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"^run: {problem}.*config\.yaml") as caught:
+        own_tasks(str(folder))
+    assert "\n" not in str(caught.value)
+
+
 def test_the_harness_knows_these_names():
     tasks = pytest.importorskip("lm_eval.tasks", reason="the extra `eval` is not installed")
     folders = {"arc": ["arc_easy", "arc_challenge"], "siqa": ["social_iqa"], "super_glue/boolq": ["boolq"]}

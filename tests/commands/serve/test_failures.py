@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from contextlib import contextmanager
 
 import openai
 import pytest
@@ -11,7 +12,7 @@ from svd_lightning.commands.serve.app import Service
 from svd_lightning.commands.serve.listening import Server, bound
 from svd_lightning.errors import InputError
 from svd_lightning.steering import UNSTEERED
-from tests.commands.serve.serving import LIMITS, NAME, client, serving, wait_for
+from tests.commands.serve.serving import LIMITS, NAME, client, health, serving, wait_for
 
 PROMPTS = ["winter on the moor , by a monk :", "summer on the island , by a teacher :"]
 
@@ -73,6 +74,58 @@ def test_where_nothing_writes_any_more_all_are_told_and_the_server_ends(module, 
         wait_for(address.server.lifespan.shutdown_event.is_set)
     assert "no answers are written any more" in caplog.text
     assert "nobody expects this" in caplog.text
+
+
+@contextmanager
+def damaged(module, change):
+    """The run with changed weights of its head."""
+    head = module.peft_model.get_base_model().get_output_embeddings()
+    before = head.weight
+    try:
+        head.weight = torch.nn.Parameter(change(before.detach().clone()), requires_grad=False)
+        yield
+    finally:
+        head.weight = before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: weight.fill_(torch.nan), "steered logits: expected finite numbers or -inf, got NaN"),
+        (lambda weight: weight[:, 1:], "the model failed; the server's log says why"),
+    ],
+    ids=["nan", "shape"],
+)
+def test_a_model_that_breaks_is_the_server_s_fault_and_its_end(change, said, module, caplog):
+    """Whoever restarts servers learns of it: /health does not say ok while every answer fails."""
+    with serving(module) as address:
+        create = client(address).completions.create
+        assert create(model=f"{NAME}:tuned", prompt="a", max_tokens=2).choices
+        with damaged(module, change):
+            with pytest.raises(openai.InternalServerError, match=said) as caught:
+                create(model=f"{NAME}:tuned", prompt="a")
+            assert caught.value.status_code == 500
+            wait_for(address.server.lifespan.shutdown_event.is_set)
+    assert "no answers are written any more" in caplog.text
+
+
+def test_faulty_logits_of_one_distribution_leave_the_others(module, steered_by):
+    class Faulty:
+        calibrated, reads_base, forbids = True, False, False
+
+        def __call__(self, tuned, base):
+            return torch.full_like(tuned, torch.nan)
+
+    steered_by(Faulty())
+    with serving(module) as address:
+        create = client(address).completions.create
+        with pytest.raises(openai.InternalServerError, match="expected finite numbers") as caught:
+            create(model=NAME, prompt="a")
+        assert caught.value.status_code == 500
+        with pytest.raises(openai.APIError, match="expected finite numbers"):
+            list(create(model=NAME, prompt="a", stream=True))
+        assert create(model=f"{NAME}:tuned", prompt="a", max_tokens=2).choices
+        assert health(address)["status"] == "ok"
 
 
 def test_a_port_that_another_server_took_while_this_one_loaded(module, caplog):
