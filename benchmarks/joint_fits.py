@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/joint_fits.py MODEL_FOLDER SCRATCH_FOLDER
 
-Fits in two stages. The first correction's logits, each example's by the fit without its fold, take the place of the
-tuned model's when the second is fitted; on the test split both are those fitted to all calibration examples. "Base
-too" adds the shift to the base's logits as well, which leaves log(p/q) as the warm start made it. An adapter scale
-comes first, and the head is fitted at it. Strengths by line search, λ = 0 outside the mask. Prints a Markdown table
-for each task: gains on the test split in nats per token, with paired 95 % intervals. All logits stay in memory.
+Fits in two stages. The first correction's logits, each example's by the fit without its fold, take the place of
+the tuned model's when the second is fitted; on the test split both are those fitted to all calibration
+examples. "Base too" adds the shift to the base's logits as well, which leaves log(p/q) as the warm start made
+it. An adapter scale comes first, and the head is fitted at it. Strengths by line search, λ = 0 outside the
+mask. Prints a Markdown table for each task: gains on the test split in nats per token, with paired 95 %
+intervals. All logits stay in memory.
 """
 
 from collections.abc import Iterator
