@@ -53,7 +53,7 @@ class Split(NamedTuple):
 
     def label_log_probs(self) -> Tensor:
         """Return the tuned log-probability of each label, float64 [N]."""
-        parts = zip(self.tuned.split(CHUNK), self.labels.split(CHUNK), strict=True)
+        parts = self.chunks("tuned", "labels")
         return torch.cat([at_label(logits.double().log_softmax(-1), labels) for logits, labels in parts])
 
     def corrected(self, fitted: FittedCorrection, *, held_out: bool, base_too: bool = False) -> "Split":
@@ -71,22 +71,21 @@ class Split(NamedTuple):
         """Return what strengths are fitted to and scored on, under a mask α or none."""
         if alpha is None:
             size = self.tuned.shape[-1]
-            return TokenStream(self.chunks, example=self.example, position=self.position, vocabulary=size)
+            chunks = partial(self.chunks, "tuned", "base", "labels")
+            return TokenStream(chunks, example=self.example, position=self.position, vocabulary=size)
         into = token_collector(Steering(alpha=alpha))
-        fields = self.tuned, self.base, self.labels, self.example, self.position
-        for chunk in zip(*(field.split(CHUNK) for field in fields), strict=True):
+        for chunk in self.chunks("tuned", "base", "labels", "example", "position"):
             into.update(*chunk)
         return into.compute()
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield tuned logits, base logits and labels."""
-        yield from zip(*(field.split(CHUNK) for field in self[:3]), strict=True)
+    def chunks(self, *names: str) -> Iterator[tuple[Tensor, ...]]:
+        """Yield these fields of a few tokens at a time."""
+        return zip(*(getattr(self, name).split(CHUNK) for name in names), strict=True)
 
     def fits(self, seen: Tensor) -> dict[str, FittedCorrection]:
         """Return corrections of the tokens seen, fitted to this split, by name."""
         into = LabelCollector(seen, self.states.shape[-1])
-        fields = self.tuned, self.states, self.labels, self.example, self.position
-        for chunk in zip(*(field.split(CHUNK) for field in fields), strict=True):
+        for chunk in self.chunks("tuned", "states", "labels", "example", "position"):
             into.update(*chunk)
         return {one.name: one for one in fit_corrections(LabelSplit(into.compute()), folds=FOLDS)}
 
@@ -97,8 +96,8 @@ def compare(
     *,
     tasks: tuple[str, ...] = ("truthfulqa", "family_relationships"),
     warm: str = "half way",
-    alphas: tuple[float | None, ...] = (0.1, None),
-    scales: tuple[float, ...] = (1.25, 1.5625, 1.953125),
+    alphas: tuple[float | None, ...] = (0.1, 0.001, None),
+    scales: tuple[float, ...] = (1.25, 1.5625),
     calibration: int = 80,
     test: int = 80,
 ) -> None:
@@ -117,13 +116,11 @@ def compare(
         for scale in scales:
             with scaled(module.peft_model, scale):
                 at = [_split(module.peft_model, loader) for loader in loaders]
-            alone, tuned = at[1].label_log_probs(), theirs.label_log_probs()
             fitted = at[0].fits(seen)["CalibratedHead"]
             both = at[1].corrected(fitted, held_out=False).label_log_probs()
-            _row(f"| adapter × {scale:.3g} | – | | |", theirs.example, alone, alone, tuned)
-            _row(f"| adapter × {scale:.3g} | CalibratedHead | | |", theirs.example, both, alone, tuned)
-            _row(f"| CalibratedHead | adapter × {scale:.3g} | | |", theirs.example, both, head, tuned)
-            print(f"held out on the calibration split: {-fitted.labels.mean():.3f} nats", flush=True)
+            row = partial(_row, example=theirs.example, tuned=theirs.label_log_probs())
+            row(f"| adapter × {scale:.3g} | CalibratedHead | | |", found=both, first=at[1].label_log_probs())
+            row(f"| CalibratedHead | adapter × {scale:.3g} | | |", found=both, first=head)
 
 
 @torch.no_grad()
