@@ -10,12 +10,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from svd_lightning.artifact.corrected import SERVER_OPTIONS, save_corrected, save_options
 from svd_lightning.decoding import steer_model
 from svd_lightning.errors import InputError
+from svd_lightning.scoring.tokens import logit_chunks
 from svd_lightning.steering import (
     AdapterScale,
     CalibratedHead,
     Corrected,
     KLGradient,
     LabelBias,
+    NaturalGradient,
     Prior,
     Steering,
     Temperature,
@@ -55,6 +57,24 @@ def test_plain_peft_loads_the_calibrated_head(model_type, options, tokenizer, tm
     found = outputs(again.eval(), ids)
     torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=1e-5)
     assert torch.equal(found[1], expected[1])
+
+
+def test_rules_steer_an_exported_head_as_they_steer_the_corrected_model(tokenizer, tmp_path):
+    """So calibrating the exported folder on other rows fits rules to what the head leaves (docs/method.md)."""
+    ids, _ = zoo.prompts((7, 7))
+    model, rules = adapted("llama"), ([KLGradient(), NaturalGradient()], [1.5, 0.7], 0.3, 0.0)
+    expected = outputs(steer_model(model, Corrected(*rules, correction=HEAD)), ids)
+    zoo.base_model("llama").save_pretrained(tmp_path / "base")
+    save_corrected(tmp_path / "out", model, HEAD, tokenizer)
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "out")
+    found = outputs(steer_model(again.eval(), Steering(*rules)), ids)
+    torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=1e-5)
+    assert torch.equal(found[1], expected[1])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    before, after = (next(logit_chunks(one, batch)) for one in (model, again))
+    torch.testing.assert_close(after.base_logits, before.base_logits)
+    corrected = HEAD(before.tuned_logits, before.tuned_states)
+    torch.testing.assert_close(after.tuned_logits, corrected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", SCALABLE)
