@@ -19,7 +19,9 @@ MEASURES = {
     "exact_match": exact_match,
     "rouge_l": rouge_l,
     "repeated_trigrams": lambda text, _: repeated_trigrams(text),
+    "distinct_words": lambda text, _: len(set(text.lower().split())) / max(1, len(text.split())),
 }
+"""What is measured of each text and its references, a share from 0 to 1; of no word none is distinct."""
 WAYS = ("greedy", "sampled")
 SAMPLED = ("base", "tuned", "joint", "steered")
 Texts = dict[str, dict[str, list[str]]]

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig
 
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.models import Backbone
+
+Dtype = Literal["float32", "bfloat16"]
+"""Number format of the base."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,13 @@ ADAPTERS: dict[str, tuple[Callable[[], PeftConfig], float]] = {
 """Kinds of adapters, and their learning rate in units of LoRA's."""
 
 
-def untrained(model: str, adapter: str, warm: WarmStart, *, new_tokens: int = 32) -> SteeredLanguageModel:
-    """Return the module with which a warm start begins, in float32; it decodes greedily."""
+def untrained(
+    model: str, adapter: str, warm: WarmStart, *, new_tokens: int = 32, dtype: Dtype = "float32"
+) -> SteeredLanguageModel:
+    """Return the module with which a warm start begins, its adapter in float32; it decodes greedily."""
     config, factor = ADAPTERS[adapter]
     return SteeredLanguageModel(
-        Backbone(model, dtype="float32"),
+        Backbone(model, dtype=dtype),
         config(),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=factor * warm.lr),
         generation={"max_new_tokens": new_tokens, "do_sample": False},

@@ -2,9 +2,9 @@
 
     python docs/figures/evidence.py RESULTS_FOLDER
 
-Reads the cells that `benchmarks/evidence.py` wrote for LoRA and seed 0, and draws beside this file, each for light
-and dark pages: candidates (likelihood of TruthfulQA's answers, by how far the warm start came), and metrics (each
-task's own metric, warm starts half way).
+Reads the cells that `benchmarks/evidence.py` wrote for seed 0, and draws beside this file, each for light and dark
+pages: candidates (likelihood of TruthfulQA's answers with LoRA, by how far the warm start came), metrics (each
+task's own metric with LoRA, warm starts half way), and adapters (likelihood of TruthfulQA's answers half way).
 """
 
 import json
@@ -36,12 +36,15 @@ CANDIDATES = {
 RIVALS = {name: CANDIDATES[name] for name in ("joint", "train on 1", "train on 2")} | {"steered": ("auto", GREEN)}
 NAMES = {"rouge_l": "ROUGE-L", "exact_match": "exact match"}
 WARM_STARTS = ("barely begun", "half way", "hot")
+ADAPTERS = {"lora": "LoRA", "ia3": "IA3", "prompt": "Prompt Tuning", "p-tuning-v2": "P-Tuning v2"}
+WIDEST = 4
+"""Panels in a row."""
 
 
-def read(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the cells by task and warm start."""
-    cells = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*-lora-*-0.json")))
-    return {(cell["task"], cell["warm"]): cell for cell in cells}
+def read(folder: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Return the cells by task, adapter and warm start."""
+    cells = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*-0.json")))
+    return {(cell["task"], cell["adapter"], cell["warm"]): cell for cell in cells}
 
 
 def gains(axes: Axes, entries: dict[str, Any], shown: dict[str, tuple[str, str]], *, scale: float) -> None:
@@ -60,29 +63,40 @@ def panels(
     cells: dict[str, dict[str, Any]], shown: dict[str, tuple[str, str]], *, scale: float, unit: str
 ) -> Figure:
     """Draw a panel for each title's entries."""
-    figure = Figure(figsize=(2.2 + 2.2 * len(cells), 1.1 + 0.26 * len(shown)), layout="constrained")
-    row = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
-    for axes, (title, entries) in zip(row, cells.items(), strict=True):
+    columns = min(len(cells), WIDEST)
+    rows = -(-len(cells) // columns)
+    size = 2.2 + 2.2 * columns, 0.5 + rows * (0.6 + 0.26 * len(shown))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    for axes, (title, entries) in zip(grid.flat, cells.items(), strict=False):
         gains(axes, entries, shown, scale=scale)
         axes.set_title(title, color=INK, loc="left", fontsize=10)
-    row[0].set_yticks(range(len(shown)), [label for label, _ in shown.values()])
-    row[0].invert_yaxis()
+    for axes in grid.flat[len(cells) :]:
+        axes.set_axis_off()
+    grid[0, 0].set_yticks(range(len(shown)), [label for label, _ in shown.values()])
+    grid[0, 0].invert_yaxis()
     figure.supxlabel(f"gain over the tuned model on the test split, {unit}", color=INK, fontsize=10)
     return figure
 
 
 def main() -> None:
-    """Write both figures."""
+    """Write the figures."""
     cells = read(Path(sys.argv[1]))
-    answers = {
-        warm: cells["truthfulqa", warm]["results"]["metrics"]["NLL"]
-        for warm in WARM_STARTS
-        if ("truthfulqa", warm) in cells
+
+    def answers(adapter: str, warm: str) -> Any:
+        return cells["truthfulqa", adapter, warm]["results"]["metrics"]["NLL"]
+
+    by_start = {warm: answers("lora", warm) for warm in WARM_STARTS if ("truthfulqa", "lora", warm) in cells}
+    save_pair(panels(by_start, CANDIDATES, scale=1.0, unit="nats per token"), HERE, "candidates")
+    families = {
+        label: answers(name, "half way")
+        for name, label in ADAPTERS.items()
+        if ("truthfulqa", name, "half way") in cells
     }
-    save_pair(panels(answers, CANDIDATES, scale=1.0, unit="nats per token"), HERE, "candidates")
+    save_pair(panels(families, CANDIDATES, scale=1.0, unit="nats per token"), HERE, "adapters")
     own = {}
-    for (task, warm), cell in cells.items():
-        if warm == "half way":
+    for (task, adapter, warm), cell in cells.items():
+        if (adapter, warm) == ("lora", "half way"):
             name = cell["metric"]
             entries = cell["results"]["metrics"].get(name) or cell["decoded"]["greedy"][name]
             own[f"{task}\n{NAMES.get(name, name)}".replace("_", " ")] = entries
