@@ -72,7 +72,7 @@ def _cell(model: str, task: Task, adapter: str, warm: WarmStart, sizes: Sizes, d
     with _timed(seconds, "test"):
         tuned = _tested(module, task)
     assert module.test_results is not None
-    results = module.test_results.metrics
+    results, record = module.test_results.metrics, module.calibration
     with _timed(seconds, "decoding"):
         texts = {} if task.new_tokens is None else decode_all(module, task.data, sizes.decoded)
     module.calibration, module.corrections, module.steering = None, {}, module.configured  # not of what follows
@@ -88,7 +88,7 @@ def _cell(model: str, task: Task, adapter: str, warm: WarmStart, sizes: Sizes, d
                 texts[way][name] = written
     return {
         "metric": task.metric,
-        "calibration": module.calibration,
+        "calibration": record,
         "results": results,
         "seconds": seconds,
         "decoded": measured(texts),
