@@ -90,13 +90,13 @@ def gains(axes: Axes, found: Gains, shown: tuple[str, ...]) -> None:
     axes.tick_params(colors=MUTED, labelcolor=INK)
 
 
-def panels(found: dict[str, Gains], shown: tuple[str, ...], name: str, *, unit: str) -> None:
+def panels(found: dict[str, Gains], shown: tuple[str, ...], name: str, *, unit: str, sharex: bool = False) -> None:
     """Write a figure with a panel for each title."""
     columns = min(len(found), WIDEST)
     rows = -(-len(found) // columns)
     size = 2.2 + 2.2 * columns, 0.4 + rows * (0.7 + 0.26 * len(shown))
     figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    grid = figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False)
     for axes, (title, each) in zip(grid.flat, found.items(), strict=False):
         gains(axes, each, shown)
         axes.set_title(title, color=INK, loc="left", fontsize=10)
@@ -123,7 +123,7 @@ def main() -> None:
             own[title] = cell.columns[cell.metric]
     panels(by_start, CANDIDATES, "candidates", unit="nats per token")
     panels(by_adapter, CANDIDATES, "adapters", unit="nats per token")
-    panels(own, RIVALS, "metrics", unit="percentage points")
+    panels(own, RIVALS, "metrics", unit="percentage points", sharex=True)
 
 
 if __name__ == "__main__":
