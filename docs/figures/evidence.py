@@ -100,8 +100,9 @@ def panels(found: dict[str, Gains], shown: tuple[str, ...], name: str, *, unit: 
     for axes, (title, each) in zip(grid.flat, found.items(), strict=False):
         gains(axes, each, shown)
         axes.set_title(title, color=INK, loc="left", fontsize=10)
-    for axes in grid.flat[len(found) :]:
-        axes.set_axis_off()
+    for place in range(len(found), grid.size):
+        grid.flat[place].set_axis_off()
+        grid.flat[place - columns].tick_params(labelbottom=True)  # the lowest panel of its column
     grid[0, 0].set_yticks(range(len(shown)), shown)
     grid[0, 0].invert_yaxis()
     figure.supxlabel(f"gain over the tuned model on the test split, {unit}", color=INK, fontsize=10)
