@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from evidence_decoding import WAYS, decode, measured
 from evidence_tasks import Sizes, load_task
 from jsonargparse import auto_cli
 from quiet import quiet_trainer
@@ -23,7 +24,7 @@ from warm_starts import WARM_STARTS, untrained
 from svd_lightning.metrics import paired_gain
 from svd_lightning.objective import ReferenceSnapshot, objective, prefetch
 from svd_lightning.scoring import collector
-from svd_lightning.steering import BUILT_IN_RULES, Steering
+from svd_lightning.steering import BUILT_IN_RULES, UNSTEERED, Steering
 from svd_lightning.strength import CLOSED_FORMS, LineSearch, Mean, StrengthEstimator, estimate_all, estimator_name
 
 PROJECTED, UNPROJECTED, TAD, SHARPENED, LIFT = (rule() for rule in BUILT_IN_RULES)
@@ -48,6 +49,7 @@ class Row(NamedTuple):
 
 
 JOINT = Row("three rules jointly", SEARCH, (PROJECTED, UNPROJECTED, SHARPENED))
+UNMASKED = Row("no mask, without projection", SEARCH, (UNPROJECTED,), alpha=None)
 ROWS = (
     *(Row("the paper's direction", one) for one in (*CLOSED_FORMS, SEARCH)),
     *(Row("without projection", one, (UNPROJECTED,)) for one in BOTH),
@@ -56,7 +58,7 @@ ROWS = (
     JOINT,
     *(Row(f"α {alpha:g}", one, alpha=alpha) for alpha in (ALL, 0.2, 0.3, 0.4, 0.5) for one in BOTH),
     *(Row("no mask", one, alpha=None) for one in BOTH),
-    Row("no mask, without projection", SEARCH, (UNPROJECTED,), alpha=None),
+    UNMASKED,
     *(Row(f"λ {penalty:g}", one, penalty=penalty) for penalty in (-1.0, -5.0) for one in BOTH),
     Row("λ fitted, minus the second μ", SEARCH, (PROJECTED, LIFT)),
     *(Row("λ −∞, on labels inside the mask alone", one, penalty=-torch.inf) for one in BOTH),
@@ -87,8 +89,8 @@ class Watched(L.Callback):
         return {mask: each.result() for mask, each in by_mask.items()}
 
 
-def report(rows: Sequence[Row], splits: Sequence[Split]) -> None:
-    """Print what each row gains on the second split by strengths of the first."""
+def report(rows: Sequence[Row], splits: Sequence[Split]) -> dict[Row, Tensor]:
+    """Print what each row gains on the second split by strengths of the first, which are returned."""
     given, judged = (
         [objective(row.tokens(split), row.rules, penalty=row.penalty) for row in rows] for split in splits
     )
@@ -101,6 +103,18 @@ def report(rows: Sequence[Row], splits: Sequence[Split]) -> None:
         found = gain(one.label_log_probs(point), tokens.label_log_p[keep], tokens.example[keep])
         by, strengths = estimator_name(row.estimator), ", ".join(f"{strength:.3g}" for strength in point.tolist())
         print(f"| {row.name} | {by} | {strengths} | {tokens.coverage:.1%} | {found} |", flush=True)
+    return dict(zip(rows, points, strict=True))
+
+
+def report_decoding(module: Any, data: Any, count: int, strengths: dict[Row, Sequence[float]]) -> None:
+    """Print how the texts of some rows compare with the tuned model's, decoded freely."""
+    steerings = {row.name: Steering(row.rules, mu, row.alpha, row.penalty) for row, mu in strengths.items()}
+    texts = {way: decode(module, data, count, {"tuned": UNSTEERED["tuned"], **steerings}, way) for way in WAYS}
+    for way, measures in measured(texts).items():
+        for measure in ("rouge_l", "repeated_trigrams"):
+            for name, one in measures[measure].items():
+                interval = f"{one['gain']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]" if "low" in one else ""
+                print(f"| {name} | {measure}, {way} | {one['value']:.3f} | {interval} |", flush=True)
 
 
 def gain(better: Tensor, worse: Tensor, example: Tensor) -> str:
@@ -108,17 +122,20 @@ def gain(better: Tensor, worse: Tensor, example: Tensor) -> str:
     return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
-def run(model: str, scratch: Path, *, lengths: tuple[int, ...] = (15, 30), rows: int = 80) -> None:
-    """Warm-start, and print the table; `lengths` in steps, `rows` in each of the two splits."""
+def run(
+    model: str, scratch: Path, *, lengths: tuple[int, ...] = (15, 30), rows: int = 80, decoded: int = 32
+) -> None:
+    """Warm-start, and print the tables; `lengths` in steps, `rows` in each split, some of which are `decoded`."""
     L.seed_everything(0, verbose=False)
     warm, data = WARM_STARTS["half way"], load_task("truthfulqa", scratch, Sizes(480, rows, rows, 0)).data
-    module = untrained(model, "lora", warm)
+    module = untrained(model, "lora", warm, new_tokens=24)
     print("| choice | strength by | μ | labels in the mask | gain over tuned, nats |", "|---" * 5 + "|", sep="\n")
     watched = Watched(lengths, data.calibration_dataloader, data.test_dataloader)
     quiet_trainer(scratch, watched, max_steps=warm.steps).fit(module, datamodule=data)
-    report(ROWS, splits := [watched.collect(module, split, ALL, None) for split in watched.splits])
+    strengths = report(ROWS, splits := [watched.collect(module, split, ALL, None) for split in watched.splits])
     tokens = splits[1][ALL]
     print(f"| base | | | | {gain(tokens.label_log_q, tokens.label_log_p, tokens.example)} |")
+    report_decoding(module, data, decoded, {row: strengths[row].tolist() for row in (JOINT, UNMASKED)})
 
 
 if __name__ == "__main__":

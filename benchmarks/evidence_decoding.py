@@ -34,7 +34,7 @@ def decode_all(module: SteeredLanguageModel, data: CompletionDataModule, count: 
     steerings, names = distinct(compared)
     sampled = {name: f for name, f in steerings.items() if name in {names[each] for each in SAMPLED}}
     texts = {
-        way: _decode(module, data, count, each, way) for way, each in zip(WAYS, (steerings, sampled), strict=True)
+        way: decode(module, data, count, each, way) for way, each in zip(WAYS, (steerings, sampled), strict=True)
     }
     return {
         way: {
@@ -47,7 +47,7 @@ def decode_all(module: SteeredLanguageModel, data: CompletionDataModule, count: 
 
 def decode_tuned(module: SteeredLanguageModel, data: CompletionDataModule, count: int) -> dict[str, list[str]]:
     """Decode the same prompts with the tuned model alone; return its texts, "greedy" and "sampled"."""
-    return {way: _decode(module, data, count, {"tuned": UNSTEERED["tuned"]}, way)["tuned"] for way in WAYS}
+    return {way: decode(module, data, count, {"tuned": UNSTEERED["tuned"]}, way)["tuned"] for way in WAYS}
 
 
 def measured(texts: Texts) -> dict[str, Any]:
@@ -57,13 +57,14 @@ def measured(texts: Texts) -> dict[str, Any]:
     }
 
 
-def _decode(
+def decode(
     module: SteeredLanguageModel,
     data: CompletionDataModule,
     count: int,
     steerings: Mapping[str, SteeringFunction],
     way: str,
 ) -> dict[str, list[str]]:
+    """Decode the first `count` test prompts with each steering; return the texts, and the references."""
     config = copy.deepcopy(module.generation)
     config.do_sample = way == "sampled"
     texts: dict[str, list[str]] = {name: [] for name in (*steerings, "reference")}
