@@ -110,6 +110,7 @@ def report_decoding(module: Any, data: Any, count: int, strengths: dict[Row, Seq
     """Print how the texts of some rows compare with the tuned model's, decoded freely."""
     steerings = {row.name: Steering(row.rules, mu, row.alpha, row.penalty) for row, mu in strengths.items()}
     texts = {way: decode(module, data, count, {"tuned": UNSTEERED["tuned"], **steerings}, way) for way in WAYS}
+    print("\n| written by | measure | mean | gain over tuned |", "|---" * 4 + "|", sep="\n")
     for way, measures in measured(texts).items():
         for measure in ("rouge_l", "repeated_trigrams"):
             for name, one in measures[measure].items():

@@ -67,7 +67,7 @@ def read(text: str) -> Iterator[Cell]:
     """Yield the cells, from title to the end of the table."""
     for block in re.split(r"\n(?=\*\*)", text):
         if (title := TITLE.match(block)) and "file order" not in title[0]:
-            head, _, *rows = (line.split(" | ") for line in block.splitlines() if line.startswith("|"))
+            head, _, *rows = (line.split(" | ") for line in block.split("\n\n")[1].splitlines())
             names = [name.strip(" |") for name in head]
             columns: dict[str, Gains] = {name: {} for name in names[1:]}
             for label, *values in rows:
