@@ -19,7 +19,9 @@ MEASURES = {
     "exact_match": exact_match,
     "rouge_l": rouge_l,
     "repeated_trigrams": lambda text, _: repeated_trigrams(text),
+    "distinct_words": lambda text, _: len(set(text.lower().split())) / max(1, len(text.split())),
 }
+"""What is measured of each text and its references, a share from 0 to 1; of no word none is distinct."""
 WAYS = ("greedy", "sampled")
 SAMPLED = ("base", "tuned", "joint", "steered")
 Texts = dict[str, dict[str, list[str]]]
@@ -32,7 +34,7 @@ def decode_all(module: SteeredLanguageModel, data: CompletionDataModule, count: 
     steerings, names = distinct(compared)
     sampled = {name: f for name, f in steerings.items() if name in {names[each] for each in SAMPLED}}
     texts = {
-        way: _decode(module, data, count, each, way) for way, each in zip(WAYS, (steerings, sampled), strict=True)
+        way: decode(module, data, count, each, way) for way, each in zip(WAYS, (steerings, sampled), strict=True)
     }
     return {
         way: {
@@ -45,7 +47,7 @@ def decode_all(module: SteeredLanguageModel, data: CompletionDataModule, count: 
 
 def decode_tuned(module: SteeredLanguageModel, data: CompletionDataModule, count: int) -> dict[str, list[str]]:
     """Decode the same prompts with the tuned model alone; return its texts, "greedy" and "sampled"."""
-    return {way: _decode(module, data, count, {"tuned": UNSTEERED["tuned"]}, way)["tuned"] for way in WAYS}
+    return {way: decode(module, data, count, {"tuned": UNSTEERED["tuned"]}, way)["tuned"] for way in WAYS}
 
 
 def measured(texts: Texts) -> dict[str, Any]:
@@ -55,13 +57,14 @@ def measured(texts: Texts) -> dict[str, Any]:
     }
 
 
-def _decode(
+def decode(
     module: SteeredLanguageModel,
     data: CompletionDataModule,
     count: int,
     steerings: Mapping[str, SteeringFunction],
     way: str,
 ) -> dict[str, list[str]]:
+    """Decode the first `count` test prompts with each steering; return the texts, and the references."""
     config = copy.deepcopy(module.generation)
     config.do_sample = way == "sampled"
     texts: dict[str, list[str]] = {name: [] for name in (*steerings, "reference")}

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from evidence_decoding import measured
 from jsonargparse import auto_cli
 
 ROWS = {
@@ -26,20 +27,23 @@ ROWS = {
 }
 """Name in the results → in the table."""
 
-FREE = {"exact_match": "exact match", "rouge_l": "ROUGE-L"}
+OWN = {"exact_match": "exact match", "rouge_l": "ROUGE-L"}
+CHECKED = {"repeated_trigrams": "repeated trigrams", "distinct_words": "distinct words"}
+"""The decoding check: what shows that a text runs in circles."""
 
 
 def table(path: Path) -> str:
     """Return the table of a cell: test split, gains over tuned with their paired intervals."""
     cell = json.loads(path.read_text(encoding="utf-8"))
-    record, metrics, free = cell["calibration"], cell["results"]["metrics"], cell["decoded"]
-    shown = ["NLL", *(["MC1"] if "MC1" in metrics else [])]
-    columns = [(name, metrics[name], 1.0 if name == "NLL" else 100.0) for name in shown]
-    columns += [(f"{FREE[name]}, {way}", free[way][name], 100.0) for way in free for name in FREE]
+    record, metrics, free = cell["calibration"], cell["results"]["metrics"], measured(cell["texts"])
+    scales = {"NLL": 1.0, "choice_NLL": 1.0, "MC1": 100.0}
+    columns = [(name.replace("_", " "), metrics[name], scale) for name, scale in scales.items() if name in metrics]
+    columns += [(f"{OWN[cell['metric']]}, {way}", free[way][cell["metric"]], 100.0) for way in free]
+    columns += [(f"{label}, greedy", free["greedy"][name], 100.0) for name, label in CHECKED.items() if free]
     scored = _scored(record)
     lines = [
-        f"\n**{_name(cell)}** (seed {cell['seed']}): {record['message']}\n",
-        f"| | {' | '.join(name for name, _, _ in columns)} | drift | reads base | CPU time |",
+        f"\n**{_name(cell)}**: {record['message']}\n",
+        f"| | {' | '.join(name for name, _, _ in columns)} | drift | cost of a token | CPU time |",
         "|---" * (len(columns) + 4) + "|",
     ]
     for name, label in ROWS.items():
@@ -49,9 +53,8 @@ def table(path: Path) -> str:
             used = f" ({used_name(about)})" if name == "steered" else ""
             one = {} if used == " (tuned)" else one
             values = " | ".join(_text(entries.get(name), scale) for _, entries, scale in columns)
-            drift = f"{one['drift']:.3f}" if "drift" in one else ""
-            reads = {True: "yes", False: "no"}.get(one.get("reads_base"), "")
-            lines.append(f"| {label}{used} | {values} | {drift} | {reads} | {_time(name, cell['seconds'])} |")
+            values += "".join(f" | {one[key]:.2f}" if key in one else " | " for key in ("drift", "cost"))
+            lines.append(f"| {label}{used} | {values} | {_time(name, cell['seconds'])} |")
     return "\n".join(lines)
 
 
@@ -61,7 +64,9 @@ def used_name(about: dict[str, Any]) -> str:
 
 
 def _name(cell: dict[str, Any]) -> str:
-    return ", ".join(cell[part] for part in ("model", "task", "adapter", "warm"))
+    parts = [cell[part] for part in ("model", "task", "adapter", "warm")]
+    name = ", ".join([*parts, f"seed {cell['seed']}", cell.get("dtype", "float32")])
+    return name.removesuffix(", float32")
 
 
 def _scored(record: dict[str, Any]) -> dict[Any, dict[str, Any]]:

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from peft import IA3Config, LoraConfig, PeftConfig, PrefixTuningConfig, PromptTuningConfig
 
 from svd_lightning import SteeredLanguageModel
 from svd_lightning.models import Backbone
+
+Dtype = Literal["float32", "bfloat16"]
+"""Number format of the base."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,9 @@ ADAPTERS: dict[str, tuple[Callable[[], PeftConfig], float]] = {
 
 
 def untrained(
-    model: str, adapter: str, warm: WarmStart, *, new_tokens: int = 32, dtype: str = "float32"
+    model: str, adapter: str, warm: WarmStart, *, new_tokens: int = 32, dtype: Dtype = "float32"
 ) -> SteeredLanguageModel:
-    """Return the module with which a warm start begins, with the base in a dtype; it decodes greedily."""
+    """Return the module with which a warm start begins, its adapter in float32; it decodes greedily."""
     config, factor = ADAPTERS[adapter]
     return SteeredLanguageModel(
         Backbone(model, dtype=dtype),

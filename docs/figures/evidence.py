@@ -1,16 +1,17 @@
 """What each candidate gains over the tuned model on the test split, with its interval.
 
-    python docs/figures/evidence.py RESULTS_FOLDER
+    python docs/figures/evidence.py
 
-Reads the cells that `benchmarks/evidence.py` wrote for LoRA and seed 0, and draws beside this file, each for light
-and dark pages: candidates (likelihood of TruthfulQA's answers, by how far the warm start came), and metrics (each
-task's own metric, warm starts half way).
+Reads the cells of seed 0 under "Evidence" in `benchmarks/RESULTS.md`, as `benchmarks/evidence_tables.py` prints
+them, and draws beside this file, for light and dark pages: candidates (likelihood of TruthfulQA's answers with
+LoRA, by how far the warm start came), adapters (the same half way, by kind of adapter), and metrics (each task's
+own metric with LoRA, half way). Cells in file order are left out.
 """
 
-import json
-import sys
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,74 +20,111 @@ from pair import save_pair
 from svd_lightning.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
 
 HERE = Path(__file__).parent
-CANDIDATES = {
-    "control": ("temperature", MUTED),
-    "paper": ("the paper's mean", PURPLE),
-    "chosen": ("KLGradient, line search", ORANGE),
-    "joint": ("all rules jointly", ORANGE),
-    "AdapterScale": ("adapter scale", TEAL),
-    "Prior": ("prior", BLUE),
-    "LabelBias": ("label bias", BLUE),
-    "CalibratedHead": ("calibrated head", GREEN),
-    "train on 1": ("train on, 1 epoch", INK),
-    "train on 2": ("train on, 2 epochs", INK),
+RESULTS = HERE.parents[1] / "benchmarks" / "RESULTS.md"
+TITLE = re.compile(r"\*\*(.+), (.+), (.+), (.+), seed 0(?:, bfloat16)?\*\*: ")
+GAIN = re.compile(r"\(([-+.\d]+) \[([-+.\d]+), ([-+.\d]+)\]\)")
+COLOURS = {
+    "temperature": MUTED,
+    "the paper's mean": PURPLE,
+    "KLGradient, line search": ORANGE,
+    "all rules jointly": ORANGE,
+    "adapter scale": TEAL,
+    "prior": BLUE,
+    "label bias": BLUE,
+    "calibrated head": GREEN,
+    "train on, 1 epoch": INK,
+    "train on, 2 epochs": INK,
+    "auto": GREEN,
 }
-"""Name in the results → label and colour."""
-
-RIVALS = {name: CANDIDATES[name] for name in ("joint", "train on 1", "train on 2")} | {"steered": ("auto", GREEN)}
-NAMES = {"rouge_l": "ROUGE-L", "exact_match": "exact match"}
+CANDIDATES = tuple(COLOURS)[:-1]
+RIVALS = ("all rules jointly", "train on, 1 epoch", "train on, 2 epochs", "auto")
 WARM_STARTS = ("barely begun", "half way", "hot")
+ADAPTERS = {"lora": "LoRA", "ia3": "IA3", "prompt": "Prompt Tuning", "p-tuning-v2": "P-Tuning v2"}
+WIDEST = 4
+"""Panels in a row."""
+
+Gains = dict[str, tuple[float, float, float]]
+"""Row of a table → gain, low, high."""
 
 
-def read(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the cells by task and warm start."""
-    cells = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*-lora-*-0.json")))
-    return {(cell["task"], cell["warm"]): cell for cell in cells}
+class Cell(NamedTuple):
+    """One table."""
+
+    model: str
+    task: str
+    adapter: str
+    warm: str
+    columns: dict[str, Gains]
+
+    @property
+    def metric(self) -> str:
+        """The column of the task's own metric."""
+        free = "ROUGE-L, greedy" if self.task == "truthfulqa" else "exact match, greedy"
+        return "MC1" if "MC1" in self.columns else free
 
 
-def gains(axes: Axes, entries: dict[str, Any], shown: dict[str, tuple[str, str]], *, scale: float) -> None:
+def read(text: str) -> Iterator[Cell]:
+    """Yield the cells, from title to the end of the table."""
+    for block in re.split(r"\n(?=\*\*)", text):
+        if (title := TITLE.match(block)) and "file order" not in title[0]:
+            head, _, *rows = (line.split(" | ") for line in block.split("\n\n")[1].splitlines())
+            names = [name.strip(" |") for name in head]
+            columns: dict[str, Gains] = {name: {} for name in names[1:]}
+            for label, *values in rows:
+                label = "auto" if "auto" in label else label.strip(" |")
+                for name, value in zip(names[1:], values, strict=False):
+                    if found := GAIN.search(value):
+                        columns[name][label] = tuple(map(float, found.groups()))
+            yield Cell(*title.groups(), columns)
+
+
+def gains(axes: Axes, found: Gains, shown: tuple[str, ...]) -> None:
     """Draw one gain with its interval per row, the first at the top."""
-    for place, (name, (_, colour)) in enumerate(shown.items()):
-        if name in entries and entries[name].get("low") is not None:
-            mean, low, high = (scale * entries[name][key] for key in ("gain", "low", "high"))
-            axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=colour, capsize=3)
+    for place, name in enumerate(shown):
+        if name in found:
+            mean, low, high = found[name]
+            axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=COLOURS[name], capsize=3)
     axes.axvline(0.0, color=MUTED, linewidth=1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(MUTED)
     axes.tick_params(colors=MUTED, labelcolor=INK)
 
 
-def panels(
-    cells: dict[str, dict[str, Any]], shown: dict[str, tuple[str, str]], *, scale: float, unit: str
-) -> Figure:
-    """Draw a panel for each title's entries."""
-    figure = Figure(figsize=(2.2 + 2.2 * len(cells), 1.1 + 0.26 * len(shown)), layout="constrained")
-    row = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
-    for axes, (title, entries) in zip(row, cells.items(), strict=True):
-        gains(axes, entries, shown, scale=scale)
+def panels(found: dict[str, Gains], shown: tuple[str, ...], name: str, *, unit: str, sharex: bool = False) -> None:
+    """Write a figure with a panel for each title."""
+    columns = min(len(found), WIDEST)
+    rows = -(-len(found) // columns)
+    size = 2.2 + 2.2 * columns, 0.4 + rows * (0.7 + 0.26 * len(shown))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False)
+    for axes, (title, each) in zip(grid.flat, found.items(), strict=False):
+        gains(axes, each, shown)
         axes.set_title(title, color=INK, loc="left", fontsize=10)
-    row[0].set_yticks(range(len(shown)), [label for label, _ in shown.values()])
-    row[0].invert_yaxis()
+    for place in range(len(found), grid.size):
+        grid.flat[place].set_axis_off()
+        grid.flat[place - columns].tick_params(labelbottom=True)  # the lowest panel of its column
+    grid[0, 0].set_yticks(range(len(shown)), shown)
+    grid[0, 0].invert_yaxis()
     figure.supxlabel(f"gain over the tuned model on the test split, {unit}", color=INK, fontsize=10)
-    return figure
+    save_pair(figure, HERE, name)
 
 
 def main() -> None:
-    """Write both figures."""
-    cells = read(Path(sys.argv[1]))
-    answers = {
-        warm: cells["truthfulqa", warm]["results"]["metrics"]["NLL"]
-        for warm in WARM_STARTS
-        if ("truthfulqa", warm) in cells
-    }
-    save_pair(panels(answers, CANDIDATES, scale=1.0, unit="nats per token"), HERE, "candidates")
+    """Write the figures."""
+    cells = list(read(RESULTS.read_text(encoding="utf-8")))
+    answers = [cell for cell in cells if cell.model.startswith("SmolLM2") and cell.task == "truthfulqa"]
+    lora = {cell.warm: cell.columns["NLL"] for cell in answers if cell.adapter == "lora"}
+    half = {cell.adapter: cell.columns["NLL"] for cell in answers if cell.warm == "half way"}
+    by_start = {warm: lora[warm] for warm in WARM_STARTS}
+    by_adapter = {label: half[name] for name, label in ADAPTERS.items() if name in half}
     own = {}
-    for (task, warm), cell in cells.items():
-        if warm == "half way":
-            name = cell["metric"]
-            entries = cell["results"]["metrics"].get(name) or cell["decoded"]["greedy"][name]
-            own[f"{task}\n{NAMES.get(name, name)}".replace("_", " ")] = entries
-    save_pair(panels(own, RIVALS, scale=100.0, unit="percentage points"), HERE, "metrics")
+    for cell in sorted(cells, key=lambda cell: cell.model, reverse=True):
+        if (cell.adapter, cell.warm) == ("lora", "half way"):
+            title = f"{cell.model}\n{cell.task}\n{cell.metric}".replace("_", " ")
+            own[title] = cell.columns[cell.metric]
+    panels(by_start, CANDIDATES, "candidates", unit="nats per token")
+    panels(by_adapter, CANDIDATES, "adapters", unit="nats per token")
+    panels(own, RIVALS, "metrics", unit="percentage points", sharex=True)
 
 
 if __name__ == "__main__":
