@@ -139,6 +139,7 @@ def test_every_combination_runs(sweep, start, asked, base, data, tmp_path):
         "calibration.alphas": "[]",
         "calibration.show_table": "false",
         "calibration.corrections": "false",
+        "calibration.decoded": "0",
     }
     only = {axis: [label] for axis, label in start.published.items()}
     (start,) = warm_starts(sweep, only=only, overrides=list(overrides.items()))
