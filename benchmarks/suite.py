@@ -2,8 +2,8 @@
 
     PYTHONPATH=. pytest -p benchmarks.suite --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-It adds a table to the end, the dearest file first. `time` leaves out what the tests fork: the process that they are
-forked from outlives the worker that started it.
+It adds a table to the end, the dearest file first. `time` leaves out what the tests fork: their parent outlives
+the worker that started it.
 """
 
 import time
