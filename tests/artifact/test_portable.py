@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import venv
+from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from transformers import AutoModelForCausalLM
 from svd_lightning import load_artifact, save_artifact, steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.steering import AdapterScale, CalibratedHead, Corrected, LabelBias, Steering, TaskSteering
+from tests.artifact import stranger
 from tests.artifact.conftest import STEERING
 from tests.decoding import zoo
+from tests.processes import exit_status, fork
 
 OPTIONS = {
     "greedy": {"do_sample": False},
@@ -26,7 +29,6 @@ OPTIONS = {
     "beams": {"do_sample": False, "num_beams": 4, "num_return_sequences": 2},
     "banned": {"do_sample": False, "suppress_tokens": [*range(3, 60)]},
 }
-STRANGER = Path(__file__).with_name("stranger.py")
 
 
 def tuned(folder, base_folder):
@@ -174,12 +176,24 @@ def test_half_precision(exported, base_folder, caplog):
         assert ("make sure that it is the same" in caplog.text) is (dtype is torch.float16)
 
 
-def stranger(python, base_folder, folders, home):
-    """What the script prints in a process of its own, started by `python`."""
+def cases():
     ids, mask = zoo.prompts()
-    cases = {"input_ids": ids.tolist(), "attention_mask": mask.tolist(), "options": OPTIONS}
+    return json.dumps({"input_ids": ids.tolist(), "attention_mask": mask.tolist(), "options": OPTIONS})
+
+
+def forgetful(printed, base_folder, folders):
+    """Do what the script does in a forked process that forgets the library, and cannot import it again."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in stranger.REFUSED]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, stranger.Refusal())
+    with printed.open("w") as file, redirect_stdout(file):
+        stranger.main(base_folder, cases(), *folders)
+
+
+def isolated(python, base_folder, folders, home):
+    """What the script prints in a process of its own, started by `python`."""
     done = subprocess.run(
-        [str(python), "-I", str(STRANGER), base_folder, json.dumps(cases), *folders],
+        [str(python), "-I", stranger.__file__, base_folder, cases(), *folders],
         cwd=home,
         env={**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -188,12 +202,11 @@ def stranger(python, base_folder, folders, home):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
 
 
-def check_stranger(python, exported, base_folder, home, adapters):
-    models, folders = zip(*map(exported, adapters), strict=True)
-    result = stranger(python, base_folder, folders, home)
+def check_stranger(printed, models, folders):
+    result = json.loads(printed.splitlines()[-1])
     assert result["leaked"] == []
     for model, folder in zip(models, folders, strict=True):
         for name, options in OPTIONS.items():
@@ -202,7 +215,10 @@ def check_stranger(python, exported, base_folder, home, adapters):
 
 
 def test_a_process_that_cannot_import_the_library(exported, base_folder, tmp_path):
-    check_stranger(sys.executable, exported, base_folder, tmp_path, ["lora", "prompt", "dora"])
+    """In an environment without it: the next test."""
+    models, folders = zip(*map(exported, ["lora", "prompt", "dora"]), strict=True)
+    assert exit_status(fork(forgetful, tmp_path / "printed", base_folder, folders)) == 0
+    check_stranger((tmp_path / "printed").read_text(), models, folders)
 
 
 @pytest.mark.slow
@@ -223,4 +239,5 @@ def test_a_fresh_environment(exported, base_folder, tmp_path):
     )
     installed = {row["name"].lower().replace("_", "-") for row in json.loads(listed.stdout)}
     assert not installed & {"svd-lightning", "lightning", "torchmetrics", "datasets", "jsonargparse"}
-    check_stranger(python, exported, base_folder, tmp_path, zoo.ADAPTERS)
+    models, folders = zip(*map(exported, zoo.ADAPTERS), strict=True)
+    check_stranger(isolated(python, base_folder, folders, tmp_path), models, folders)

@@ -75,14 +75,30 @@ class StopAfter(PredictionWriter):
             raise ConnectionError("lost")
 
 
-@pytest.fixture
-def interrupted(fitted, diaries, tmp_path):
-    """The target of a run that broke off after two of three batches, and its part file."""
-    target = tmp_path / "out.jsonl"
+@pytest.fixture(scope="module")
+def broken(fitted, diaries, tmp_path_factory):
+    """The part file of a run that broke off after two of three batches."""
+    folder = tmp_path_factory.mktemp("broken")
+    target = folder / "out.jsonl"
     with pytest.raises(ConnectionError):
-        predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=2), StopAfter(output=str(target)))
+        predict(folder, fitted, diary_data(diaries, eval_batch_size=2), StopAfter(output=str(target)))
     assert not target.exists()
-    return target, tmp_path / "out.jsonl.part0"
+    return folder / "out.jsonl.part0"
+
+
+@pytest.fixture
+def interrupted(broken, tmp_path):
+    """The target of that run, and a part file of one's own."""
+    return tmp_path / "out.jsonl", shutil.copy(broken, tmp_path / "out.jsonl.part0")
+
+
+@pytest.fixture(scope="module")
+def whole(fitted, diaries, tmp_path_factory):
+    """What a run writes that nothing breaks off."""
+    folder = tmp_path_factory.mktemp("whole")
+    target = folder / "out.jsonl"
+    predict(folder, fitted, diary_data(diaries, eval_batch_size=2), PredictionWriter(output=str(target)))
+    return target.read_bytes()
 
 
 class Decoded(PredictionWriter):
@@ -100,15 +116,15 @@ class Decoded(PredictionWriter):
     [(None, b"", 2), (-7, b"", 3), (-1, b"", 2), (None, '{"index": 4, "text": "☃'.encode()[:-1], 2)],
     ids=["whole", "half-a-line", "no-newline", "half-a-letter"],
 )
-def test_the_same_command_goes_on_where_it_broke_off(keep, more, missing, interrupted, fitted, diaries, tmp_path):
+def test_the_same_command_goes_on_where_it_broke_off(
+    keep, more, missing, interrupted, whole, fitted, diaries, tmp_path
+):
     target, part = interrupted
     part.write_bytes(part.read_bytes()[:keep] + more)
     writer = Decoded(output=str(target))
     predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=2), writer)
     assert writer.rows == missing
-    whole = tmp_path / "whole.jsonl"
-    predict(tmp_path, fitted, diary_data(diaries, eval_batch_size=2), PredictionWriter(output=str(whole)))
-    assert target.read_bytes() == whole.read_bytes()
+    assert target.read_bytes() == whole
     assert not part.exists()
 
 

@@ -21,11 +21,11 @@ def compile_config(backend):
     return config
 
 
-def check_one_graph(adapter, backend, steering=STEERING):
+def check_one_graph(adapter, backend, steering=STEERING, model_type="shallow"):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     ids, mask = zoo.prompts()
-    model = steer_model(zoo.tuned_model("llama", adapter), steering)
+    model = steer_model(zoo.tuned_model(model_type, adapter), steering)
     options = {"input_ids": ids, "attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
     options["suppress_tokens"] = [*range(3, 60)]  # at some steps nothing is left of what λ = −∞ allows
     expected = model.generate(**options)
@@ -58,7 +58,7 @@ def test_an_adapter_at_another_scale_takes_one_graph(adapter):
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 @pytest.mark.parametrize("adapter", zoo.ONE_PASS)
 def test_a_static_cache_takes_one_graph_everywhere(adapter, backend):
-    check_one_graph(adapter, backend)
+    check_one_graph(adapter, backend, model_type="llama")
 
 
 class Damage:
@@ -76,7 +76,7 @@ class Damage:
 
 def compiled_generate(damage, *, prompts=(7, 4, 9), **options):
     ids, mask = zoo.prompts(prompts)
-    model = steer_model(zoo.tuned_model(), damage)
+    model = steer_model(zoo.tuned_model("shallow"), damage)
     options |= {"cache_implementation": "static", "compile_config": compile_config("eager")}
     return model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=80, min_new_tokens=80, **options)
 
@@ -128,7 +128,7 @@ def test_no_graph_breaks_to_note_faults():
 
 def test_a_compiled_step_by_itself_is_checked_outside_the_graph():
     ids, mask = zoo.prompts()
-    model = steer_model(zoo.tuned_model(), Damage(1))
+    model = steer_model(zoo.tuned_model("shallow"), Damage(1))
     compiled = model.get_compiled_call(compile_config("eager"))
     inputs = model.prepare_inputs_for_generation(ids, attention_mask=mask)
     compiled(**inputs)

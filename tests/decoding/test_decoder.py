@@ -83,7 +83,7 @@ def test_a_step_is_compiled_once_for_all_batches_and_writes_the_same(
     adapter, batches, steerings, sizes, tokenizer
 ):
     """A resumed run may begin with what is left of a batch."""
-    model = zoo.tuned_model("llama", adapter)
+    model = zoo.tuned_model("shallow", adapter)
     expected = [complete(model, batch, steerings, config=CONFIG, tokenizer=tokenizer) for batch in batches]
     config = copy.deepcopy(CONFIG)
     config.compile_config = compile_config("eager")
@@ -99,7 +99,7 @@ def test_a_step_is_compiled_once_for_all_batches_and_writes_the_same(
 
 
 def test_where_a_static_cache_fails_decoding_goes_on_with_a_dynamic_one(tokenizer, caplog):
-    model = zoo.tuned_model()
+    model = zoo.tuned_model("shallow")
     config = copy.deepcopy(CONFIG)
     config.compile_config = compile_config("eager")
     config.compile_config.backend = lambda graph, inputs: (_ for _ in ()).throw(RuntimeError("no compiler here"))

@@ -88,6 +88,11 @@ MORE_HEADS: dict[str, PretrainedConfig] = {
 }
 """Architectures whose heads do more than a matrix product, or differ otherwise; for the head only."""
 
+SHALLOW = {"shallow": LlamaConfig(**{**_MODERN, "num_hidden_layers": 1})}
+"""For compiling, whose time grows with the layers."""
+
+_KNOWN = {**ARCHITECTURES, **MORE_HEADS, **SHALLOW}
+
 _ATTENTION = {
     "gpt2": ["c_attn", "c_proj"],
     "opt": ["q_proj", "v_proj", "fc2"],
@@ -118,7 +123,7 @@ def prompt_learning(cls: type[PeftConfig], model_type: str, **options: object) -
 
 
 def prefix(model_type: str) -> PrefixTuningConfig:
-    config = {**ARCHITECTURES, **MORE_HEADS}[model_type]
+    config = _KNOWN[model_type]
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return prompt_learning(PrefixTuningConfig, model_type, num_attention_heads=heads, token_dim=heads * head_dim)
@@ -160,7 +165,7 @@ TWO_PASS = ("dora", "loha", "lokr", "oft")
 def base_model(model_type: str, seed: int = 0) -> PreTrainedModel:
     """A causal LM with weights wide enough for decided next tokens."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config({**ARCHITECTURES, **MORE_HEADS}[model_type])
+    model = AutoModelForCausalLM.from_config(_KNOWN[model_type])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

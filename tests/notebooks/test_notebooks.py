@@ -23,7 +23,7 @@ COMPARED = {"from_data_to_answer", "quickstart", "bring_your_own_adapter", "anat
 """Those that show base, tuned and steered side by side."""
 
 
-FEW = "from svd_lightning.commands.demo import command; command.HELD_OUT.update(calibration=48, validation=8, test=40)"
+FEW = "from svd_lightning.commands.demo import command; command.HELD_OUT.update(calibration=32, validation=4, test=24)"
 """Shortens the splits that a notebook calibrates and is tested on; it draws and prints the same."""
 HERE = """
 from svd_lightning.cli import main as verb
@@ -60,7 +60,7 @@ def test_it_runs(path, kernel, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path.parents[1]), os.environ.get("PYTHONPATH", "")]))
     notebook = read(path)
     parameters = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    parameters.source += f"\nexamples = 96\noptions = {QUICK!r}"
+    parameters.source += f"\nexamples = 80\noptions = {QUICK!r}"
     notebook.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}\n{FEW}\n{HERE}"))
     nbclient.NotebookClient(notebook, km=kernel, timeout=200).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

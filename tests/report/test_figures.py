@@ -56,7 +56,7 @@ def test_the_figures_are_those_that_the_record_has(any_case):
     )
 
 
-@pytest.mark.parametrize("name", ["two-rules", "heavy-tails", "tasks"])
+@pytest.mark.parametrize("name", ["heavy-tails", "tasks"])
 def test_figures_can_be_drawn_as_png_for_loggers(name):
     case = CASES[name]()
     figures = calibration_figures(case.record, table=case.table, rules=case.steering.directions, history=HISTORY)

@@ -1,5 +1,7 @@
 """The gradient of an optimizer step is that of the mean over its label tokens, however they are batched."""
 
+from importlib.util import find_spec
+
 import lightning as L
 import pytest
 import torch
@@ -66,15 +68,33 @@ def test_gradients_are_clipped_once_they_are_right(tmp_path, by_hand):
     assert [step.norm().item() for step in found.steps] == pytest.approx([first, CLIP], rel=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", pytest.param("fsdp", marks=pytest.mark.slow), ZERO2, ZERO3])
-def test_two_processes_step_as_one_with_the_same_rows(strategy, tmp_path):
-    run_module("tests.strategies.token_rows", strategy, str(tmp_path / "two.ckpt"), processes=2)
-    clip = None if strategy == "fsdp" else CLIP
-    fit(tmp_path, new_module(0.01), batch_size=4, gradient_clip_val=clip).save_checkpoint(tmp_path / "one.ckpt")
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Checkpoints of two processes that have fitted under one strategy after another."""
+    folder = tmp_path_factory.mktemp("two")
+    strategies = ["ddp", "fsdp2", *(["zero2", "zero3"] if find_spec("deepspeed") else [])]
+    run_module("tests.strategies.token_rows", str(folder), *strategies, processes=2)
+    return folder
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2", ZERO2, ZERO3])
+def test_two_processes_step_as_one_with_the_same_rows(strategy, two, tmp_path):
+    check_as_one(two / f"{strategy}.ckpt", tmp_path, clip=CLIP)
+
+
+@pytest.mark.slow
+def test_two_processes_of_fsdp1_do_which_cannot_clip(tmp_path):
+    run_module("tests.strategies.token_rows", str(tmp_path), "fsdp", processes=2)
+    check_as_one(tmp_path / "fsdp.ckpt", tmp_path, clip=None)
+
+
+def check_as_one(checkpoint, folder, *, clip):
+    """The checkpoint's weights are those of one process with the same rows in a batch."""
+    fit(folder, new_module(0.01), batch_size=4, gradient_clip_val=clip).save_checkpoint(folder / "one.ckpt")
     start = new_module(0.01)
     start.configure_model()
     before = dict(start.named_parameters())
-    one, two = (torch.load(tmp_path / f"{n}.ckpt", weights_only=True)["state_dict"] for n in ("one", "two"))
+    one, two = (torch.load(path, weights_only=True)["state_dict"] for path in (folder / "one.ckpt", checkpoint))
     for name, weight in one.items():
         assert (weight - before[name]).abs().max() > 1e-5
         torch.testing.assert_close(two[name], weight, rtol=0, atol=1e-6)

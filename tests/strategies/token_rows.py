@@ -1,6 +1,7 @@
 """Rows of very different numbers of label tokens, fitted in any batches; test_token_mean.py runs it.
 
-`python -m tests.strategies.token_rows STRATEGY CHECKPOINT` fits them as two processes of one row a batch do.
+`python -m tests.strategies.token_rows FOLDER STRATEGY…` fits them as two processes of one row a batch do,
+under one strategy after another, into FOLDER/STRATEGY.ckpt.
 """
 
 import os
@@ -59,13 +60,18 @@ def fit(folder, module, *callbacks, batch_size, **options):
     return trainer
 
 
-def main(strategy: str, path: str) -> None:
+def main(folder: str, *strategies: str) -> None:
     torch.set_num_threads(1)
+    for strategy in strategies:
+        step(strategy, Path(folder))
+
+
+def step(strategy: str, folder: Path) -> None:
     options = {"strategy": new_strategy(strategy, "cpu"), "devices": 2, "accumulate_grad_batches": 2}
     if strategy != "fsdp":  # which cannot clip by norm
         options["gradient_clip_val"] = CLIP
-    trainer = fit(Path(path).parent, new_module(0.01), batch_size=1, **options)
-    trainer.save_checkpoint(path)
+    trainer = fit(folder / strategy, new_module(0.01), batch_size=1, **options)
+    trainer.save_checkpoint(folder / f"{strategy}.ckpt")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,16 @@ import io
 import json
 import re
 from contextlib import redirect_stdout
+from unittest import mock
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from svd_lightning.cli import main
+from svd_lightning.commands.demo.command import HELD_OUT
 from tests.chain import read_jsonl
+
+SHORT = {"calibration": 120, "validation": 40, "test": 150}
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,7 @@ def shown(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo") / "run"
     (output / "version_0").mkdir(parents=True)
     (output / "version_0" / "predictions.jsonl").write_text("earlier")
-    with redirect_stdout(io.StringIO()) as text:
+    with mock.patch.dict(HELD_OUT, SHORT), redirect_stdout(io.StringIO()) as text:
         main(["demo", "--output", str(output), "--examples", "192", "--learning_rate", "2e-3"])
     return output / "version_1", text.getvalue()
 
@@ -47,7 +51,7 @@ def test_what_it_points_at_is_there(shown):
     assert len(rows) == 20
     assert {"completion", "base", "tuned"} <= set(rows[0])
     record = json.loads((folder / "calibration.json").read_text())
-    assert record["examples"] == 200
+    assert record["examples"] == SHORT["calibration"]
     refused = [text for text in record["advice"] if "decoded freely it is surely worse" in text]
     assert {text.split()[0] for text in refused} == {
         "Prior",

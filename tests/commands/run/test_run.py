@@ -1,6 +1,7 @@
 """`svd-lightning run`: the whole way, and the same command after every kind of interruption."""
 
 import json
+import os
 import signal
 import time
 
@@ -10,11 +11,11 @@ import yaml
 from svd_lightning.cli import main
 from svd_lightning.cli.lightning_verbs import fit_parser
 from svd_lightning.commands.demo.task import TASK
-from svd_lightning.commands.run.command import run
+from svd_lightning.commands.run.command import as_process, run
 from svd_lightning.report import load_validations
 from svd_lightning.signals import Stopped, answering
 from tests.chain import BASE_FOLDER, write_jsonl
-from tests.processes import fork_module
+from tests.processes import fork, fork_module
 from tests.test_bad_input import refusal
 
 QUICK = ["--calibration.alphas", "[]", "--calibration.others", "false", "--calibration.corrections", "false"]
@@ -147,6 +148,42 @@ def test_other_settings_are_refused_where_there_is_something_to_lose(whole, data
     assert yaml.safe_load((tmp_path / "run/run.yaml").read_text())["model"]["optimizer"]["init_args"]["lr"] == 0.1
 
 
+STAND_IN = """
+import os, pathlib, signal, sys, time
+def end(*_):
+    time.sleep(0.2)
+    pathlib.Path("ended").touch()
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path("began").write_text(" ".join(sys.argv[1:]))
+time.sleep(60)
+"""
+"""In place of the package, whose imports take seconds: writes what it was told, and saves something on SIGTERM."""
+
+
+def perform_stand_in(folder):
+    os.chdir(folder)  # where `python -m` looks first
+    with answering():
+        as_process(["fit", "--config", "run.yaml"])
+
+
+def test_a_signal_ends_the_process_of_a_verb_which_is_waited_for(tmp_path):
+    (tmp_path / "svd_lightning").mkdir()
+    (tmp_path / "svd_lightning/__init__.py").touch()
+    (tmp_path / "svd_lightning/__main__.py").write_text(STAND_IN)
+    process = fork(perform_stand_in, tmp_path)
+    began = tmp_path / "began"
+    while not (began.exists() and began.read_text()):
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 128 + signal.SIGTERM
+    assert began.read_text() == "fit --config run.yaml"
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.slow
 def test_a_signal_ends_the_verb_in_its_process_too(data, tmp_path):
     out = tmp_path / "run"
     words = ["run", str(BASE_FOLDER), data, "--out", str(out), "--epochs", "1", *QUICK]

@@ -10,8 +10,8 @@ from svd_lightning.commands.sweep import sweep
 from svd_lightning.commands.sweep.cells import evaluations, warm_starts
 from svd_lightning.commands.sweep.command import as_overrides
 from svd_lightning.commands.sweep.command import main as sweep_main
-from svd_lightning.commands.sweep.runner import finish
-from svd_lightning.commands.sweep.stages import stages
+from svd_lightning.commands.sweep.runner import finish, run_all
+from svd_lightning.commands.sweep.stages import Stage, stages
 from svd_lightning.commands.sweep.sweep_file import load_sweep
 from svd_lightning.errors import InputError
 from tests.chain import write_config
@@ -42,31 +42,30 @@ def lines(folder):
         return list(csv.DictReader(file))
 
 
-def test_a_run_and_its_test_once(file, tmp_path, capfd):
+def test_a_finished_run_and_its_test_are_tabulated(file, tmp_path, capfd):
     overrides = [("calibration.alphas", "[]")]
-
-    def run():
-        return sweep(file, only=["alpha=0.1"], output=str(tmp_path / "out"), overrides=overrides)
 
     plan = load_sweep(tmp_path / "sweep.yaml")
     [start], [asked] = warm_starts(plan, overrides=overrides), evaluations(plan, only={"alpha": ["0.1"]})
-    fit, _ = stages(start, [asked], plan.verbs, output=tmp_path / "out")
-    fit.partial.mkdir(parents=True)
-    main(fit.arguments)  # in this process, for the sweep to find; the next stage is a real process
-    finish(fit)
-    before = (fit.folder / "config.yaml").stat().st_mtime_ns
-    result = run()
+    for stage in stages(start, [asked], plan.verbs, output=tmp_path / "out"):
+        stage.partial.mkdir(parents=True)
+        main(stage.arguments)  # in this process, for the sweep to find: another one would import everything again
+        finish(stage)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    result = sweep(file, only=["alpha=0.1"], output=str(tmp_path / "out"), overrides=overrides)
     assert (result.folder, result.failures) == (tmp_path / "out", [])
     found = {line["distribution"]: float(line["value"]) for line in lines(result.folder)}
     record = json.loads((result.folder / "2" / "0.1" / "test" / "test_metrics.json").read_text())
     assert found["tuned"] == pytest.approx(record["metrics"]["NLL"]["tuned"]["value"], abs=1e-4)
     assert {"base", "steered", "control"} < set(found)
     assert found["base"] != found["tuned"]
-    written = (result.folder / "2" / "0.1" / "test" / "log.txt").stat().st_mtime_ns
-    assert run().failures == []
-    assert (result.folder / "2" / "0.1" / "test" / "log.txt").stat().st_mtime_ns == written
-    assert (result.folder / "2" / "fit" / "config.yaml").stat().st_mtime_ns == before
+    assert before == {path: path.stat().st_mtime_ns for path in before}
     assert "out/table.md" in capfd.readouterr().out.replace("\n", "")
+
+
+def test_each_stage_is_a_process_of_this_package(tmp_path):
+    with pytest.raises(InputError, match="there is no verb 'tset'; did you mean test"):
+        run_all([[Stage("tset", tmp_path / "x", [])]], jobs=1, on_end=print)
 
 
 @pytest.mark.slow
