@@ -19,6 +19,7 @@ from svd_lightning.decoding import steer_model
 from svd_lightning.decoding.plain import PlainModel
 from svd_lightning.errors import InputError
 from svd_lightning.objective import label_tokens
+from svd_lightning.report.words import correction_words
 from svd_lightning.scoring import score_tokens
 from svd_lightning.steering import Corrected, LabelBias, correction_name
 from tests import chain
@@ -126,4 +127,4 @@ def test_advice_keeps_its_brackets(corrected, capsys, monkeypatch):
     show_calibration(record)
     shown = capsys.readouterr().out
     assert record["advice"][0] in shown
-    assert "label bias" in shown
+    assert correction_words(record["used"]["correction"]) in shown

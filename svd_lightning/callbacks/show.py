@@ -23,7 +23,7 @@ def show_calibration(record: CalibrationRecord, *, printed: bool = True) -> None
 
 def show_test(results: TestResults, *, printed: bool = True) -> None:
     """Log a test with every candidate; print, if asked to, base, tuned, control and what decoding uses."""
-    _show([held_out_answer(results.metrics)] if printed else (), held_out_tables(results.table, results.metrics))
+    _show(held_out_answer(results.metrics) if printed else (), held_out_tables(results.table, results.metrics))
 
 
 def _show(printed: Iterable[ReportTable | str], logged: Iterable[ReportTable | str]) -> None:

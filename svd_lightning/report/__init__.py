@@ -1,6 +1,6 @@
 """The results of a calibration as tables, figures, and a page that holds them."""
 
-from svd_lightning.report.answer import calibration_answer, held_out_answer
+from svd_lightning.report.answer import calibration_answer, choice_answer, held_out_answer
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.folder import Run, load_run, save_calibration, save_test
 from svd_lightning.report.page import page
@@ -16,6 +16,7 @@ __all__ = [
     "calibration_answer",
     "calibration_figures",
     "calibration_tables",
+    "choice_answer",
     "held_out_answer",
     "held_out_tables",
     "load_run",

@@ -12,8 +12,8 @@ from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.tables import task_table
 from svd_lightning.report.words import (
     CHOICE_METRICS,
+    choice_gain,
     choice_head,
-    choice_text,
     choice_value,
     correction_words,
     gain_text,
@@ -24,7 +24,6 @@ from svd_lightning.report.words import (
     strengths_text,
 )
 
-_WITH_GAIN = ("choice_NLL", "MC1")
 _ROWS = {"base": "base", "tuned": "tuned", "control": "control", "steered": "chosen"}
 """Distributions of a test, and their names in its answer."""
 
@@ -40,32 +39,45 @@ def calibration_answer(record: CalibrationRecord) -> Iterator[ReportTable | str]
     yield from record.get("advice", [])
 
 
-def held_out_answer(metrics: HeldOutMetricsRecord) -> ReportTable:
-    """Compare base, tuned, control and what decoding uses on the test split, in one table."""
-    found, about = metrics["metrics"], metrics["distributions"]
-    choices = [name for name in CHOICE_METRICS if name in found]
-    rows = []
-    for name, shown in _ROWS.items():
-        if name in found["NLL"]:
-            cells = [f"{found['NLL'][name]['value']:.4f}", metric_gain_text(found["NLL"][name])]
-            cells += [
-                (choice_text if each in _WITH_GAIN else choice_value)(each, found[each][name]) for each in choices
-            ]
-            rows.append(Row((shown, *cells), used=name == "steered"))
-    heads = (
-        *("", "NLL", "gain over tuned"),
-        *(f"{choice_head(each)}{', gain' * (each in _WITH_GAIN)}" for each in choices),
+def held_out_answer(metrics: HeldOutMetricsRecord) -> Iterator[ReportTable]:
+    """Yield base, tuned, control and what decoding uses on the test split; and how they answer its questions."""
+    found, about = metrics["metrics"]["NLL"], metrics["distributions"]
+    rows = (
+        Row((shown, f"{found[name]['value']:.4f}", metric_gain_text(found[name])), used=name == "steered")
+        for name, shown in _ROWS.items()
+        if name in found
     )
     recipes = (f"{shown.capitalize()}: {_recipe(about[name])}. " for name, shown in _ROWS.items() if name in about)
-    questions = f", {metrics['questions']} questions" * (metrics["questions"] > 0)
-    per_question = ", choice NLL (−log MC2) per question" * ("choice_NLL" in found)
     note = (
-        f"{''.join(recipes)}{metrics['examples']} examples{questions}. "
-        f"NLL in nats per token{per_question}, lower is better; "
-        "gains over tuned in nats or percentage points, with paired 95 % intervals: if one includes zero, there "
-        "may be no gain."
+        f"{''.join(recipes)}{metrics['examples']} examples. NLL in nats per token, lower is better; "
+        "gains over tuned with paired 95 % intervals: if one includes zero, there may be no gain."
     )
-    return ReportTable("Test split", heads, tuple(rows), (note,))
+    yield ReportTable("Test split", ("", "NLL", "gain over tuned"), tuple(rows), (note,))
+    if metrics["questions"]:
+        yield choice_answer(metrics)
+
+
+def choice_answer(metrics: HeldOutMetricsRecord) -> ReportTable:
+    """Compare how base, tuned and what decoding uses answer the questions of the test, a row for each metric."""
+    found = metrics["metrics"]
+    metric_names = [metric for metric in CHOICE_METRICS if metric in found]
+    names = [name for name in ("base", "tuned", "steered") if name in found["NLL"]]
+    rows = tuple(
+        Row(
+            (
+                choice_head(metric),
+                *(choice_value(metric, found[metric][name]) for name in names),
+                *(choice_gain(metric, found[metric][name]) for name in names[2:]),
+            )
+        )
+        for metric in metric_names
+    )
+    heads = ("", *(_ROWS[name] for name in names), *("gain over tuned" for _ in names[2:]))
+    note = (
+        "Choice NLL: −log MC2 in nats per question, lower is better; the gains of the others in percentage "
+        "points; paired 95 % intervals."
+    )
+    return ReportTable(f"Choices of {metrics['questions']} questions", heads, rows, (note,))
 
 
 def _calibration_table(record: CalibrationRecord) -> ReportTable:

@@ -206,17 +206,28 @@ def metric_gain_text(entry: MetricRecord) -> str:
 
 
 def choice_text(metric: str, entry: MetricRecord) -> str:
-    """Return one of `CHOICE_METRICS` with its gain and interval.
+    """Return one of `CHOICE_METRICS` with its gain and interval: nats, or percent and percentage points.
 
-    >>> choice_text("choice_NLL", {"value": 1.25, "gain": 0.01, "low": -0.02, "high": 0.04})
-    '1.2500 +0.0100 [-0.0200, +0.0400]'
+    >>> entry = {"value": 0.5, "gain": 0.01, "low": -0.02, "high": 0.04}
+    >>> choice_text("MC1", entry), choice_text("choice_NLL", entry)
+    ('50.0% +1.0 [-2.0, +4.0]', '0.5000 +0.0100 [-0.0200, +0.0400]')
     """
-    return f"{entry['value']:.4f} {metric_gain_text(entry)}".strip() if _in_nats(metric) else share_text(entry)
+    return f"{choice_value(metric, entry)} {choice_gain(metric, entry)}".strip()
 
 
 def choice_value(metric: str, entry: MetricRecord) -> str:
     """Return the value alone."""
     return f"{entry['value']:.4f}" if _in_nats(metric) else f"{entry['value']:.1%}"
+
+
+def choice_gain(metric: str, entry: MetricRecord) -> str:
+    """Return the gain with its interval; "" where it has none."""
+    if _in_nats(metric):
+        return metric_gain_text(entry)
+    low, high = entry.get("low"), entry.get("high")
+    if low is None or high is None:
+        return ""
+    return f"{100 * entry['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def choice_head(metric: str) -> str:
@@ -230,18 +241,6 @@ def choice_head(metric: str) -> str:
 
 def _in_nats(metric: str) -> bool:
     return metric == "choice_NLL"
-
-
-def share_text(entry: MetricRecord) -> str:
-    """Return a share in percent, with its gain and interval in percentage points.
-
-    >>> share_text({"value": 0.5, "gain": 0.01, "low": -0.02, "high": 0.04})
-    '50.0% +1.0 [-2.0, +4.0]'
-    """
-    low, high = entry.get("low"), entry.get("high")
-    if low is None or high is None:
-        return f"{entry['value']:.1%}"
-    return f"{entry['value']:.1%} {100 * entry['gain']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def decoded_texts(name: str, entries: Mapping[str, MetricRecord]) -> tuple[str, ...]:

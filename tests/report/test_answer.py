@@ -41,7 +41,7 @@ def a_test(**changes):
 
 
 def test_a_test_has_four_rows():
-    table = held_out_answer(a_test())
+    [table] = held_out_answer(a_test())
     assert [row.cells for row in table.rows] == [
         ("base", "2.0000", "-0.5000 [-0.6000, -0.4000]"),
         ("tuned", "1.5000", ""),
@@ -54,19 +54,19 @@ def test_a_test_has_four_rows():
 
 def test_questions_have_their_metrics():
     metrics = {"NLL": NLL, "choice_NLL": NLL, "MC1": MC1, "accuracy_normalised": MC1}
-    table = held_out_answer(a_test(questions=9, metrics=metrics))
-    assert table.heads[3:] == ("choice NLL, gain", "MC1, gain", "accuracy per token")
-    assert table.rows[3].cells[3:] == (
-        *("1.2500 +0.2500 [+0.1250, +0.3750]", "50.0% +25.0 [+12.5, +37.5]"),
-        "50.0%",
-    )
-    assert table.rows[1].cells[3:] == ("1.5000", "25.0%", "25.0%")
-    assert ". 9 examples, 9 questions. " in table.notes[0]
+    _, choices = held_out_answer(a_test(questions=9, metrics=metrics))
+    assert choices.title == "Choices of 9 questions"
+    assert choices.heads == ("", "base", "tuned", "chosen", "gain over tuned")
+    assert [row.cells for row in choices.rows] == [
+        ("choice NLL", "2.0000", "1.5000", "1.2500", "+0.2500 [+0.1250, +0.3750]"),
+        ("MC1", "25.0%", "25.0%", "50.0%", "+25.0 [+12.5, +37.5]"),
+        ("accuracy per token", "25.0%", "25.0%", "50.0%", "+25.0 [+12.5, +37.5]"),
+    ]
 
 
 def test_an_uncalibrated_run_has_base_and_tuned():
     nll = {name: NLL[name] for name in ("base", "tuned")}
-    table = held_out_answer(a_test(metrics={"NLL": nll}, distributions={}))
+    [table] = held_out_answer(a_test(metrics={"NLL": nll}, distributions={}))
     assert [row.cells[0] for row in table.rows] == ["base", "tuned"]
 
 

@@ -7,17 +7,14 @@ from pathlib import Path
 
 from svd_lightning.calibration.advice import ENOUGH
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, UsedRecord
-from svd_lightning.report import ReportTable, Row
+from svd_lightning.report import ReportTable, Row, choice_answer
 from svd_lightning.report.words import (
-    CHOICE_METRICS,
-    choice_head,
     choice_text,
     correction_words,
     gain_text,
     gain_unit,
     metric_gain_text,
     recipe_name,
-    share_text,
 )
 
 
@@ -25,7 +22,7 @@ from svd_lightning.report.words import (
 class Answer:
     """What to print."""
 
-    table: ReportTable
+    tables: tuple[ReportTable, ...]
     lines: tuple[str, ...]
     commands: tuple[str, ...]
 
@@ -60,8 +57,10 @@ def answer(
         f"svd-lightning inspect {place}",
         f"svd-lightning export {place} {shlex.quote(str(Path('out', folder.resolve().name)))}",
     )
-    table = _calibration_table(record) if metrics is None else _test_table(record, metrics)
-    return Answer(table, tuple(lines), commands)
+    tables = [_calibration_table(record) if metrics is None else _test_table(record, metrics)]
+    if metrics is not None and metrics["questions"]:
+        tables.append(choice_answer(metrics))
+    return Answer(tuple(tables), tuple(lines), commands)
 
 
 def chosen_name(record: CalibrationRecord) -> str:
@@ -83,17 +82,13 @@ def _name(used: UsedRecord) -> str:
 def _test_table(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> ReportTable:
     """Compare base, tuned and what was chosen on the test split."""
     nll = metrics["metrics"]["NLL"]
-    choices = {metric: metrics["metrics"][metric] for metric in CHOICE_METRICS[:2] if metric in metrics["metrics"]}
     shown = {"base": "base", "tuned": "tuned", "steered": f"chosen: {chosen_name(record)}"}
     rows = []
     for name, words in shown.items():
-        cells = [words, f"{nll[name]['value']:.4f}", metric_gain_text(nll[name])]
-        cells += [choice_text(metric, entries[name]) for metric, entries in choices.items()]
-        rows.append(Row(tuple(cells), used=name == "steered"))
-    heads = ("", "NLL", "gain over tuned, 95 %", *(f"{choice_head(metric)}, gain" for metric in choices))
-    per_question = ", choice NLL (−log MC2) per question" if choices else ""
-    examples = f"{metrics['examples']} test examples; NLL in nats per token{per_question}, lower is better"
-    return ReportTable(examples, heads, tuple(rows))
+        cells = (words, f"{nll[name]['value']:.4f}", metric_gain_text(nll[name]))
+        rows.append(Row(cells, used=name == "steered"))
+    examples = f"{metrics['examples']} test examples; NLL in nats per token, lower is better"
+    return ReportTable(examples, ("", "NLL", "gain over tuned, 95 %"), tuple(rows))
 
 
 def _calibration_table(record: CalibrationRecord) -> ReportTable:
@@ -135,7 +130,7 @@ def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterato
     yield f"Test: {gains} over the tuned model, {found}."
     mc1 = metrics["metrics"]["MC1"]["steered"] if by_choice else entry
     if by_choice and (mc1.get("high") or 0.0) < 0.0:
-        yield f"It answers fewer test questions rightly: MC1 {share_text(mc1)} points."
+        yield f"It answers fewer test questions rightly: MC1 {choice_text('MC1', mc1)} points."
     if high < record["used"]["gain"]["low"] and not record["tasks"]:
         yield (
             "The calibration split promised surely more: the two splits differ, and so may what comes later; draw "

@@ -99,7 +99,7 @@ def _show(folder: Path, *, trained: bool) -> None:
     write_text(folder / "report.html", page(found))
     learning = _still_learning(folder, found.record) if trained else None
     shown = answer(found.record, found.metrics, folder=folder, trained=trained, learning=learning)
-    console().print(shown.table)
+    console().print(*shown.tables, sep="\n")
     _say(*shown.lines, *shown.commands, f"Report: {folder / 'report.html'}")
 
 

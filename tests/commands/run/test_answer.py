@@ -36,7 +36,7 @@ def metrics(base=(-1.0, -1.2, -0.8), steered=(0.02, 0.01, 0.03), examples=60, **
         return {"value": value, **dict(zip(("gain", "low", "high"), gain, strict=True))}
 
     nll = {"base": entry(3.0, base), "tuned": {"value": 2.0}, "steered": entry(2.0 - steered[0], steered)}
-    return {"examples": examples, "metrics": {"NLL": nll, **more}}
+    return {"examples": examples, "questions": 5 if more else 0, "metrics": {"NLL": nll, **more}}
 
 
 def screen(*arguments, **options):
@@ -47,15 +47,15 @@ def screen(*arguments, **options):
 def test_table_sentences_and_cost_agree(verdict):
     gain = (0.0, 0.0, 0.0) if verdict == "tuned" else (0.02, 0.01, 0.03)
     shown = screen(record(verdict), metrics(steered=gain))
-    assert [row.cells[0] for row in shown.table.rows] == ["base", "tuned", f"chosen: {NAMES[verdict]}"]
+    assert [row.cells[0] for row in shown.tables[0].rows] == ["base", "tuned", f"chosen: {NAMES[verdict]}"]
     text = "\n".join(shown.lines)
     assert "Training surely helps: the tuned model gains +1.0000 [+0.8000, +1.2000] nats per token over" in text
     assert "Calibration: why." in text
     assert ("base both run" in text) == (verdict == "steer")
     said = re.findall(r"Test: (.*) gains (.*) nats", text)
-    assert (shown.table.rows[2].cells[2] == "") == (verdict == "tuned")
-    assert said == ([] if verdict == "tuned" else [(NAMES[verdict], shown.table.rows[2].cells[2])])
-    assert len(shown.table.rows) + len(shown.lines) + len(shown.commands) <= 10
+    assert (shown.tables[0].rows[2].cells[2] == "") == (verdict == "tuned")
+    assert said == ([] if verdict == "tuned" else [(NAMES[verdict], shown.tables[0].rows[2].cells[2])])
+    assert len(shown.tables[0].rows) + len(shown.lines) + len(shown.commands) <= 10
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,12 @@ def test_the_choice_is_tested_in_the_unit_of_its_calibration():
     mc1 = {name: {"value": 0.25, "gain": -0.12, "low": -0.2, "high": -0.04} for name in names}
     chosen = record("correct", questions={"by_choice": True})
     shown = screen(chosen, metrics(steered=(-0.05, -0.08, -0.02), choice_NLL=choice, MC1=mc1))
-    assert shown.table.heads[3:] == ("choice NLL, gain", "MC1, gain")
-    assert shown.table.rows[2].cells[2:] == (
-        *("-0.0500 [-0.0800, -0.0200]", "1.2500 +0.3000 [+0.1000, +0.5000]"),
-        "25.0% -12.0 [-20.0, -4.0]",
-    )
+    likelihood, choices = shown.tables
+    assert likelihood.rows[2].cells[2] == "-0.0500 [-0.0800, -0.0200]"
+    assert [row.cells[3:] for row in choices.rows] == [
+        ("1.2500", "+0.3000 [+0.1000, +0.5000]"),
+        ("25.0%", "-12.0 [-20.0, -4.0]"),
+    ]
     tested = [line for line in shown.lines if line.startswith(("Test:", "It answers", "The calibration"))]
     assert tested == [
         "Test: calibrated head gains +0.3000 [+0.1000, +0.5000] nats per question over the tuned model, surely "
@@ -113,12 +114,13 @@ def test_the_choice_is_tested_in_the_unit_of_its_calibration():
 def test_few_examples_questions_tasks_and_no_test():
     assert "12 test examples are few" in "\n".join(screen(record("tuned"), metrics(examples=12)).lines)
     mc1 = {name: {"value": 0.5, "gain": 0.01, "low": -0.02, "high": 0.04} for name in ("base", "tuned", "steered")}
-    assert screen(record("tuned"), metrics(MC1=mc1)).table.rows[0].cells[3] == "50.0% +1.0 [-2.0, +4.0]"
+    _, choices = screen(record("tuned"), metrics(MC1=mc1)).tables
+    assert [row.cells for row in choices.rows] == [("MC1", "50.0%", "50.0%", "50.0%", "+1.0 [-2.0, +4.0]")]
     tasks = [{"judged_by": "task", "used": USED["steer"]}]
     assert chosen_name(record("tuned", tasks=tasks)) == "chosen for each task"
     assert "base both run" in "\n".join(screen(record("tuned", tasks=tasks), metrics()).lines)
     alone = screen(record("steer"), None)
-    assert "there is no test split" in alone.table.title
+    assert "there is no test split" in alone.tables[0].title
     assert not [line for line in alone.lines if line.startswith(("Training", "Test"))]
 
 
