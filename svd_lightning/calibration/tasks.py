@@ -106,7 +106,7 @@ class _Findings:
         over_tuned = evidence(self.split, self.steered, self.tuned, among=examples)
         over_control = evidence(self.split, self.steered, self.sharpened, among=examples).gain
         control = evidence(self.split, self.sharpened, self.tuned, among=examples)
-        harm = over_tuned.gain.high < 0.0 or over_tuned.harm is not None
+        harm = over_tuned.gain.surely_lost or over_tuned.harm is not None
         alone = len(examples) >= _ENOUGH and (len(examples) >= self.steer.prior or harm)
         verdict = self.verdict
         if alone:

@@ -47,9 +47,9 @@ class Evidence:
     @property
     def harm(self) -> str | None:
         """What it surely makes worse, in words: the task's own metric or the likelihood; None for neither."""
-        if self.mc1 is not None and self.mc1.high < 0.0:
+        if self.mc1 is not None and self.mc1.surely_lost:
             return "answers fewer questions rightly (MC1)"
-        return "makes the label tokens less likely" if self.likelihood.high < 0.0 else None
+        return "makes the label tokens less likely" if self.likelihood.surely_lost else None
 
     @property
     def helps(self) -> bool:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from svd_lightning.records import GainRecord
 
+ROUNDING = 1e-4
+"""In nats: more than log-probabilities move together if another sum in float32 gives them."""
 _CHUNK = 2**24
 """Numbers drawn at once in the bootstrap: 128 MiB."""
 
@@ -22,8 +24,13 @@ class Gain:
 
     @property
     def sure(self) -> bool:
-        """Whether the interval lies above zero."""
-        return self.low > 0.0
+        """Whether the interval lies above zero, by more than rounding."""
+        return self.low > ROUNDING
+
+    @property
+    def surely_lost(self) -> bool:
+        """Whether the interval lies below zero, by more than rounding."""
+        return self.high < -ROUNDING
 
     def __str__(self) -> str:
         """Return it as text has it: the mean and its interval."""

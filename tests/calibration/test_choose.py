@@ -134,6 +134,10 @@ def test_the_gain_of_the_luckiest_is_not_believed():
     best, gain = choose(split, tuned, rivals, folds=4)
     assert best is None
     assert not gain.sure
+    rounded = Scores(*[torch.full_like(tuned.fitted, 1e-5)] * 2, None)
+    best, _ = choose(split, tuned, [Rival("rounded", "", rounded, (tuned,), "correct", None)], folds=4)
+    assert best is None  # the same numbers, from another sum
+    assert not evidence(split, tuned, rounded).harm
     good = Scores(*[0.5 + rivals[0].scores.fitted] * 2, None)
     better = Rival("good", "", good, (tuned,), "steer", None)
     best, gain = choose(split, tuned, [*rivals, better], folds=4)
