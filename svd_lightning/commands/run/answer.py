@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svd_lightning.calibration.advice import ENOUGH
-from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, UsedRecord
+from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, MetricRecord, UsedRecord
 from svd_lightning.report import ReportTable, Row, choice_answer
 from svd_lightning.report.words import (
     choice_text,
@@ -110,11 +110,18 @@ def _learned(metrics: HeldOutMetricsRecord, *, trained: bool) -> Iterator[str]:
     if low is None or high is None:
         yield f"{who}: one test example does not show whether it helps."
         return
-    less = f"{-base['gain']:+.4f} [{-high:+.4f}, {-low:+.4f}]"
     verdict = "surely helps" if high < 0.0 else "surely harms" if low > 0.0 else "makes no sure difference"
-    yield f"{who} {verdict}: the tuned model gains {less} nats per token over the base."
+    yield f"{who} {verdict}: the tuned model gains {_over_base(base)} nats per token over the base."
+    if choice := metrics["metrics"].get("choice_NLL"):
+        yield f"In the choice among options it gains {_over_base(choice['base'])} nats per question over the base."
     if metrics["examples"] < ENOUGH:
         yield f"{metrics['examples']} test examples are few (at least {ENOUGH}): read the intervals with care."
+
+
+def _over_base(base: MetricRecord) -> str:
+    """Return what the tuned model gains over the base, from what the base gains over the tuned model."""
+    low, high = base.get("low"), base.get("high")
+    return f"{-base['gain']:+.4f}" + ("" if low is None or high is None else f" [{-high:+.4f}, {-low:+.4f}]")
 
 
 def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterator[str]:

@@ -103,6 +103,10 @@ def test_the_choice_is_tested_in_the_unit_of_its_calibration():
         ("1.2500", "+0.3000 [+0.1000, +0.5000]"),
         ("25.0%", "-12.0 [-20.0, -4.0]"),
     ]
+    assert (
+        "In the choice among the options it gains -0.3000 [-0.5000, -0.1000] nats per question over"
+        in shown.lines[1]
+    )
     tested = [line for line in shown.lines if line.startswith(("Test:", "It answers", "The calibration"))]
     assert tested == [
         "Test: calibrated head gains +0.3000 [+0.1000, +0.5000] nats per question over the tuned model, surely "
