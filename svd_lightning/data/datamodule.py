@@ -75,8 +75,7 @@ class CompletionDataModule(DataOptions, LightningDataModule, ABC):
             if context_length is not None and self.max_length > context_length:
                 raise InputError(
                     f"data.max_length: expected at most the model's context of {context_length} tokens, "
-                    f"got {self.max_length}; lower `max_length`"
-                    " (an adapter's virtual tokens are not counted)"
+                    f"got {self.max_length}; lower `max_length` (an adapter's virtual tokens are not counted)"
                 )
             self._splits = self.load_splits()
             self._rows, self._questions = self._encoded(tokenizer), {}
