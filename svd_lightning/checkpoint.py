@@ -26,6 +26,7 @@ _UNSEEN = (
     *("alpha", "alpha_pattern", "lora_alpha", "psoft_alpha", "randlora_alpha", "scaling", "use_rslora"),
     *("generator_seed", "proj_seed", "projection_prng_key", "projection_seed", "random_loc_seed", "random_seed"),
     *("act_fn", "apply_GS", "coft", "eps", "mask_type", "num_cayley_neumann_terms", "sparse", "topk"),
+    *("token_indices", "trainable_token_indices"),
     *("use_cayley_neumann", "use_idwt", "very_sparse", "wavelet_family"),
 )
 """Options of adapters that change what they compute, but neither names nor shapes of their weights."""

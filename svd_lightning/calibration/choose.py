@@ -92,8 +92,11 @@ def decided(
         checked = refused.get(wanted or "") or check(now)
         if wanted is None or wanted in refused or in_use(checked) == wanted:
             others = [each["message"].removesuffix(AS_IT_IS) for name, each in refused.items() if name != wanted]
-            left_out = _left_out(surely, gain) if surely else _perhaps_luck(split, tuned, order)
-            unused = left_out if wanted is None and not refused else []
+            unused = []
+            if surely and not record["guard"]:
+                unused = _left_out(surely, gain)
+            elif wanted is None and not refused:
+                unused = _perhaps_luck(split, tuned, order)
             return {**checked, "advice": [*checked.get("advice", []), *others, *unused]}
         refused[wanted] = checked
 

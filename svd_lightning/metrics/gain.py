@@ -9,7 +9,7 @@ from torch import Tensor
 from svd_lightning.records import GainRecord
 
 ROUNDING = 1e-4
-"""In nats: more than log-probabilities move together if another sum in float32 gives them."""
+"""In nats: more than log-probabilities move together if another sum in float32 gives them; nothing to a share."""
 _CHUNK = 2**24
 """Numbers drawn at once in the bootstrap: 128 MiB."""
 

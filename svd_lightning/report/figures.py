@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
+from svd_lightning.metrics import Gain
 from svd_lightning.objective import MaskedObjective, TokenTable, judged_penalty
 from svd_lightning.records import CalibrationRecord, GainRecord, HistoryRecord
 from svd_lightning.report.canvas import (
@@ -205,7 +206,7 @@ def gain_figure(record: CalibrationRecord) -> Figure:
     low, high = _reach([c["gain"] for c in candidates])
     for place, candidate in zip(places, candidates, strict=True):
         gain, used = candidate["gain"], in_use(candidate, record["used"])
-        colour = ORANGE if used else BLUE if gain["low"] > 0 else MUTED
+        colour = ORANGE if used else BLUE if Gain(**gain).sure else MUTED
         axes.barh(place, gain["mean"], height=1.1, color=colour, alpha=0.75)
         if not low <= gain["mean"] <= high:
             side, shift = ("left", 4) if gain["mean"] < low else ("right", -4)

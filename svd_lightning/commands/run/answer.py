@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svd_lightning.calibration.advice import ENOUGH
+from svd_lightning.metrics import Gain
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, MetricRecord, UsedRecord
 from svd_lightning.report import ReportTable, Row, choice_answer
 from svd_lightning.report.words import (
@@ -104,41 +105,45 @@ def _calibration_table(record: CalibrationRecord) -> ReportTable:
 
 def _learned(metrics: HeldOutMetricsRecord, *, trained: bool) -> Iterator[str]:
     """Say whether tuned is surely better than base, on the test split."""
-    base = metrics["metrics"]["NLL"]["base"]
-    low, high = base.get("low"), base.get("high")
+    gain = _over_base(metrics["metrics"]["NLL"]["base"])
     who = "Training" if trained else "The adapter"
-    if low is None or high is None:
+    if gain is None:
         yield f"{who}: one test example does not show whether it helps."
         return
-    verdict = "surely helps" if high < 0.0 else "surely harms" if low > 0.0 else "makes no sure difference"
-    yield f"{who} {verdict}: the tuned model gains {_over_base(base)} nats per token over the base."
+    verdict = "surely helps" if gain.sure else "surely harms" if gain.surely_lost else "makes no sure difference"
+    yield f"{who} {verdict}: the tuned model gains {gain} nats per token over the base."
     if choice := metrics["metrics"].get("choice_NLL"):
         yield f"In the choice among options it gains {_over_base(choice['base'])} nats per question over the base."
     if metrics["examples"] < ENOUGH:
         yield f"{metrics['examples']} test examples are few (at least {ENOUGH}): read the intervals with care."
 
 
-def _over_base(base: MetricRecord) -> str:
+def _gain(entry: MetricRecord) -> Gain | None:
+    """Return a metric's gain over the tuned model; None where it has no interval."""
+    low, high = entry.get("low"), entry.get("high")
+    return None if low is None or high is None else Gain(entry["gain"], low, high)
+
+
+def _over_base(base: MetricRecord) -> Gain | None:
     """Return what the tuned model gains over the base, from what the base gains over the tuned model."""
-    low, high = base.get("low"), base.get("high")
-    return f"{-base['gain']:+.4f}" + ("" if low is None or high is None else f" [{-high:+.4f}, {-low:+.4f}]")
+    gain = _gain(base)
+    return None if gain is None else Gain(-gain.mean, -gain.high, -gain.low)
 
 
 def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterator[str]:
     """Say what the test finds of what was chosen, in the calibration's unit; nothing of the tuned model."""
     questions = record.get("questions")
     by_choice = questions is not None and questions["by_choice"]
-    entry = metrics["metrics"]["choice_NLL" if by_choice else "NLL"]["steered"]
-    low, high = entry.get("low"), entry.get("high")
-    if low is None or high is None or low == high == 0.0:
+    entries = metrics["metrics"].get("choice_NLL" if by_choice else "NLL")  # old tests lack that of the choice
+    gain = None if entries is None else _gain(entries["steered"])
+    if gain is None or gain.low == gain.high == 0.0:
         return
-    found = "not surely other than zero" if low <= 0.0 <= high else "surely more" if low > 0.0 else "surely less"
-    gains = f"{chosen_name(record)} gains {metric_gain_text(entry)} {gain_unit(record)}"
-    yield f"Test: {gains} over the tuned model, {found}."
-    mc1 = metrics["metrics"]["MC1"]["steered"] if by_choice else entry
-    if by_choice and (mc1.get("high") or 0.0) < 0.0:
+    found = "surely more" if gain.sure else "surely less" if gain.surely_lost else "not surely other than zero"
+    yield f"Test: {chosen_name(record)} gains {gain} {gain_unit(record)} over the tuned model, {found}."
+    mc1 = metrics["metrics"]["MC1"]["steered"] if by_choice else None
+    if mc1 is not None and (mc1.get("high") or 0.0) < 0.0:
         yield f"It answers fewer test questions rightly: MC1 {choice_text('MC1', mc1)} points."
-    if high < record["used"]["gain"]["low"] and not record["tasks"]:
+    if gain.high < record["used"]["gain"]["low"] and not record["tasks"]:
         yield (
             "The calibration split promised surely more: the two splits differ, and so may what comes later; draw "
             "both from the same rows at random."

@@ -112,6 +112,8 @@ def test_the_choice_is_tested_in_the_unit_of_its_calibration():
         "more.",
         "It answers fewer test questions rightly: MC1 25.0% -12.0 [-20.0, -4.0] points.",
     ]
+    older = screen(chosen, metrics(MC1=mc1))  # a test of before the choice was measured
+    assert not [line for line in older.lines if line.startswith("Test:")]
 
 
 def test_few_examples_questions_tasks_and_no_test():
