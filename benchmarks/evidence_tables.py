@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence_decoding import measured
+from evidence_tasks import TRUE_OR_FALSE
 from jsonargparse import auto_cli
 
 ROWS = {
@@ -37,6 +38,8 @@ def table(path: Path) -> str:
     cell = json.loads(path.read_text(encoding="utf-8"))
     record, metrics, free = cell["calibration"], cell["results"]["metrics"], measured(cell["texts"])
     scales = {"NLL": 1.0, "choice_NLL": 1.0, "MC1": 100.0}
+    if cell["task"] == TRUE_OR_FALSE:  # elsewhere one option is right, and MC1 says it all
+        scales |= {"MC2": 100.0, "MC3": 100.0}
     columns = [(name.replace("_", " "), metrics[name], scale) for name, scale in scales.items() if name in metrics]
     columns += [(f"{OWN[cell['metric']]}, {way}", free[way][cell["metric"]], 100.0) for way in free]
     columns += [(f"{label}, greedy", free["greedy"][name], 100.0) for name, label in CHECKED.items() if free]

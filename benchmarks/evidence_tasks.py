@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from svd_lightning.data import CommonsenseJSON, CompletionDataModule, JSONLData
+from svd_lightning.data import CommonsenseJSON, CompletionDataModule, JSONLChoices, JSONLData, TruthfulQA
 from svd_lightning.files import write_json, write_text
 
 SHARED = Path("../shared/data")
@@ -22,6 +22,8 @@ GENERATED = {
 """Tasks of reasoning-gym, whose answers a program checks, with their options."""
 
 ANSWERS = "truthfulqa"
+TRUE_OR_FALSE = "truthfulqa_mc"
+"""TruthfulQA's questions with all their true and false answers as options, several of them right."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,11 @@ def load_task(name: str, folder: Path, sizes: Sizes) -> Task:
         "calibration": rows[sizes.test : sizes.test + sizes.calibration],
         "train": rows[sizes.test + sizes.calibration :],
     }
-    kind, suffix, write = (
-        (CommonsenseJSON, "json", write_json) if name in OPTIONS else (JSONLData, "jsonl", _lines)
-    )
+    kind, suffix, write = {
+        **dict.fromkeys(OPTIONS, (CommonsenseJSON, "json", write_json)),
+        TRUE_OR_FALSE: (JSONLChoices, "jsonl", _lines),
+    }.get(name, (JSONLData, "jsonl", _lines))
+    choices = kind is not JSONLData
     paths = {split: folder / f"{name}.{split}.{suffix}" for split in parts}
     for split, part in parts.items():
         write(paths[split], part)
@@ -68,17 +72,23 @@ def load_task(name: str, folder: Path, sizes: Sizes) -> Task:
         "test_path": paths["test"],
         "validation": 8,
         "batch_size": 4,
-        "eval_batch_size": 1 if name in OPTIONS else 8,  # a question's prompt is read once
+        "eval_batch_size": 1 if choices else 8,  # a question's prompt is read once
     }
     data = kind(paths["train"], calibration_path=paths["calibration"], **given)
-    new_tokens = None if name in OPTIONS else 24 if name == ANSWERS else 8
-    metric = "MC1" if name in OPTIONS else "rouge_l" if name == ANSWERS else "exact_match"
+    new_tokens = None if choices else 24 if name == ANSWERS else 8
+    metric = "MC1" if choices else "rouge_l" if name == ANSWERS else "exact_match"
     return Task(data, kind(paths["calibration"], calibration=0, **given), new_tokens, metric)
 
 
 def _rows(name: str) -> list[dict]:
     if name in OPTIONS:
         return json.loads((SHARED / f"commonsense/{name}.test.json").read_text(encoding="utf-8"))
+    if name == TRUE_OR_FALSE:
+        questions = TruthfulQA(SHARED / "TruthfulQA.csv").load_questions()
+        return [
+            {"prompt": one.prompt, "choices": one.choices, "correct": one.correct, "best": one.best}
+            for one in questions
+        ]
     if name == ANSWERS:
         with (SHARED / "TruthfulQA.csv").open(encoding="utf-8", newline="") as file:
             pairs = [(row["Question"], row["Best Answer"]) for row in csv.DictReader(file)]
