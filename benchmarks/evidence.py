@@ -28,7 +28,8 @@ from warm_starts import WARM_STARTS, Dtype, WarmStart, untrained
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
 from svd_lightning.files import write_json
 from svd_lightning.metrics import ChoiceScores, CompletionScores
-from svd_lightning.scoring.summary import CHOICE_NLL, entry
+from svd_lightning.records import CHOICE_NLL
+from svd_lightning.scoring.summary import entry
 
 
 def run(

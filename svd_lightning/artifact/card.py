@@ -6,13 +6,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
+from svd_lightning.records import IN_NATS, CalibrationRecord, HeldOutMetricsRecord
 from svd_lightning.report import ReportTable, Row
 from svd_lightning.report.folder import versions
 from svd_lightning.report.tables import candidate_table
 from svd_lightning.report.words import correction_words, intervals_text, mask_text, short, strengths_text
 
-_UNITS = {"NLL": "nats per token", "choice_NLL": "nats per question"}
 _TEXT = """---
 {metadata}
 ---
@@ -146,7 +145,7 @@ def _results(results: HeldOutMetricsRecord) -> list[EvalResult]:
             dataset_name=f"{results['examples']} held-out examples",
             dataset_split="test",
             metric_type=metric.lower(),
-            metric_name=f"{metric}, {_UNITS[metric]}" if metric in _UNITS else metric,
+            metric_name=f"{metric}, {IN_NATS[metric]}" if metric in IN_NATS else metric,
             metric_value=values["steered"]["value"],
         )
         for metric, values in results["metrics"].items()

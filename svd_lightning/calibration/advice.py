@@ -62,10 +62,9 @@ def better_recipe(
         return []
     _, gain, best = max(sure, key=lambda each: each[0])
     names, estimator = best.recipe.key
-    unit = "question" if split.by_choice else "token"
     more = "surely helps more than the configured recipe" if verdict == "steer" else "surely helps"
     return [
-        f"{' + '.join(names)} by {estimator} {more}: {gain} nats per {unit} over the tuned model, the interval "
+        f"{' + '.join(names)} by {estimator} {more}: {gain} {split.unit} over the tuned model, the interval "
         f"widened for the best of {len(others)} compared; to use it, calibrate with "
         f"{options(best.recipe.rules, estimator, features=bool(steering.features))}"
     ]

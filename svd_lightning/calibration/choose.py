@@ -12,7 +12,14 @@ from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import by_task
 from svd_lightning.calibration.recipes import CONTROL, RecipeKey
 from svd_lightning.calibration.split import CalibrationSplit, Scores, example_folds
-from svd_lightning.calibration.verdict import AS_IT_IS, SwitchedOff, Verdict, in_use, switched_off
+from svd_lightning.calibration.verdict import (
+    AS_IT_IS,
+    SwitchedOff,
+    Verdict,
+    in_use,
+    switched_off,
+    temperature_word,
+)
 from svd_lightning.metrics import Gain, mc1
 from svd_lightning.records import CalibrationRecord, CorrectionRecord, ScoredRecord, UsedRecord
 
@@ -80,7 +87,7 @@ def decided(
         check: refuses what is not to be used.
     """
     record = measure({**record, "corrections": correction_records(split, tuned, corrections)})
-    order = _free(split, tuned, record, corrections, recipes)
+    order = _free(split, tuned, record, corrections, recipes, chosen=chosen)
     order += _steered(tuned, recipes, chosen=chosen, verdict=record["verdict"], any_recipe=any_recipe)
     refused: dict[str, CalibrationRecord] = {}
     while True:
@@ -107,15 +114,21 @@ def _free(
     record: CalibrationRecord,
     corrections: Sequence[FittedCorrection],
     recipes: Mapping[RecipeKey, Candidate],
+    *,
+    chosen: RecipeKey,
 ) -> list[Rival]:
     """Return what decodes without the base, the simplest first."""
     off = switched_off(record["rules"], "")["used"]
-    control, drift = recipes[CONTROL.key].held_out, drift_of(record["candidates"][[*recipes].index(CONTROL.key)])
-    found = [Rival("control", "sharpening", control, (tuned,), "control", None, drift=drift)]
+    control, scored = recipes[CONTROL.key], record["candidates"][[*recipes].index(CONTROL.key)]
+    words = f"{temperature_word(control.estimate.strengths[0])} alone"
+    stands = record["verdict"] != "steer" or chosen == CONTROL.key  # the verdict speaks of it already
+    used = None if stands else control.used()
+    found = [Rival("control", words, control.held_out, (tuned,), "control", used, drift=drift_of(scored))]
     for one, known in zip(corrections, record["corrections"], strict=True):
-        used: UsedRecord = {**off, "correction": one.name}
+        corrected: UsedRecord = {**off, "correction": one.name}
         scores, by_task = scores_of(split, one), one.correction.by_task
-        found.append(Rival(one.name, one.in_words, scores, (tuned,), "correct", used, by_task, drift_of(known)))
+        rival = Rival(one.name, one.in_words, scores, (tuned,), "correct", corrected, by_task, drift_of(known))
+        found.append(rival)
     return found
 
 
@@ -238,10 +251,9 @@ def adopted(
         gain: held out, over the tuned model.
     """
     assert best.used is not None
-    unit = "question" if split.by_choice else "token"
-    price = ", and it costs nothing at decoding" if best.verdict == "correct" else ""
+    price = "" if best.verdict == "steer" else ", and it costs nothing at decoding"
     message = (
-        f"{best.words} helps most: its held-out gain over the tuned model is {gain} nats per {unit}{price} "
+        f"{best.words} helps most: its held-out gain over the tuned model is {gain} {split.unit}{price} "
         f"({split.tokens.num_examples} calibration examples)"
     )
     used: UsedRecord = {**best.used, "gain": gain.plain()}

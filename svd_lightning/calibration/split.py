@@ -19,6 +19,7 @@ from svd_lightning.objective import (
     objective,
     prefetch,
 )
+from svd_lightning.records import PER_QUESTION, PER_TOKEN
 from svd_lightning.steering import Steering, SteeringRule
 
 
@@ -60,6 +61,11 @@ class CalibrationSplit:
         if self.by_choice and self.questions is not None:
             return self.questions.choices.number
         return self.tokens.example
+
+    @property
+    def unit(self) -> str:
+        """The unit of its gains."""
+        return PER_QUESTION if self.by_choice else PER_TOKEN
 
     def under(self, steering: Steering) -> "CalibrationSplit":
         """Return the split under a steering's mask and penalty.

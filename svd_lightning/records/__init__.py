@@ -36,8 +36,13 @@ from svd_lightning.records.results import (
     TestFiguresRecord,
     TestResults,
 )
+from svd_lightning.records.units import CHOICE_NLL, IN_NATS, PER_QUESTION, PER_TOKEN, fits_choice, gain_unit
 
 __all__ = [
+    "CHOICE_NLL",
+    "IN_NATS",
+    "PER_QUESTION",
+    "PER_TOKEN",
     "CalibrationRecord",
     "CandidateRecord",
     "CorrectionRecord",
@@ -68,4 +73,6 @@ __all__ = [
     "UsedRecord",
     "ValidationRecord",
     "VerdictRecord",
+    "fits_choice",
+    "gain_unit",
 ]

@@ -7,6 +7,7 @@ from svd_lightning.records import (
     DistributionRecord,
     HeldOutMetricsRecord,
     ScoredRecord,
+    gain_unit,
 )
 from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.tables import task_table
@@ -17,7 +18,6 @@ from svd_lightning.report.words import (
     choice_value,
     correction_words,
     gain_text,
-    gain_unit,
     in_use,
     metric_gain_text,
     recipe_name,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from svd_lightning.calibration import noise_in_words
-from svd_lightning.records import CalibrationRecord, UsedRecord
+from svd_lightning.records import CalibrationRecord, UsedRecord, gain_unit
 from svd_lightning.report import canvas
 from svd_lightning.report.figures import calibration_figures
 from svd_lightning.report.folder import Run
@@ -15,7 +15,6 @@ from svd_lightning.report.words import (
     answers_text,
     correction_words,
     gain_text,
-    gain_unit,
     in_use,
     intervals_text,
     mask_text,

@@ -14,6 +14,8 @@ from svd_lightning.records import (
     HeldOutTableRecord,
     MetricsRecord,
     UsedRecord,
+    fits_choice,
+    gain_unit,
 )
 from svd_lightning.report.render import ReportTable, Row
 from svd_lightning.report.words import (
@@ -27,7 +29,6 @@ from svd_lightning.report.words import (
     decoded_texts,
     drift_text,
     gain_text,
-    gain_unit,
     in_use,
     named_strengths,
     prior_text,
@@ -272,9 +273,8 @@ def _reading(record: Compared) -> list[str]:
 
 
 def _subject(record: Compared) -> str:
-    if gain_unit(record) == "nats per question":
-        return "of the right options among all (nats per question)"
-    return "on all label tokens (nats per token)"
+    what = "of the right options among all" if fits_choice(record) else "on all label tokens"
+    return f"{what} ({gain_unit(record)})"
 
 
 def _found(record: CalibrationRecord) -> str:

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from svd_lightning.records import (
+    CHOICE_NLL,
+    IN_NATS,
     CalibrationRecord,
     CandidateRecord,
     CorrectionRecord,
@@ -15,13 +16,14 @@ from svd_lightning.records import (
     ScoredRecord,
     TaskRecord,
     UsedRecord,
+    fits_choice,
 )
 from svd_lightning.steering import CORRECTIONS
 
 Strengths = UsedRecord | TaskRecord | CalibrationRecord
 """Records with strengths; old ones lack the intervals."""
 
-CHOICE_METRICS = ("choice_NLL", "MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
+CHOICE_METRICS = (CHOICE_NLL, "MC1", "MC2", "MC3", "accuracy", "accuracy_normalised")
 """The metrics of `test_metrics.json` that tables show."""
 
 
@@ -36,18 +38,12 @@ def recipe_name(rules: Sequence[str], strengths: Sequence[float]) -> str:
     return "flattened (control)" if strengths[0] < 0.0 else "sharpened (control)"
 
 
-def gain_unit(record: Mapping[str, Any]) -> str:
-    """Return the unit of a calibration's gains."""
-    about = record.get("questions")
-    return "nats per question" if about and about["by_choice"] else "nats per token"
-
-
 def answers_text(record: CalibrationRecord) -> str:
     """Say how the questions were answered, held out; "" where there are none."""
     about, gain = record.get("questions"), record.get("gain_mc1")
     if not about or not gain:
         return ""
-    fitted = "the choice among the options" if about["by_choice"] else "the likelihood of the right answers"
+    fitted = "the choice among the options" if fits_choice(record) else "the likelihood of the right answers"
     low, high = 100 * gain["low"], 100 * gain["high"]
     return (
         f"{about['count']} questions, held out: MC1 {about['mc1_tuned']:.1%} tuned, {about['mc1_steered']:.1%} "
@@ -217,12 +213,12 @@ def choice_text(metric: str, entry: MetricRecord) -> str:
 
 def choice_value(metric: str, entry: MetricRecord) -> str:
     """Return the value alone."""
-    return f"{entry['value']:.4f}" if _in_nats(metric) else f"{entry['value']:.1%}"
+    return f"{entry['value']:.4f}" if metric in IN_NATS else f"{entry['value']:.1%}"
 
 
 def choice_gain(metric: str, entry: MetricRecord) -> str:
     """Return the gain with its interval; "" where it has none."""
-    if _in_nats(metric):
+    if metric in IN_NATS:
         return metric_gain_text(entry)
     low, high = entry.get("low"), entry.get("high")
     if low is None or high is None:
@@ -237,10 +233,6 @@ def choice_head(metric: str) -> str:
     ('choice NLL', 'accuracy per token')
     """
     return metric.replace("_normalised", " per token").replace("_", " ")
-
-
-def _in_nats(metric: str) -> bool:
-    return metric == "choice_NLL"
 
 
 def decoded_texts(name: str, entries: Mapping[str, MetricRecord]) -> tuple[str, ...]:

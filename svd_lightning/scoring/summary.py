@@ -8,10 +8,8 @@ from torch import Tensor
 
 from svd_lightning.errors import InputError
 from svd_lightning.metrics import OPTION_METRICS, ChoiceScores, CompletionScores, paired_gain
-from svd_lightning.records import MetricRecord, MetricsRecord, SummaryRecord, TestResults
+from svd_lightning.records import CHOICE_NLL, MetricRecord, MetricsRecord, SummaryRecord, TestResults
 
-CHOICE_NLL = "choice_NLL"
-"""−log MC2, the mean over questions: what a calibration fits where it fits the choice."""
 _LOGGED = ("nll_base", "nll_tuned", "nll_steered", "accuracy_tuned", "accuracy_steered", "kl_to_reference")
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from svd_lightning.calibration import AS_IT_IS, LabelSplit, calibrate, fit_corrections, in_use, recall_all
 from svd_lightning.calibration.candidates import evidence
 from svd_lightning.calibration.choose import Rival, choose
+from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.verdict import switched_off
 from svd_lightning.objective import LabelCollector, label_tokens
@@ -16,10 +18,12 @@ from svd_lightning.steering import (
     CalibratedHead,
     Corrected,
     KLGradient,
+    LabelBias,
     NaturalGradient,
     Prior,
     Steering,
     TaskAware,
+    Temperature,
     with_built_in,
 )
 from svd_lightning.strength import LineSearch
@@ -118,6 +122,40 @@ def test_of_what_gains_and_costs_alike_the_least_drift_is_taken():
         best, gain = choose(split, tuned, order, folds=4)
         assert best == wanted
         assert gain.sure
+
+
+def test_the_control_may_replace_a_sure_steering():
+    """Steering surely gains a little beyond sharpening; a bias gains as much, and sharpening all but."""
+    data = reference.tokens(600, size=13)
+    truth = 2.5 * data.tuned + 2.0 * (data.tuned.softmax(-1) - data.base.softmax(-1))
+    labels = torch.multinomial(truth.softmax(-1), 1, generator=torch.Generator().manual_seed(0)).squeeze(-1)
+    data = reference.Tokens(data.tuned, data.base, labels, data.example, data.position)
+    rules = [KLGradient(), Temperature()]
+    table = reference.table(data, rules=with_built_in(rules), alpha=0.01)
+    steering = Steering(rules, alpha=0.01, penalty=0.0)
+    alone = calibrate(table, steering, LineSearch())
+    assert alone["verdict"] == "steer"
+    noise = torch.randn(len(labels), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    as_good = CalibrationSplit(table).likelihood(rules).label_log_probs(torch.tensor(alone["strengths"]))
+    scores = as_good + noise - noise.mean()
+    bias = FittedCorrection(LabelBias(torch.tensor([0]), torch.zeros(1)), {}, [], scores, None, 0.0, 0.0)
+
+    def measured(record, control):
+        drifts = {("Temperature",): control}
+        candidates = [{**one, "drift": drifts.get(tuple(one["rules"]), 2.0)} for one in record["candidates"]]
+        return {**record, "candidates": candidates, "corrections": [{**record["corrections"][0], "drift": 1.0}]}
+
+    def verdict(control):
+        drifts = partial(measured, control=control)
+        return calibrate(table, steering, LineSearch(), corrections=[bias], measure=drifts)
+
+    assert verdict(2.0)["used"]["correction"] == "LabelBias"
+    record = verdict(0.5)
+    assert record["verdict"] == in_use(record) == "control"
+    assert record["message"].startswith("sharpening alone helps most: ")
+    used = recall_all(steering, record).shared
+    assert [type(rule) for rule in used.rules] == [Temperature]
+    assert list(used.strengths) == record["used"]["strengths"] == record["candidates"][0]["strengths"]
 
 
 def test_the_gain_of_the_luckiest_is_not_believed():

@@ -7,13 +7,22 @@ from pathlib import Path
 
 from svd_lightning.calibration.advice import ENOUGH
 from svd_lightning.metrics import Gain
-from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord, MetricRecord, UsedRecord
+from svd_lightning.records import (
+    CHOICE_NLL,
+    PER_QUESTION,
+    PER_TOKEN,
+    CalibrationRecord,
+    HeldOutMetricsRecord,
+    MetricRecord,
+    UsedRecord,
+    fits_choice,
+    gain_unit,
+)
 from svd_lightning.report import ReportTable, Row, choice_answer
 from svd_lightning.report.words import (
     choice_text,
     correction_words,
     gain_text,
-    gain_unit,
     metric_gain_text,
     recipe_name,
 )
@@ -111,9 +120,9 @@ def _learned(metrics: HeldOutMetricsRecord, *, trained: bool) -> Iterator[str]:
         yield f"{who}: one test example does not show whether it helps."
         return
     verdict = "surely helps" if gain.sure else "surely harms" if gain.surely_lost else "makes no sure difference"
-    yield f"{who} {verdict}: the tuned model gains {gain} nats per token over the base."
-    if choice := metrics["metrics"].get("choice_NLL"):
-        yield f"In the choice among options it gains {_over_base(choice['base'])} nats per question over the base."
+    yield f"{who} {verdict}: the tuned model gains {gain} {PER_TOKEN} over the base."
+    if choice := metrics["metrics"].get(CHOICE_NLL):
+        yield f"In the choice among options it gains {_over_base(choice['base'])} {PER_QUESTION} over the base."
     if metrics["examples"] < ENOUGH:
         yield f"{metrics['examples']} test examples are few (at least {ENOUGH}): read the intervals with care."
 
@@ -132,9 +141,8 @@ def _over_base(base: MetricRecord) -> Gain | None:
 
 def _tested(record: CalibrationRecord, metrics: HeldOutMetricsRecord) -> Iterator[str]:
     """Say what the test finds of what was chosen, in the calibration's unit; nothing of the tuned model."""
-    questions = record.get("questions")
-    by_choice = questions is not None and questions["by_choice"]
-    entries = metrics["metrics"].get("choice_NLL" if by_choice else "NLL")  # old tests lack that of the choice
+    by_choice = fits_choice(record)
+    entries = metrics["metrics"].get(CHOICE_NLL if by_choice else "NLL")  # old tests lack that of the choice
     gain = None if entries is None else _gain(entries["steered"])
     if gain is None or gain.low == gain.high == 0.0:
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from svd_lightning.records import CalibrationRecord, ValidationRecord
+from svd_lightning.records import PER_TOKEN, CalibrationRecord, ValidationRecord, gain_unit
 
 _LEAST = 10
 """Validation examples, or logged steps in the last third of a run, below which nothing is said."""
@@ -78,14 +78,13 @@ def fall_line(found: Fall, record: CalibrationRecord, *, epochs: int, folder: Pa
     """
     if not found.sure:
         return None
-    questions = record.get("questions")
-    by_choice = questions is not None and questions["by_choice"]
-    tried = [] if by_choice else [*record["candidates"], *record.get("corrections", [])]  # in nats per question
+    alike = gain_unit(record) == PER_TOKEN
+    tried = [*record["candidates"], *record.get("corrections", [])] if alike else []
     best = max((one["gain"]["mean"] for one in tried), default=found.mean)
     more = f", more than any candidate here gains ({max(best, 0.0):.2f})" if best < found.mean else ""
     return (
         f"Still learning: between the last two validations the NLL fell by {found.mean:.2f} ± {found.error:.2f} "
-        f"nats per token an epoch ({found.examples} examples){more}. {_train_on(epochs, folder)}"
+        f"{PER_TOKEN} an epoch ({found.examples} examples){more}. {_train_on(epochs, folder)}"
     )
 
 

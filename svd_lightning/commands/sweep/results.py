@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import get_args
 
 from svd_lightning.judged import JudgedMeasure, JudgedPart, JudgedRecord, Measure
-from svd_lightning.records import DistributionRecord, HeldOutMetricsRecord, MetricsRecord
+from svd_lightning.records import IN_NATS, DistributionRecord, HeldOutMetricsRecord, MetricsRecord
 
 BASE, TUNED, STEERED = "base", "tuned", "steered"
 PERCENT, NATS = "%", "nats"
-_IN_NATS = ("NLL", "KL", "choice_NLL")
 _LEFT_OUT = ("perplexity",)
 _MEASURES: tuple[Measure, ...] = get_args(Measure)
 _BY_JUDGE: tuple[Measure, ...] = get_args(JudgedMeasure)
@@ -45,7 +44,7 @@ class Measurement:
     @property
     def unit(self) -> str:
         """The unit of the value."""
-        return NATS if self.metric in _IN_NATS else PERCENT
+        return NATS if self.metric in IN_NATS else PERCENT
 
 
 def measurements(folder: Path) -> list[Measurement]:
@@ -112,6 +111,6 @@ def _measurement(
     task: str | None,
     judge: str | None = None,
 ) -> Measurement:
-    scale = 1.0 if metric in _IN_NATS else 100.0
+    scale = 1.0 if metric in IN_NATS else 100.0
     scaled = None if gain is None else (scale * gain[0], scale * gain[1], scale * gain[2])
     return Measurement(metric, name, scale * value, scaled, task, judge)
