@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from svd_lightning import SteeredLanguageModel, SteeringCalibration
+from svd_lightning.artifact.content import files_of
 from svd_lightning.calibration import HeldOutSteering, recall_all
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.show import show_calibration
@@ -107,6 +108,23 @@ def test_the_run_is_exported(form, corrected, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(model.backbone.name_or_path)
     found = PeftModel.from_pretrained(base, folder).eval().generate(input_ids=ids, **given)
     assert torch.equal(found, expected)
+
+
+def test_an_export_is_replaced_unless_somebody_changed_it(corrected, tmp_path):
+    _, trainer, _ = corrected
+    out = str(tmp_path / "out")
+    folder = export(trainer.log_dir, out)
+    written = files_of(folder)
+    for form in ("steering", None):
+        assert export(trainer.log_dir, out, form=form) == folder
+    assert files_of(folder) == written
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"adapter_config\.json in .* differ from what was exported"):
+        export(trainer.log_dir, out)
+    (tmp_path / "mine/notes").mkdir(parents=True)
+    (tmp_path / "mine/export.json").write_text("[]")
+    with pytest.raises(InputError, match=r"which holds export\.json; choose another name"):
+        export(trainer.log_dir, str(tmp_path / "mine"))
 
 
 def test_a_form_that_cannot_hold_it_is_refused(corrected, tmp_path):

@@ -15,6 +15,8 @@ FORMAT_VERSION = 2
 """Raised when older code cannot read the folder correctly: 2 holds corrections, which 1 would leave out."""
 
 CONFIG, CARD = "steering_config.json", "README.md"
+LISTING = "export.json"
+"""In folders that need nothing of this library: what was written there, which may be replaced."""
 _SELF = "sha256"
 _EXPECTED = {"format_version", "steering", "tasks", "base", "adapter", "calibration", "versions", "files", _SELF}
 _FROM_RECORD = (
@@ -56,7 +58,7 @@ def digest_of(content: Mapping[str, Any]) -> str:
 
 def write_content(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `steering_config.json` with its own SHA-256 and that of every other file but the card."""
-    files = {name: _sha256(folder / name) for name in sorted(files_of(folder) - {CARD, CONFIG})}
+    files = _digests(folder)
     corrected = any("correction" in one for one in (content["steering"], *content["tasks"].values()))
     version = FORMAT_VERSION if corrected else 1
     written = strict({"format_version": version, **content, "files": files})
@@ -93,9 +95,34 @@ def read_content(folder: Path) -> dict[str, Any]:
     return content
 
 
+def write_listing(folder: Path) -> None:
+    """Write `export.json` with the SHA-256 of every other file but the card."""
+    write_json(folder / LISTING, {"files": _digests(folder)})
+
+
+def listed(folder: Path) -> set[str]:
+    """Return the files that an export has written to a folder; none for a folder of other things.
+
+    Raises:
+        InputError: if they are not as they were written.
+    """
+    if (folder / CONFIG).is_file():
+        return {CONFIG, CARD, *read_content(folder)["files"]}
+    try:
+        digests = json.loads((folder / LISTING).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return set()
+    _check_files(folder, digests)
+    return {LISTING, CARD, *digests}
+
+
 def files_of(folder: Path) -> set[str]:
     """Return the paths of all files in a folder, relative to it."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: _sha256(folder / name) for name in sorted(files_of(folder) - {CARD, CONFIG, LISTING})}
 
 
 def _check_files(folder: Path, digests: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from svd_lightning.artifact.card import plain_card
-from svd_lightning.artifact.content import CARD
+from svd_lightning.artifact.content import CARD, write_listing
 from svd_lightning.artifact.options import options_of
 from svd_lightning.artifact.save import check_target, save_adapter, save_generation
 from svd_lightning.decoding.generation import completed
@@ -44,7 +44,7 @@ def save_corrected(
     `peft.PeftModel.from_pretrained(base, FOLDER)` is the corrected model.
 
     Args:
-        folder: new or empty.
+        folder: new, empty, or an export, which is replaced.
         peft_model: in evaluation mode.
         correction: of the tuned model.
         tokenizer: of the base.
@@ -52,9 +52,9 @@ def save_corrected(
         generation: decoding options that replace those of the base.
 
     Raises:
-        InputError: for a folder that holds something; for a correction that is no adapter; for a calibrated head
-            beside an adapter that is not plain LoRA or acts on the head, or on a model that changes its head's
-            output; for a scale of an adapter that has none.
+        InputError: for a folder that holds something else; for a correction that is no adapter; for a calibrated
+            head beside an adapter that is not plain LoRA or acts on the head, or on a model that changes its
+            head's output; for a scale of an adapter that has none.
     """
     check_adapter(peft_model)
     base = peft_model.get_base_model()
@@ -96,7 +96,7 @@ def save_options(
         folder, peft_model, tokenizer, calibration, results, generation: as `save_corrected` takes them.
 
     Raises:
-        InputError: as `options_of`, and for a folder that holds something.
+        InputError: as `options_of`, and for a folder that holds something else.
     """
     check_adapter(peft_model)
     base = peft_model.get_base_model().generation_config
@@ -119,6 +119,7 @@ def _plain_folder(
         tokenizer.save_pretrained(new)
         save_generation(peft_model.get_base_model().generation_config, generation, new)
         yield new
+        write_listing(new)
 
 
 def _write_card(

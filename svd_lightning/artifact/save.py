@@ -14,10 +14,9 @@ from svd_lightning.artifact.bundle import bundle
 from svd_lightning.artifact.card import model_card
 from svd_lightning.artifact.content import (
     CARD,
-    CONFIG,
     calibration_summary,
     files_of,
-    read_content,
+    listed,
     with_intervals,
     write_content,
 )
@@ -110,25 +109,24 @@ def save_artifact(
 
 
 def check_target(folder: Path) -> None:
-    """Refuse to write over anything but an artefact.
+    """Refuse to write over anything but what an export wrote.
 
     Raises:
-        InputError: for a file, or a folder that holds any file that is not the artefact's.
+        InputError: for a file, or a folder that holds any other file, or one that was changed since.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise InputError(f"out: expected a new folder, got the file {str(folder)!r}; choose another name")
-    files = files_of(folder)
-    if files and CONFIG not in files:
+    files, written = files_of(folder), listed(folder)
+    if files and not written:
         raise InputError(
-            f"out: expected a new folder or an artefact to replace, got {str(folder)!r}, which holds "
+            f"out: expected a new folder or an export to replace, got {str(folder)!r}, which holds "
             f"{min(files)}; choose another name"
         )
-    strange = files - {CONFIG, CARD, *(read_content(folder)["files"] if files else ())}
-    if strange:
+    if strange := files - written:
         raise InputError(
-            f"out: {str(folder)!r} is an artefact that also holds {min(strange)}; move that away, or choose "
+            f"out: {str(folder)!r} is an export that also holds {min(strange)}; move that away, or choose "
             "another name"
         )
 

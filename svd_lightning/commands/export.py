@@ -35,7 +35,7 @@ def export(
 
     Args:
         run: run folder of fit or calibrate, such as runs/mine/version_0, or a checkpoint.
-        out: folder to write; an older artefact with steering there is replaced, anything else is refused.
+        out: folder to write; what export wrote there before is replaced, anything else is refused.
         form: `steering` brings code for generate, `adapter` is a plain PEFT adapter, `options` is the adapter as
             it is with decoding options, `vllm` is for vLLM; null takes the plainest that holds a correction, and
             code for a steering. `--as adapter` and `--for vllm` are other words for it.

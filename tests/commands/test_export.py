@@ -90,7 +90,7 @@ def test_a_steering_needs_code(form, why, fitted, tmp_path):
 def test_refusals_come_first(fitted, checkpoint, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").touch()
-    with pytest.raises(InputError, match="out: expected a new folder or an artefact to replace"):
+    with pytest.raises(InputError, match="out: expected a new folder or an export to replace"):
         export("nowhere", str(tmp_path / "taken"))
     with pytest.raises(InputError, match="push_to_hub: expected a name such as me/my-adapter, got 'a/b/c'"):
         export("nowhere", str(tmp_path / "out"), push_to_hub="a/b/c")
