@@ -1,4 +1,4 @@
-"""What else a user should know of a calibration: that it is too small, or that another recipe surely helps."""
+"""What else a user should know of a calibration: too small, a harmful adapter, a recipe that surely helps."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,9 @@ from svd_lightning.calibration.candidates import Candidate, evidence
 from svd_lightning.calibration.recipes import CONTROL, RecipeKey
 from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.verdict import Verdict
+from svd_lightning.metrics import paired_gain
+from svd_lightning.objective import CalibrationTokens
+from svd_lightning.records import PER_TOKEN
 from svd_lightning.steering import Steering, SteeringRule
 from svd_lightning.steering.saved import as_plain
 
@@ -25,6 +28,17 @@ def too_small(examples: int) -> list[str]:
     return [
         f"{examples} calibration examples are too few to decide by: intervals of fewer than {ENOUGH} are too "
         "short; raise data.calibration (a number or a share of the training examples)"
+    ]
+
+
+def harmful_adapter(tokens: CalibrationTokens) -> list[str]:
+    """Return that the base alone does surely better than the tuned model, if it does; else nothing."""
+    gain = paired_gain(tokens.label_log_q.double(), tokens.label_log_p.double(), tokens.example)
+    if not gain.sure:
+        return []
+    return [
+        f"the base without the adapter surely does better than the tuned model, by {gain} {PER_TOKEN}: train the "
+        "adapter on, or leave it out; gains over the tuned model are only a part of that"
     ]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from svd_lightning.calibration.advice import better_recipe, too_small
+from svd_lightning.calibration.advice import better_recipe, harmful_adapter, too_small
 from svd_lightning.calibration.candidates import Candidate, evidence, fit_all
 from svd_lightning.calibration.choose import Check, Measure, decided
 from svd_lightning.calibration.corrections import FittedCorrection
@@ -128,7 +128,7 @@ def _record(
         "message": explain(
             verdict, *gains, temperature=control.estimate.strengths[0], guard=guard, examples=examples
         ),
-        "advice": [*too_small(examples), *advice],
+        "advice": [*too_small(examples), *harmful_adapter(split.tokens), *advice],
         "guard": guard,
         "used": used[verdict if guard else "steer"],
         "tasks": tasks,

@@ -1,5 +1,7 @@
 """What a calibration says beside its verdict: too few examples, and which other recipe surely helps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,6 +43,16 @@ def test_another_recipe_that_surely_helps_is_named_with_its_options():
     best = max(others, key=lambda one: one["gain"]["low"])
     assert best["rules"] == named
     assert f"{best['gain']['mean']:+.4f} [" in text
+
+
+def test_a_harmful_adapter_is_told_of():
+    data = shifted()
+    labels = data.base.softmax(-1).multinomial(1, generator=torch.Generator().manual_seed(5)).squeeze(-1)
+    found = record([KLGradient()], LineSearch(), replace(data, labels=labels))
+    gain = found["nll_tuned"] - found["nll_base"]
+    assert gain > 0.0
+    [text] = [text for text in found["advice"] if text.startswith("the base without the adapter surely does")]
+    assert f"by {gain:+.4f} [" in text
 
 
 def test_a_recipe_that_helps_surely_is_not_talked_down():
