@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from svd_lightning.decoding.model import steer_model
 from svd_lightning.errors import InputError
 from svd_lightning.models.arithmetic import settle_arithmetic
+from svd_lightning.models.digests import values_digest
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import AdaptedModel, active_adapters, base_of, check_adapter
 from svd_lightning.steering.by_task import RowSteering, TaskSteering
@@ -66,13 +67,20 @@ def carrier(model: PreTrainedModel) -> AdaptedModel:
 
 
 def check_base(base: PreTrainedModel, stored: Mapping[str, Any]) -> None:
-    """Refuse a base that is not the artefact's; only warn if one of the two is in float16.
+    """Refuse a base that is not the artefact's; only warn in float16, and of one that shares its embeddings alone.
 
     Raises:
         InputError: if the fingerprints differ.
     """
     found = fingerprint(base)
     if found == stored["fingerprint"]:
+        if None not in (values := values_digest(base), known := stored.get("values")) and values != known:
+            _log.warning(
+                "base: %r has the embeddings of this artefact's base, %r, but other weights (an adapter merged "
+                "into it?): its strengths were not calibrated there",
+                base.config._name_or_path,
+                stored["name"],
+            )
         return
     difference = (
         f"base: this artefact steers {stored['name']!r} (fingerprint {stored['fingerprint'][:8]}), got "

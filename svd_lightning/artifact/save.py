@@ -23,6 +23,7 @@ from svd_lightning.artifact.content import (
 from svd_lightning.errors import InputError
 from svd_lightning.files import replacing_folder, strict, write_text
 from svd_lightning.models.arithmetic import arithmetic_of, check_arithmetic, widen_head
+from svd_lightning.models.digests import values_digest
 from svd_lightning.models.identity import adapter_digest, fingerprint
 from svd_lightning.models.switch import check_adapter
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
@@ -95,6 +96,7 @@ def save_artifact(
                 "name": peft_model.active_peft_config.base_model_name_or_path,
                 "revision": revision,
                 "fingerprint": fingerprint(base),
+                "values": values_digest(base),
                 "dtype": str(base.dtype),
             },
             "arithmetic": arithmetic_of(base),

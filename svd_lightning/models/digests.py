@@ -4,6 +4,8 @@ import hashlib
 import json
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -28,10 +30,13 @@ def weights_digest(model: nn.Module) -> str:
 def values_digest(model: nn.Module) -> str | None:
     """Return what `weights_digest` does, but the same in float32 and bfloat16, whatever the weights are called.
 
-    None where formats cannot be compared: of weights in float16 or quantised (their rounding differs), or sharded.
+    An adapter that stands in the model does not count. None where formats cannot be compared: of weights in float16
+    or quantised (their rounding differs), or sharded.
     """
-    found = set()  # a head that is widened to float32 stands twice there, and once where it is tied
+    found, adapters = set(), _in_adapters(model)  # a tied head that is widened to float32 stands twice there
     for parameter in model.parameters():
+        if id(parameter) in adapters:
+            continue
         if hasattr(parameter, "ds_tensor") or parameter.dtype not in (torch.float32, torch.bfloat16):
             return None
         values = _sample(parameter.detach().reshape(-1)).bfloat16()
@@ -47,6 +52,16 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
         str(tokenizer.chat_template),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _in_adapters(model: nn.Module) -> set[int]:
+    """Return the ids of the parameters that PEFT has put beside those of the base."""
+    found = set()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            own = module.original_module if isinstance(module, AuxiliaryTrainingWrapper) else module.base_layer
+            found |= {id(each) for each in module.parameters()} - {id(each) for each in own.parameters()}
+    return found
 
 
 def _sample(flat: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ QUICK = ("lora", "lora_saved_head", "ia3", "p_tuning_mlp", "prefix", "dora")
     [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in zoo.ADAPTERS],
 )
 @torch.no_grad()
-def test_the_same_tokens_as_the_engine(adapter, exported, base_folder):
+def test_the_same_tokens_as_the_engine(adapter, exported, base_folder, caplog):
     model, folder = exported(adapter)
     loaded = tuned(folder, base_folder)
     for name, options in OPTIONS.items():
@@ -57,6 +57,7 @@ def test_the_same_tokens_as_the_engine(adapter, exported, base_folder):
         found = generate(loaded, custom_generate=folder, trust_remote_code=True, **options)
         assert torch.equal(found, expected), name
         assert not torch.equal(found, generate(loaded, **options)), "steering changes something here"
+    assert "other weights" not in caplog.text
 
 
 TOKENS = torch.tensor([5, 9, 40])
@@ -156,6 +157,14 @@ def test_models_of_another_kind_are_refused(case, exported, base_folder):
     with pytest.raises(ValueError, match=re.escape(REFUSED[case])) as caught:
         generate(model, custom_generate=folder, trust_remote_code=True)
     assert type(caught.value).__name__ == "InputError"
+
+
+def test_a_base_that_shares_the_embeddings_alone_is_told_of(exported, base_folder, caplog):
+    """One with an adapter merged into it."""
+    _, folder = exported("lora")
+    merged = tuned(folder, base_folder).merge_and_unload()
+    generate(PeftModel.from_pretrained(merged, folder).eval(), custom_generate=folder, trust_remote_code=True)
+    assert "has the embeddings of this artefact's base" in caplog.text
 
 
 def test_what_transformers_does_not_load_whole_is_refused(exported):
