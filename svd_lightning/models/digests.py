@@ -30,8 +30,8 @@ def weights_digest(model: nn.Module) -> str:
 def values_digest(model: nn.Module) -> str | None:
     """Return what `weights_digest` does, but the same in float32 and bfloat16, whatever the weights are called.
 
-    An adapter that stands in the model does not count. None where formats cannot be compared: of weights in float16
-    or quantised (their rounding differs), or sharded.
+    An adapter that stands in the model does not count. None where formats cannot be compared: of weights in
+    float16 or quantised (their rounding differs), or sharded.
     """
     found, adapters = set(), _in_adapters(model)  # a tied head that is widened to float32 stands twice there
     for parameter in model.parameters():
