@@ -153,7 +153,8 @@ def open_data(folder: Path) -> CompletionDataModule:
         InputError: if it names none, as in a run made from Python, which has no such file.
     """
     if not (given := read_config(folder).get("data")):
-        raise InputError(f"run: expected {CONFIG} in {str(folder)!r}, which names its data, and there is none")
+        found = "one without" if (folder / CONFIG).is_file() else "none; a run made from Python has no such file"
+        raise InputError(f"run: expected a {CONFIG} that names the data in {str(folder)!r}, got {found}")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(CompletionDataModule, "data", required=True)
     data: CompletionDataModule = parser.instantiate_classes(parser.parse_object({"data": given})).data
