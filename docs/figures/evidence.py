@@ -6,19 +6,21 @@ Reads the cells of seed 0 under "Evidence" in `benchmarks/RESULTS.md`, as `bench
 them, and draws beside this file, for light and dark pages: candidates (likelihood of TruthfulQA's answers with
 LoRA, by how far the warm start came), adapters (the same half way, by kind of adapter), and metrics (each task's
 own metric with LoRA, half way). Prints every candidate's mean gain in the tasks' own metrics over all cells that
-were trained: `auto` beside the candidate that one would take in hindsight. Cells in file order are left out.
+were trained, and what `auto` gains beyond it there: `auto` beside the candidate that one would take in hindsight.
+Intervals are a bootstrap over cells. Cells in file order are left out.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import NamedTuple
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pair import save_pair
 
+from svd_lightning.metrics import Gain, paired_gain
 from svd_lightning.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, TEAL
 
 HERE = Path(__file__).parent
@@ -80,10 +82,15 @@ def read(text: str) -> Iterator[Cell]:
             yield Cell(*title.groups(), columns)
 
 
-def in_hindsight(cells: Sequence[Cell]) -> dict[str, float]:
-    """Return the mean gain in the task's own metric of each candidate, in points; of training on, where it was."""
+def in_hindsight(cells: Sequence[Cell]) -> dict[str, tuple[Gain, Gain]]:
+    """Return each candidate's mean gain in the tasks' own metrics, in points, and what auto gains beyond it."""
     found = [cell.columns[cell.metric] for cell in cells if cell.warm != "none"]
-    return {name: fmean(one[name][0] for one in found if name in one) for name in COLOURS}
+    means = {}
+    for name in COLOURS:
+        own, auto = torch.tensor([(one[name][0], one["auto"][0]) for one in found if name in one]).double().T
+        every = torch.arange(len(own))
+        means[name] = paired_gain(own, torch.zeros_like(own), every), paired_gain(auto, own, every)
+    return means
 
 
 def gains(axes: Axes, found: Gains, shown: tuple[str, ...]) -> None:
@@ -120,8 +127,9 @@ def panels(found: dict[str, Gains], shown: tuple[str, ...], name: str, *, unit: 
 def main() -> None:
     """Write the figures, and print the means."""
     cells = list(read(RESULTS.read_text(encoding="utf-8")))
-    for name, mean in sorted(in_hindsight(cells).items(), key=lambda item: -item[1]):
-        print(f"{name}: {mean:+.1f} points")
+    for name, found in sorted(in_hindsight(cells).items(), key=lambda item: -item[1][0].mean):
+        texts = (f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]" for gain in found)
+        print("{}: {} points; auto {} more".format(name, *texts))
     answers = [cell for cell in cells if cell.model.startswith("SmolLM2") and cell.task == "truthfulqa"]
     lora = {cell.warm: cell.columns["NLL"] for cell in answers if cell.adapter == "lora"}
     half = {cell.adapter: cell.columns["NLL"] for cell in answers if cell.warm == "half way"}
