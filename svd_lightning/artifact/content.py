@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,9 @@ def read_content(folder: Path) -> dict[str, Any]:
     return content
 
 
-def write_listing(folder: Path) -> None:
-    """Write `export.json` with the SHA-256 of every other file but the card."""
-    write_json(folder / LISTING, {"files": _digests(folder)})
+def write_listing(folder: Path, *, large: Collection[str] = ()) -> None:
+    """Write `export.json` with the SHA-256 of every other file but the card, and null for the large ones."""
+    write_json(folder / LISTING, {"files": _digests(folder, large)})
 
 
 def listed(folder: Path) -> set[str]:
@@ -121,15 +121,16 @@ def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    return {name: _sha256(folder / name) for name in sorted(files_of(folder) - {CARD, CONFIG, LISTING})}
+def _digests(folder: Path, large: Collection[str] = ()) -> dict[str, str | None]:
+    names = sorted(files_of(folder) - {CARD, CONFIG, LISTING})
+    return {name: None if name in large else _sha256(folder / name) for name in names}
 
 
-def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
+def _check_files(folder: Path, digests: Mapping[str, str | None]) -> None:
     missing = sorted(set(digests) - files_of(folder))
     if missing:
         raise InputError(f"artifact: {str(folder)!r} lacks {', '.join(missing)}; copy the whole folder")
-    changed = sorted(name for name, digest in digests.items() if _sha256(folder / name) != digest)
+    changed = sorted(name for name, digest in digests.items() if digest and _sha256(folder / name) != digest)
     if changed:
         raise InputError(
             f"artifact: {', '.join(changed)} in {str(folder)!r} differ from what was exported: cut short, damaged "

@@ -11,7 +11,7 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import CalibrationRecord, HeldOutMetricsRecord
 from svd_lightning.report.folder import RECORD, load_run, of_calibration
 from svd_lightning.runs import open_run
-from svd_lightning.serving.folder import check_served_target, save_served
+from svd_lightning.serving.folder import save_served
 from svd_lightning.steering import LabelBias
 
 
@@ -50,7 +50,7 @@ def export(
             holds something else, or the hub refuses.
     """
     target = Path(out).expanduser().absolute()
-    check_served_target(target) if form == "vllm" else check_target(target)
+    check_target(target)
     if push_to_hub is not None:
         check_hub_name(push_to_hub)
     module = open_run(run)

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from svd_lightning.artifact.content import digest_of
+from svd_lightning.artifact.content import CARD, digest_of, write_listing
+from svd_lightning.artifact.save import check_target
 from svd_lightning.errors import InputError
 from svd_lightning.files import replacing_folder, write_json, write_text
 from svd_lightning.models.arithmetic import arithmetic_of, widen_head
@@ -51,7 +52,7 @@ def save_served(
     from a folder of the user's, where they may be written again, as copies. It appears whole or not at all.
 
     Args:
-        folder: new, empty, or one that this function wrote, which is replaced.
+        folder: new, empty, or an export, which is replaced.
         peft_model: in evaluation mode, in the number formats of the calibration.
         steering: calibrated.
         tokenizer: of the base.
@@ -64,7 +65,7 @@ def save_served(
             rule that is not built in.
     """
     target = Path(folder).expanduser().absolute()
-    check_served_target(target)
+    check_target(target)
     check_servable(peft_model, backbone)
     if not steering.calibrated:
         raise InputError(
@@ -105,30 +106,9 @@ def save_served(
             key=KEY,
             way=way,
         )
-        write_text(new / "README.md", card)
+        write_text(new / CARD, card)
+        write_listing(new, large=files)
     return target
-
-
-def check_served_target(folder: Path) -> None:
-    """Raise InputError unless a folder is new, empty, or one for vLLM that may be replaced."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise InputError(f"out: expected a new folder, got the file {str(folder)!r}; choose another name")
-    files = sorted(path.name for path in folder.iterdir())
-    if files and not _is_served(folder):
-        raise InputError(
-            f"out: expected a new folder or one that export wrote for vLLM, got {str(folder)!r}, which holds "
-            f"{files[0]}; choose another name"
-        )
-
-
-def _is_served(folder: Path) -> bool:
-    config = folder / "config.json"
-    try:
-        return KEY in json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
 
 
 def _weight_files(backbone: Backbone) -> dict[str, Path]:

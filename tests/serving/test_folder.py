@@ -125,6 +125,10 @@ def test_a_run_is_exported_by_the_command_line(fitted, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
     assert KEY in json.loads((out / "config.json").read_text())
     main(["export", str(fitted), str(out), "--for=vllm"])  # replaces it
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit, match=r"is an export that also holds notes\.txt; move that away"):
+        main(["export", str(fitted), str(out), "--for=vllm"])
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_other_folders_are_left_alone(base, tmp_path):
@@ -133,7 +137,7 @@ def test_other_folders_are_left_alone(base, tmp_path):
     (tmp_path / "other/mine").touch()
     with pytest.raises(InputError, match="out: expected a new folder, got the file"):
         save(tmp_path / "file", base)
-    with pytest.raises(InputError, match="out: expected a new folder or one that export wrote for vLLM"):
+    with pytest.raises(InputError, match="out: expected a new folder or an export to replace"):
         save(tmp_path / "other", base)
 
 
