@@ -19,6 +19,7 @@ from svd_lightning.checkpoint import check_origin, check_resumable, check_steeri
 from svd_lightning.data import Batch, CompletionDataModule, EncodedExample, answer_ends
 from svd_lightning.decoding.decoder import Engine, Run, decoder
 from svd_lightning.decoding.generation import check_room, generation_config, rows_of, say_sampling
+from svd_lightning.heap import trim_heap
 from svd_lightning.models.adapter import check_trainable
 from svd_lightning.models.arithmetic import use_arithmetic
 from svd_lightning.models.backbone import Backbone
@@ -187,6 +188,7 @@ class SteeredLanguageModel(AdaptedModule):
         """Score the batch, with all choices of its questions, under every distribution compared."""
         assert self.held_out is not None
         self.held_out.add(self.peft_model, batch)
+        trim_heap()
 
     def on_test_epoch_end(self) -> None:
         """Keep the results; log `test/nll_tuned` and the like, with questions also `test/MC1_tuned` and so on."""
@@ -200,6 +202,7 @@ class SteeredLanguageModel(AdaptedModule):
     def calibration_step(self, collect: Callable[[Batch], None], batch: Batch) -> None:
         """Give a batch to a collector; this is a step, so that DDP and its like take part."""
         collect(batch)
+        trim_heap()
 
     # -- decoding ------------------------------------------------------------------------------------------
 
