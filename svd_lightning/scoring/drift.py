@@ -46,8 +46,8 @@ class DriftMeter:
         scales = other_scales(self._steerings.values())
         for chunk in logit_chunks(self._peft_model, {**batch, "labels": labels}, scales=scales):
             log_p = log_probabilities(chunk.tuned_logits)
-            moved = [chunk.steered(one) for one in self._steerings.values()]
-            drifts = [kl_from_log_probs(log_probabilities(logits), log_p).sum() for logits in moved]
+            moved = (log_probabilities(chunk.steered(one)) for one in self._steerings.values())
+            drifts = [kl_from_log_probs(log_p_hat, log_p).sum() for log_p_hat in moved]
             self._sums += torch.tensor([*drifts, len(chunk.labels)], dtype=torch.float64)
 
     def _total(self) -> torch.Tensor:
