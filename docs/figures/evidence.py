@@ -130,6 +130,7 @@ def main() -> None:
     for name, found in sorted(in_hindsight(cells).items(), key=lambda item: -item[1][0].mean):
         texts = (f"{gain.mean:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]" for gain in found)
         print("{}: {} points; auto {} more".format(name, *texts))
+    print(f"{sum(cell.warm != 'none' for cell in cells)} trained cells of {len(cells)}")
     answers = [cell for cell in cells if cell.model.startswith("SmolLM2") and cell.task == "truthfulqa"]
     lora = {cell.warm: cell.columns["NLL"] for cell in answers if cell.adapter == "lora"}
     half = {cell.adapter: cell.columns["NLL"] for cell in answers if cell.warm == "half way"}
