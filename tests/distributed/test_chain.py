@@ -59,7 +59,7 @@ def test_calibration_is_that_of_one_process_on_every_rank(two, one):
     first, second = (rank["fit"]["calibration"] for rank in two[2])
     assert first == second
     assert (alone["examples"], alone["global_step"]) == (first["examples"], first["global_step"]) == (23, 8)
-    # a strength of 168 stops within the solver's tolerance of a flat minimum, which float32 sums in another order move
+    # at 168 the solver stops near a flat minimum, which float32 sums in another order move
     assert first["strengths"] == pytest.approx(alone["strengths"], rel=1e-4)
     for name in ("tokens", "coverage", "nll_base", "nll_tuned", "nll_steered", "kl_to_reference", "mask_size"):
         assert first[name] == pytest.approx(alone[name], rel=1e-5, abs=1e-8), name
