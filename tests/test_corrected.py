@@ -122,9 +122,10 @@ def test_an_export_is_replaced_unless_somebody_changed_it(corrected, tmp_path):
     with pytest.raises(InputError, match=r"adapter_config\.json in .* differ from what was exported"):
         export(trainer.log_dir, out)
     (tmp_path / "mine/notes").mkdir(parents=True)
-    (tmp_path / "mine/export.json").write_text("[]")
-    with pytest.raises(InputError, match=r"which holds export\.json; choose another name"):
-        export(trainer.log_dir, str(tmp_path / "mine"))
+    for other in ("[]", '{"files": []}', "half"):
+        (tmp_path / "mine/export.json").write_text(other)
+        with pytest.raises(InputError, match=r"which holds export\.json; choose another name"):
+            export(trainer.log_dir, str(tmp_path / "mine"))
 
 
 def test_a_form_that_cannot_hold_it_is_refused(corrected, tmp_path):

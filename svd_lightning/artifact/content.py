@@ -17,7 +17,7 @@ FORMAT_VERSION = 2
 CONFIG, CARD = "steering_config.json", "README.md"
 LISTING = "export.json"
 """In folders that need nothing of this library: what was written there, which may be replaced."""
-_SELF = "sha256"
+_SELF, _MADE_BY = "sha256", "svd_lightning"
 _EXPECTED = {"format_version", "steering", "tasks", "base", "adapter", "calibration", "versions", "files", _SELF}
 _FROM_RECORD = (
     *("estimator", "verdict", "message", "guard", "gain_over_tuned", "gain_over_control"),
@@ -97,7 +97,7 @@ def read_content(folder: Path) -> dict[str, Any]:
 
 def write_listing(folder: Path, *, large: Collection[str] = ()) -> None:
     """Write `export.json` with the SHA-256 of every other file but the card, and null for the large ones."""
-    write_json(folder / LISTING, {"files": _digests(folder, large)})
+    write_json(folder / LISTING, {_MADE_BY: FORMAT_VERSION, "files": _digests(folder, large)})
 
 
 def listed(folder: Path) -> set[str]:
@@ -109,11 +109,13 @@ def listed(folder: Path) -> set[str]:
     if (folder / CONFIG).is_file():
         return {CONFIG, CARD, *read_content(folder)["files"]}
     try:
-        digests = json.loads((folder / LISTING).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, TypeError, KeyError):
+        content = json.loads((folder / LISTING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return set()
-    _check_files(folder, digests)
-    return {LISTING, CARD, *digests}
+    if not isinstance(content, dict) or _MADE_BY not in content:
+        return set()
+    _check_files(folder, content["files"])
+    return {LISTING, CARD, *content["files"]}
 
 
 def files_of(folder: Path) -> set[str]:

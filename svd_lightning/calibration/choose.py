@@ -119,7 +119,7 @@ def _free(
 ) -> list[Rival]:
     """Return what decodes without the base, the simplest first."""
     off = switched_off(record["rules"], "")["used"]
-    control, scored = recipes[CONTROL.key], record["candidates"][[*recipes].index(CONTROL.key)]
+    control, scored = recipes[CONTROL.key], dict(zip(recipes, record["candidates"], strict=True))[CONTROL.key]
     words = f"{temperature_word(control.estimate.strengths[0])} alone"
     stands = record["verdict"] != "steer" or chosen == CONTROL.key  # the verdict speaks of it already
     used = None if stands else control.used()
