@@ -120,7 +120,14 @@ def check_target(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise InputError(f"out: expected a new folder, got the file {str(folder)!r}; choose another name")
-    files, written = files_of(folder), listed(folder)
+    files = files_of(folder)
+    try:
+        written = listed(folder)
+    except InputError as error:
+        raise InputError(
+            f"out: {str(folder)!r} holds an export that is damaged or was edited; move it away, or choose another "
+            "name"
+        ) from error
     if files and not written:
         raise InputError(
             f"out: expected a new folder or an export to replace, got {str(folder)!r}, which holds "
