@@ -1,5 +1,6 @@
 """README and docs: Python blocks run, commands and YAML parse; a small model stands in for the large one."""
 
+import importlib
 import json
 import pkgutil
 import re
@@ -211,3 +212,13 @@ def test_every_verb_is_a_call_from_python():
         function = pkgutil.resolve_name(path)
         assert callable(function)
         assert verb not in COMMANDS or function is pkgutil.resolve_name(COMMANDS[verb].target)
+
+
+def test_the_table_of_evidence_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs/figures")
+    cells, table = importlib.import_module("cells"), importlib.import_module("table")
+    results = (ROOT / "benchmarks/RESULTS.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
+    rows = table.table(sorted(cells.cells(results), key=cells.in_order))
+    assert rows.count("\n") > 30
+    assert rows in page
