@@ -28,6 +28,8 @@ ROWS = {
 }
 """Name in the results → in the table."""
 
+MODELS = {"smollm2-135m": "SmolLM2-135M", "gemma3-270m": "Gemma 3 270M"}
+"""Name of the folder → in the title."""
 OWN = {"exact_match": "exact match", "rouge_l": "ROUGE-L"}
 CHECKED = {"repeated_trigrams": "repeated trigrams", "distinct_words": "distinct words"}
 """The decoding check: what shows that a text runs in circles."""
@@ -53,7 +55,7 @@ def table(path: Path) -> str:
         if name in metrics["NLL"]:
             about = cell["results"]["distributions"].get(name, {})
             one = scored.get(about.get("correction") or _key(about), {})
-            used = f" ({used_name(about)})" if name == "steered" else ""
+            used = f" ({_used(about)})" if name == "steered" else ""
             one = {} if used == " (tuned)" else one
             values = " | ".join(_text(entries.get(name), scale) for _, entries, scale in columns)
             values += "".join(f" | {one[key]:.2f}" if key in one else " | " for key in ("drift", "cost"))
@@ -61,14 +63,14 @@ def table(path: Path) -> str:
     return "\n".join(lines)
 
 
-def used_name(about: dict[str, Any]) -> str:
-    """Return the name of what decoding uses."""
+def _used(about: dict[str, Any]) -> str:
     return about.get("correction") or (" + ".join(about["rules"]) if any(about["strengths"]) else "tuned")
 
 
 def _name(cell: dict[str, Any]) -> str:
-    parts = [cell[part] for part in ("model", "task", "adapter", "warm")]
-    name = ", ".join([*parts, f"seed {cell['seed']}", cell.get("dtype", "float32")])
+    about = [cell[part] for part in ("task", "adapter", "warm")]
+    about += [f"seed {cell['seed']}", cell.get("dtype", "float32")]
+    name = ", ".join([MODELS.get(cell["model"], cell["model"]), *about])
     return name.removesuffix(", float32")
 
 
@@ -98,48 +100,13 @@ def _text(entry: dict[str, Any] | None, scale: float) -> str:
     return f"{text} ({gain} [{low}, {high}])"
 
 
-COMPARED = {
-    "joint": "all rules jointly",
-    "steered": "auto",
-    "train on 1": "train on, 1",
-    "train on 2": "train on, 2",
-}
-
-
-def summary(paths: list[Path]) -> str:
-    """Return one row for each cell: gains over tuned in likelihood and in the task's own metric."""
-    heads = [f"{label}{unit}" for label in COMPARED.values() for unit in (", nats", ", metric")]
-    lines = [f"| cell | tuned over base, nats | {' | '.join(heads)} |", "|---" * (len(heads) + 2) + "|"]
-    for path in paths:
-        cell = json.loads(path.read_text(encoding="utf-8"))
-        nll, name = cell["results"]["metrics"]["NLL"], cell["metric"]
-        own = cell["results"]["metrics"].get(name) or cell["decoded"]["greedy"][name]
-        turned = {"gain": "gain", "low": "high", "high": "low"}
-        base = {key: 0.0 - nll["base"][other] for key, other in turned.items()}
-        cells = [f"{_name(cell)} ({name.replace('_', ' ')})", _gain(base, 1.0)]
-        for each in COMPARED:
-            cells += [_gain(nll.get(each), 1.0), _gain(own.get(each), 100.0)]
-        used = used_name(cell["results"]["distributions"]["steered"])
-        cells[4] = f"{used} {cells[4]}"
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def _gain(entry: dict[str, Any] | None, scale: float) -> str:
-    if entry is None or entry.get("low") is None:
-        return ""
-    digits = 2 if scale == 1.0 else 0
-    mean, low, high = (f"{scale * entry[key]:+.{digits}f}" for key in ("gain", "low", "high"))
-    return f"{mean} [{low}, {high}]"
-
-
 def main(results: list[Path]) -> None:
-    """Print the tables of finished cells, and a row for each.
+    """Print the tables of finished cells.
 
     Args:
         results: their files.
     """
-    print(summary(results), *map(table, results), sep="\n")
+    print(*map(table, results), sep="\n")
 
 
 if __name__ == "__main__":
