@@ -32,7 +32,7 @@ class Engine(Completer, Protocol):
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What it was asked to do otherwise than by itself."""
+        """What it was asked to do otherwise than by itself, as far as it decides what is written."""
 
 
 class Decoder:

@@ -25,6 +25,12 @@ from svd_lightning.steering import SteeringFunction
 AT_ONCE = 256
 """How many prompts vLLM is given at a time, at least; what is written is kept when a run is interrupted."""
 
+_MACHINE = {
+    *("gpu_memory_utilization", "kv_cache_memory_bytes", "cpu_offload_gb", "swap_space"),
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+    *("max_num_seqs", "max_num_batched_tokens", "disable_log_stats", "use_tqdm_on_load"),
+}
+"""Arguments of `vllm.LLM` that say where and how many at a time: an interrupted run may go on with others."""
 _SAMPLED = ("temperature", "top_k", "top_p", "min_p")
 _KNOWN = {
     *(*_SAMPLED, "do_sample", "repetition_penalty", "num_return_sequences"),
@@ -75,7 +81,8 @@ class OfflineEngine:
     """
 
     def __init__(self, module: SteeredLanguageModel, options: Mapping[str, Any], *, seed: int) -> None:
-        self._module, self.options, self._seed = module, dict(options), seed
+        self._module, self._arguments, self._seed = module, dict(options), seed
+        self.options = {name: value for name, value in options.items() if name not in _MACHINE}
         self._stack = ExitStack()
         self._engine: Any = None
 
@@ -150,7 +157,7 @@ class OfflineEngine:
         if place.type == "cuda":  # vLLM takes the device's memory
             peft_model.cpu()
             torch.cuda.empty_cache()
-        engine = LLM(str(folder), generation_config="vllm", **self.options)
+        engine = LLM(str(folder), generation_config="vllm", **self._arguments)
         self._stack.callback(_stop, engine)
         return engine
 

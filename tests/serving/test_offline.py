@@ -11,7 +11,7 @@ from svd_lightning.callbacks import PredictionWriter
 from svd_lightning.data import Prompts
 from svd_lightning.errors import InputError
 from svd_lightning.models import Backbone
-from svd_lightning.serving.offline import AT_ONCE, at_once, check_engine, check_options
+from svd_lightning.serving.offline import AT_ONCE, OfflineEngine, at_once, check_engine, check_options
 from svd_lightning.steering import Steering
 from tests import chain
 from tests.serving import tiny
@@ -76,6 +76,12 @@ def test_rows_of_another_engine_are_not_gone_on_from(made, tmp_path, monkeypatch
     assert part.read_text() == before
     predict(made, target)
     assert len(target.read_text().splitlines()) == 10
+
+
+def test_where_it_runs_is_not_part_of_what_is_written():
+    """A run that was interrupted on one GPU goes on with two."""
+    given = {"dtype": "float32", "tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "max_num_seqs": 8}
+    assert OfflineEngine(chain.diary_model(), given, seed=0).options == {"dtype": "float32"}
 
 
 def test_options_that_vllm_lacks_are_named():
