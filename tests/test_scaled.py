@@ -129,5 +129,22 @@ def test_an_adapter_without_a_scale_is_left_out(halved, tmp_path, caplog):
     options = {"folds": 4, "choice": True, "progress": iter}
     assert fit_adapter_scale(chain.quiet_trainer(tmp_path), module.eval(), halved[0], labels, **options) == []
     assert "the adapter scale is not tried: it needs plain LoRA or IA3, got LoRA with DoraLinear" in caplog.text
-    with pytest.raises(InputError, match=r"calibration\.scale: expected false with calibration\.corrections"):
-        SteeringCalibration(corrections=False, scale=True)
+    with pytest.raises(
+        InputError, match=r"calibration\.corrections: expected true, .*got 'AdapterScale'; the adapter"
+    ):
+        SteeringCalibration(corrections=["Prior", "AdapterScale"])
+
+
+def test_it_is_tried_alone(scaled, halved, tmp_path):
+    """Where no other correction is wanted its fit is the same."""
+    data, adapter = halved
+    module = chain.diary_model(str(adapter))
+    callback = SteeringCalibration(
+        corrections=False, scale=True, others=False, alphas=(), decoded=0, show_table=False
+    )
+    chain.quiet_trainer(tmp_path, callback).calibrate(module, datamodule=data)
+    [found] = module.calibration["corrections"]
+    first = scaled[0].calibration["corrections"][0]
+    assert {name: found[name] for name in ("name", "settings", "nll", "gain")} == {
+        name: first[name] for name in ("name", "settings", "nll", "gain")
+    }

@@ -17,7 +17,7 @@ from svd_lightning.runs import open_run
 from tests.chain import diary_data, read_jsonl, write_config, write_jsonl
 
 COUNTS = {"train": 96, "calibration": 96, "validation": 8, "test": 24, "predict": 6}
-QUICK = ("--calibration.alphas=[]", "--calibration.others=false", "--calibration.corrections=false")
+QUICK = ("--calibration.alphas=[]", "--calibration.others=false", "--calibration.corrections=[]")
 
 
 def mixed(count, *, seed, prefix):

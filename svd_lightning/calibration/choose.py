@@ -1,8 +1,6 @@
 """The choice among all that a calibration has fitted: of what does as well as the best, the mildest."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,21 +8,22 @@ from torch import Tensor
 from svd_lightning.calibration.candidates import Candidate, evidence
 from svd_lightning.calibration.corrections import FittedCorrection
 from svd_lightning.calibration.describe import by_task
-from svd_lightning.calibration.recipes import CONTROL, RecipeKey
+from svd_lightning.calibration.recipes import RecipeKey
+from svd_lightning.calibration.rivals import Rival, free_rivals, scores_of, steered_rivals
 from svd_lightning.calibration.split import CalibrationSplit, Scores, example_folds
 from svd_lightning.calibration.verdict import (
     AS_IT_IS,
     SwitchedOff,
-    Verdict,
     in_use,
     switched_off,
-    temperature_word,
 )
-from svd_lightning.metrics import Gain, mc1
-from svd_lightning.records import CalibrationRecord, CorrectionRecord, ScoredRecord, UsedRecord
+from svd_lightning.metrics import Gain
+from svd_lightning.records import CalibrationRecord, CorrectionRecord, UsedRecord
 
 _TWO_ERRORS = 2 * 1.96
 """Standard errors that a 95 % interval spans."""
+_MUCH = 0.5
+"""Drift, in nats per token, from which a milder correction is named."""
 _MOST_REFUSED = 4
 """Candidates that a check may refuse, one after the other, before the tuned model is used."""
 
@@ -32,27 +31,6 @@ Check = Callable[[CalibrationRecord], CalibrationRecord]
 """Looks at what a record uses: the same record, perhaps with more in it, or one that uses the tuned model."""
 Measure = Callable[[CalibrationRecord], CalibrationRecord]
 """Returns a record with the drift of every candidate and correction."""
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A candidate for use, whatever its kind."""
-
-    name: str
-    """As `in_use` has it."""
-    words: str
-    """What a message calls it."""
-    scores: Scores
-    """Held out."""
-    beyond: tuple[Scores, ...]
-    """What it must surely do better than."""
-    verdict: Verdict
-    used: UsedRecord | None
-    """The record's entry if it is used; None for what the verdict on the configured steering speaks of."""
-    by_task: bool = True
-    """Whether a task that it harms may be decoded otherwise."""
-    drift: float = math.inf
-    """How far it moves text outside the answers, KL in nats; infinite where nobody has measured it."""
 
 
 def decided(
@@ -87,8 +65,8 @@ def decided(
         check: refuses what is not to be used.
     """
     record = measure({**record, "corrections": correction_records(split, tuned, corrections)})
-    order = _free(split, tuned, record, corrections, recipes, chosen=chosen)
-    order += _steered(tuned, recipes, chosen=chosen, verdict=record["verdict"], any_recipe=any_recipe)
+    order = free_rivals(split, tuned, record, corrections, recipes, chosen=chosen)
+    order += steered_rivals(tuned, recipes, chosen=chosen, verdict=record["verdict"], any_recipe=any_recipe)
     refused: dict[str, CalibrationRecord] = {}
     while True:
         left = [] if len(refused) >= _MOST_REFUSED else [one for one in order if one.name not in refused]
@@ -102,60 +80,43 @@ def decided(
             unused = []
             if surely and not record["guard"]:
                 unused = _left_out(surely, gain)
+            elif surely:
+                unused = _milder(split, tuned, surely, left)
             elif wanted is None and not refused:
                 unused = _perhaps_luck(split, tuned, order)
             return {**checked, "advice": [*checked.get("advice", []), *others, *unused]}
         refused[wanted] = checked
 
 
-def _free(
-    split: CalibrationSplit,
-    tuned: Scores,
-    record: CalibrationRecord,
-    corrections: Sequence[FittedCorrection],
-    recipes: Mapping[RecipeKey, Candidate],
-    *,
-    chosen: RecipeKey,
-) -> list[Rival]:
-    """Return what decodes without the base, the simplest first."""
-    off = switched_off(record["rules"], "")["used"]
-    control, scored = recipes[CONTROL.key], dict(zip(recipes, record["candidates"], strict=True))[CONTROL.key]
-    words = f"{temperature_word(control.estimate.strengths[0])} alone"
-    stands = record["verdict"] != "steer" or chosen == CONTROL.key  # the verdict speaks of it already
-    used = None if stands else control.used()
-    found = [Rival("control", words, control.held_out, (tuned,), "control", used, drift=drift_of(scored))]
-    for one, known in zip(corrections, record["corrections"], strict=True):
-        corrected: UsedRecord = {**off, "correction": one.name}
-        scores, by_task = scores_of(split, one), one.correction.by_task
-        rival = Rival(one.name, one.in_words, scores, (tuned,), "correct", corrected, by_task, drift_of(known))
-        found.append(rival)
-    return found
-
-
-def drift_of(scored: ScoredRecord) -> float:
-    """Return the drift in a record, infinite where there is none."""
-    return scored.get("drift", math.inf)
-
-
-def _steered(
-    tuned: Scores, recipes: Mapping[RecipeKey, Candidate], *, chosen: RecipeKey, verdict: str, any_recipe: bool
-) -> list[Rival]:
-    """Return the configured recipe, if it is to steer; with `any_recipe` the others, those of few rules first."""
-    beyond = tuned, recipes[CONTROL.key].held_out
-    found = []
-    if verdict == "steer":
-        found.append(Rival("steer", "steering", recipes[chosen].held_out, beyond, "steer", None))
-    others = [one for key, one in recipes.items() if key not in (chosen, CONTROL.key)] if any_recipe else []
-    for one in sorted(others, key=lambda each: len(each.recipe.rules)):
-        names, estimator = one.recipe.key
-        name = f"{' + '.join(names)} by {estimator}"
-        found.append(Rival(name, name, one.held_out, beyond, "steer", {**one.used(), "recipe": name}))
-    return found
-
-
 def _left_out(best: Rival, gain: Gain) -> list[str]:
     """Return what the guard would use, where it is off."""
     return [f"with the guard {best.words} would be used: its held-out gain is {gain}"]
+
+
+def _milder(split: CalibrationSplit, tuned: Scores, best: Rival, order: Sequence[Rival]) -> list[str]:
+    """Return which correction may gain as much as the best, and moves other text less than half as far."""
+    level = _widened(len(order))
+    found = [
+        one
+        for one in order
+        if best.verdict == one.verdict == "correct"
+        and best.drift > max(_MUCH, 2 * one.drift)
+        and _surely_helps(split, tuned, one, level)
+        and not evidence(split, best.scores, one.scores).gain.sure
+    ]
+    if not found:
+        return []
+    one = min(found, key=lambda each: each.drift)
+    return [
+        f"{best.words} moves other text by {best.drift:.2f} nats per token; {one.words}, which gains "
+        f"{evidence(split, one.scores, tuned).gain}, by {one.drift:.2f}: if the model is to write other text too, "
+        "name what to try in calibration.corrections"
+    ]
+
+
+def _widened(number: int) -> float:
+    """Return Bonferroni's level: of many candidates that gain nothing, some seem to."""
+    return 1.0 - 0.05 / max(1, number)
 
 
 def _perhaps_luck(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival]) -> list[str]:
@@ -171,15 +132,6 @@ def _perhaps_luck(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival]
     ]
 
 
-def scores_of(split: CalibrationSplit, fitted: FittedCorrection) -> Scores:
-    """Return the held-out scores of a correction."""
-    if split.questions is None or fitted.options is None:
-        return Scores(fitted.labels, fitted.labels, None)
-    choices = split.questions.choices
-    first = mc1(choices.options, fitted.options)
-    return Scores(choices.log_probs(fitted.options) if split.by_choice else fitted.labels, fitted.labels, first)
-
-
 def choose(
     split: CalibrationSplit, tuned: Scores, order: Sequence[Rival], *, folds: int
 ) -> tuple[Rival | None, Gain]:
@@ -189,7 +141,7 @@ def choose(
         order: the candidates, from cheap and simple to dear.
         folds: for each of them the choice is made on the others.
     """
-    level = 1.0 - 0.05 / max(1, len(order))  # Bonferroni's: of many candidates that gain nothing, some seem to
+    level = _widened(len(order))
     eligible = [one for one in order if _surely_helps(split, tuned, one, level)]
     numbers, fold = example_folds(split.example, folds)
     unseen = tuned.fitted.clone()

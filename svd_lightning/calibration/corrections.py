@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from svd_lightning.steering import (
     LabelBias,
     Prior,
     TokenCorrection,
+    TokenCorrectionName,
     correction_name,
 )
 
@@ -96,15 +98,24 @@ class FittedCorrection:
         return f"the {self.correction.words}"
 
 
-def fit_corrections(split: LabelSplit, *, folds: int, choice: bool = True) -> list[FittedCorrection]:
+def fit_corrections(
+    split: LabelSplit,
+    *,
+    folds: int,
+    choice: bool = True,
+    names: Sequence[TokenCorrectionName] = get_args(TokenCorrectionName),
+) -> list[FittedCorrection]:
     """Fit the corrections to the labels of a split; what cannot be fitted is left out, with a word in the log.
 
     Args:
         split: the labelled tokens.
         folds: how many folds the cross-fit has; examples are never split.
         choice: fit the choice among the options, if every example has some, rather than the tokens' likelihood.
+        names: of those to fit.
     """
-    tokens = split.answers
+    fits, tokens = [one for one in _FITS if one[0].__name__ in names], split.answers
+    if not fits:
+        return []
     folds = min(folds, tokens.example.unique().numel())
     if not len(tokens.tokens):
         _log.warning("corrections are not tried: no token is the label twice in the calibration split")
@@ -118,10 +129,10 @@ def fit_corrections(split: LabelSplit, *, folds: int, choice: bool = True) -> li
     if folds < _LEAST_FOLDS:
         _log.warning("corrections are not tried: they need %s folds or more, got %s", _LEAST_FOLDS, folds)
         return []
-    loss, fits = split.loss(choice=choice), _FITS
     if not all(one.states.isfinite().all() for one in (tokens, split.options) if one is not None):
         _log.warning("%s is not tried: the tuned model's hidden states hold NaN or infinity", CalibratedHead.words)
-        fits = tuple(one for one in _FITS if not one[0].reads_states)
+        fits = [one for one in fits if not one[0].reads_states]
+    loss = split.loss(choice=choice)
     return [_fitted(split, loss, kind, fit, *example_folds(tokens.example, folds)) for kind, fit in fits]
 
 

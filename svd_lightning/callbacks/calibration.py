@@ -19,15 +19,16 @@ from svd_lightning.calibration import (
     fit_corrections,
 )
 from svd_lightning.callbacks.checks import (
+    Corrections,
     as_steered,
     check_calibration_split,
     check_checkpointing,
     check_estimator,
     check_options,
-    check_scale,
     check_test,
     check_validation,
     hint_at_more_data,
+    tried,
 )
 from svd_lightning.callbacks.decoding_check import check_decoding
 from svd_lightning.callbacks.loggers import log_calibration
@@ -74,11 +75,10 @@ class SteeringCalibration(L.Callback):
         folds: number of parts of the split in the cross-fit behind the gains; examples are never split.
         alphas: masks to compare, with a penalty fitted for each; an empty list leaves the comparison out.
         others: solve the other rules and estimators too, for the comparison in tables and report.
-        corrections: fit corrections of the tuned model alone too (those of `CORRECTIONS`), which cost
-            nothing at decoding; with the guard one is used instead of steering where that gains no more. False
-            leaves them out.
-        scale: try the adapter's scaling times s too, as one more of the corrections (LoRA, IA3). It costs up to
-            six more forwards of the tuned model over the split.
+        corrections: fit corrections of the tuned model alone too, which cost nothing at decoding; with the guard
+            one is used instead of steering where that gains no more. Names try some alone.
+        scale: try the adapter's scaling times s too, as one more correction (LoRA, IA3). It costs up to six more
+            forwards of the tuned model over the split.
         any_recipe: with the guard, use whichever rules and estimator do best, not the configured ones alone.
         decoded: where answers are free text, how many calibration examples to decode with the tuned model and with
             the strengths found without them. If exact match, ROUGE-L, repetition or length is surely worse, the
@@ -103,15 +103,14 @@ class SteeringCalibration(L.Callback):
         folds: int = 4,
         alphas: Sequence[float] = PAPER_ALPHAS,
         others: bool = True,
-        corrections: bool = True,
+        corrections: Corrections = True,
         scale: bool = False,
         any_recipe: bool = False,
         decoded: int = 32,
         show_table: bool = True,
         snapshot: str | None = None,
     ) -> None:
-        check_options(folds, alphas, decoded)
-        check_scale(scale, corrections)
+        check_options(folds, alphas, decoded, corrections)
         self.estimator, self.choice, self.guard, self.folds = estimator, choice, guard, folds
         self.alphas, self.others, self.decoded, self.show_table = tuple(alphas), others, decoded, show_table
         self.corrections, self.scale, self.any_recipe = corrections, scale, any_recipe
@@ -201,8 +200,11 @@ class SteeringCalibration(L.Callback):
         with evaluating(module):
             collected = self._collect(trainer, module, data)
             labels, tokens = collected.label_split(), collected.result(data.tasks("calibration"))
-            corrections = [] if labels is None else fit_corrections(labels, folds=self.folds, choice=self.choice)
-            if self.scale and labels is not None:
+            corrections: list[FittedCorrection] = []
+            if labels is not None:
+                names = tried(self.corrections)
+                corrections += fit_corrections(labels, folds=self.folds, choice=self.choice, names=names)
+            if labels is not None and self.scale:
                 shown = partial(_progress, trainer, doing="Scaling")
                 corrections[:0] = fit_adapter_scale(
                     trainer, module, data, labels, folds=self.folds, choice=self.choice, progress=shown
@@ -269,6 +271,7 @@ class SteeringCalibration(L.Callback):
         loader, precision = data.calibration_dataloader(), trainer.precision_plugin.val_step_context
         peft_model, snapshot = module.peft_model, self._snapshots.open(trainer, module)
         questions = data.all_choices("calibration")
+        wanted = self.scale or tried(self.corrections)
         answers = [one.choices[one.best] for one in questions] or data.rows("calibration")
         collecting = collector(
             peft_model,
@@ -277,7 +280,7 @@ class SteeringCalibration(L.Callback):
             alphas=self.alphas,
             around=precision,
             questions=questions,
-            corrected=label_tokens([each.completion_ids for each in answers]) if self.corrections else None,
+            corrected=label_tokens([each.completion_ids for each in answers]) if wanted else None,
         )
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         with torch.no_grad(), precision():

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
 import lightning as L
 import torch
@@ -16,10 +17,13 @@ from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import MaskedObjective
 from svd_lightning.report.folder import METRICS, TEST, tested_data
 from svd_lightning.scoring.collect import token_collector
-from svd_lightning.steering import KLGradient, Steering
+from svd_lightning.steering import KLGradient, Steering, TokenCorrectionName
 from svd_lightning.strength import StrengthEstimator
 
 _log = logging.getLogger(__name__)
+
+Corrections = bool | TokenCorrectionName | Sequence[TokenCorrectionName]
+"""Which corrections a calibration tries: all or none, one, or several."""
 
 
 def check_calibration_split(data: CompletionDataModule) -> None:
@@ -67,8 +71,9 @@ def check_test(trainer: L.Trainer) -> None:
         )
 
 
-def check_options(folds: int, alphas: Sequence[float], decoded: int) -> None:
-    """Raise InputError for fewer than 2 folds, an α outside (0, 1], or a negative number to decode."""
+def check_options(folds: int, alphas: Sequence[float], decoded: int, corrections: Corrections) -> None:
+    """Raise InputError for fewer than 2 folds, an α outside (0, 1], a negative number to decode, or as `tried`."""
+    tried(corrections)
     if folds < 2:
         raise InputError(f"calibration.folds: expected at least 2, got {folds}")
     if decoded < 0:
@@ -78,13 +83,23 @@ def check_options(folds: int, alphas: Sequence[float], decoded: int) -> None:
             raise InputError(f"calibration.alphas: expected shares in (0, 1], got {alpha}")
 
 
-def check_scale(scale: bool, corrections: bool) -> None:
-    """Raise InputError for the adapter's scale without the corrections, of which it is one."""
-    if scale and not corrections:
-        raise InputError(
-            "calibration.scale: expected false with calibration.corrections false, as the adapter's scale is one "
-            "of them, got true; leave one of the two options out"
-        )
+def tried(corrections: Corrections) -> Sequence[TokenCorrectionName]:
+    """Return the names of the corrections to try: all, none, or those that are named.
+
+    Raises:
+        InputError: for another name.
+    """
+    known = get_args(TokenCorrectionName)
+    if isinstance(corrections, bool):
+        return known if corrections else ()
+    names = [corrections] if isinstance(corrections, str) else corrections
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"calibration.corrections: expected true, false or some of {', '.join(known)}, got {name!r}; the "
+                "adapter's scale has an option of its own, calibration.scale"
+            )
+    return names
 
 
 def check_checkpointing(trainer: L.Trainer) -> None:

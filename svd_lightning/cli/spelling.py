@@ -16,7 +16,7 @@ _NO_CLASS = re.compile(
     r"Expected a dot import path string: ([\w.]+)|has no attribute '(\w+)'|No module named '(\S+)'"
 )
 _CHOICES = re.compile(r"typing\.Literal(\[[^\]]*\])|<enum '\w+'>: \{([^}]*)\}|(<class 'bool'>)")
-_VALUE = re.compile(r"(?:Given value|Got value): (.+?)(?: - Expected .*)?$")
+_VALUE = re.compile(r"(?:Given value|Got value): (.+?)(?: Given value type: .*| - Expected .*)?$")
 
 
 def in_one_line(message: str, parser: ArgumentParser) -> str:

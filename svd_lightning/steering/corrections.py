@@ -186,7 +186,8 @@ CORRECTIONS: Mapping[str, type[Correction]] = {
 }
 """All kinds by name, those of the fewest parameters first."""
 
-CorrectionName = Literal["AdapterScale", "Prior", "LabelBias", "CalibratedHead"]
+TokenCorrectionName = Literal["Prior", "LabelBias", "CalibratedHead"]
+CorrectionName = Literal["AdapterScale", TokenCorrectionName]
 """The names of `CORRECTIONS`, for what checks a command line."""
 
 

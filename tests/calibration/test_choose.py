@@ -9,8 +9,9 @@ import torch
 
 from svd_lightning.calibration import AS_IT_IS, LabelSplit, calibrate, fit_corrections, in_use, recall_all
 from svd_lightning.calibration.candidates import evidence
-from svd_lightning.calibration.choose import Rival, choose
+from svd_lightning.calibration.choose import choose
 from svd_lightning.calibration.corrections import FittedCorrection
+from svd_lightning.calibration.rivals import Rival
 from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.verdict import switched_off
 from svd_lightning.objective import LabelCollector, label_tokens
@@ -156,6 +157,41 @@ def test_the_control_may_replace_a_sure_steering():
     used = recall_all(steering, record).shared
     assert [type(rule) for rule in used.rules] == [Temperature]
     assert list(used.strengths) == record["used"]["strengths"] == record["candidates"][0]["strengths"]
+
+
+@pytest.mark.parametrize(("drift", "much"), [(2.0, True), (0.4, False)])
+def test_a_milder_correction_that_may_do_as_well_is_named(drift, much):
+    """It is behind the best by more than a standard error, but not surely: a user may prefer it."""
+    data = reference.tokens(240, size=13)
+    table = reference.table(data, rules=with_built_in([KLGradient()]), alpha=0.3)
+    split = CalibrationSplit(table)
+    tuned = split.likelihood([KLGradient()]).label_log_probs(torch.zeros(1))
+    noise = torch.randn(80, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    behind = 0.1 * ((noise - noise.mean()) / noise.std() + 1.5 / 80**0.5)  # 1.5 standard errors
+    scores = {"head": tuned + 1.0 - behind[table.example], "bias": tuned + 1.0}
+    kinds = {
+        "head": CalibratedHead(torch.tensor([0]), torch.zeros(1, 4)),
+        "bias": LabelBias(torch.tensor([0]), torch.zeros(1)),
+    }
+    fitted = [FittedCorrection(kind, {}, [], scores[name], None, 0.0, 0.0) for name, kind in kinds.items()]
+
+    def measured(record):
+        drifts = {"CalibratedHead": 0.1, "LabelBias": drift}
+        return {**record, "corrections": [{**one, "drift": drifts[one["name"]]} for one in record["corrections"]]}
+
+    record = calibrate(
+        table, Steering([KLGradient()], alpha=0.3), LineSearch(), corrections=fitted, measure=measured
+    )
+    assert record["used"]["correction"] == "LabelBias"
+    found = [one for one in record["advice"] if "other text" in one]
+    assert len(found) == much
+    if much:
+        assert found[0].startswith(
+            "the label bias moves other text by 2.00 nats per token; the calibrated head, which"
+        )
+        assert found[0].endswith(
+            "by 0.10: if the model is to write other text too, name what to try in calibration.corrections"
+        )
 
 
 def test_the_gain_of_the_luckiest_is_not_believed():

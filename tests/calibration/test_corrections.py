@@ -193,6 +193,14 @@ def test_one_answer_alone_is_no_evidence(caplog):
     assert not caplog.text
 
 
+def test_those_that_are_named_are_fitted():
+    split = LabelSplit(Drawn().tokens())
+    every = {one.name: one.labels for one in fit_corrections(split, folds=3)}
+    [head] = fit_corrections(split, folds=3, names=["CalibratedHead"])
+    assert torch.equal(head.labels, every["CalibratedHead"])
+    assert fit_corrections(split, folds=3, names=[]) == []
+
+
 def test_states_that_are_not_finite_leave_what_reads_none(caplog):
     data = Drawn()
     data.states[3] = math.nan

@@ -44,6 +44,10 @@ MISSPELT = {
         "dtype: expected one of auto, float32, bfloat16, float16, got 'float23'; did you mean float32",
     ),
     "union": (FIT + "--trainer.precision bf61", "got 'bf61'; did you mean bf16?"),
+    "in-a-list": (
+        FIT + "--calibration.corrections [Prior,LabelBais]",
+        "corrections: expected one of true, false, Prior, LabelBias, CalibratedHead, got 'LabelBais'; did you",
+    ),
     "truth": (
         FIT + "--trainer.enable_progress_bar flase",
         "trainer.enable_progress_bar: expected one of true, false, got 'flase'; did you mean false?",
