@@ -46,7 +46,7 @@ MISSPELT = {
     "union": (FIT + "--trainer.precision bf61", "got 'bf61'; did you mean bf16?"),
     "in-a-list": (
         FIT + "--calibration.corrections [Prior,LabelBais]",
-        "corrections: expected one of true, false, Prior, LabelBias, CalibratedHead, got 'LabelBais'; did you",
+        "true, false, Prior, LabelBias, CalibratedHead, got 'LabelBais'; did you mean LabelBias?",
     ),
     "truth": (
         FIT + "--trainer.enable_progress_bar flase",
