@@ -7,7 +7,7 @@ from svd_lightning.calibration.candidates import Candidate, evidence
 from svd_lightning.calibration.recipes import CONTROL, RecipeKey
 from svd_lightning.calibration.split import CalibrationSplit, Scores
 from svd_lightning.calibration.verdict import Verdict
-from svd_lightning.metrics import paired_gain
+from svd_lightning.metrics import joint_level, paired_gain
 from svd_lightning.objective import CalibrationTokens
 from svd_lightning.records import PER_TOKEN
 from svd_lightning.steering import Steering, SteeringRule
@@ -54,7 +54,7 @@ def better_recipe(
     """Return which other recipe surely helps, and how to use it; else nothing.
 
     Its gain over the tuned model, over the control and over the chosen recipe (if that is used) is above zero, MC1
-    is not surely lower, and the intervals are Bonferroni's for the best of all that are compared.
+    is not surely lower, and the intervals hold for all that are compared at once.
 
     Args:
         found: all candidates.
@@ -63,7 +63,9 @@ def better_recipe(
         chosen, verdict: the configured recipe, and the verdict on it.
     """
     others = [one for key, one in found.items() if key not in (chosen, CONTROL.key)]
-    level = 1.0 - 0.05 / max(1, len(others))
+    if not others:
+        return []
+    level = joint_level([one.held_out.fitted for one in others], tuned.fitted, split.example)
     rivals = [found[CONTROL.key].held_out, *([found[chosen].held_out] if verdict == "steer" else [])]
     sure = []
     for one in others:

@@ -17,7 +17,7 @@ from svd_lightning.calibration.verdict import (
     in_use,
     switched_off,
 )
-from svd_lightning.metrics import Gain
+from svd_lightning.metrics import Gain, joint_level
 from svd_lightning.records import CalibrationRecord, CorrectionRecord, UsedRecord
 
 _TWO_ERRORS = 2 * 1.96
@@ -49,11 +49,11 @@ def decided(
     """Return the record with the best candidate that a check lets pass in use, and why others are not.
 
     Candidates are those whose held-out gain over the tuned model is sure (of a steering, over the control too), by
-    Bonferroni's intervals for as many as there are, and that surely harm nothing. Several may lie within one
-    standard error of the best. Temperature and corrections decode at the same price: of those among them the one
-    of least drift is taken. Only if there is none, it is a steering, the first from simple to dear. The gain that
-    is reported is not the winner's luck: for each fold the choice among them is made on the other folds. If that
-    gain is not sure, the verdict on the configured steering stands.
+    intervals that hold for all of them at once, and that surely harm nothing. Several may lie within one standard
+    error of the best. Temperature and corrections decode at the same price: of those among them the one of least
+    drift is taken. Only if there is none, it is a steering, the first from simple to dear. The gain that is
+    reported is not the winner's luck: for each fold the choice among them is made on the other folds. If that gain
+    is not sure, the verdict on the configured steering stands.
 
     Args:
         record: with the verdict on the configured steering alone.
@@ -95,13 +95,11 @@ def _left_out(best: Rival, gain: Gain) -> list[str]:
 
 def _milder(split: CalibrationSplit, tuned: Scores, best: Rival, order: Sequence[Rival]) -> list[str]:
     """Return which correction may gain as much as the best, and moves other text less than half as far."""
-    level = _widened(len(order))
     found = [
         one
-        for one in order
+        for one in _helping(split, tuned, order)
         if best.verdict == one.verdict == "correct"
         and best.drift > max(_MUCH, 2 * one.drift)
-        and _surely_helps(split, tuned, one, level)
         and not evidence(split, best.scores, one.scores).gain.sure
     ]
     if not found:
@@ -112,11 +110,6 @@ def _milder(split: CalibrationSplit, tuned: Scores, best: Rival, order: Sequence
         f"{evidence(split, one.scores, tuned).gain}, by {one.drift:.2f}: if the model is to write other text too, "
         "name what to try in calibration.corrections"
     ]
-
-
-def _widened(number: int) -> float:
-    """Return Bonferroni's level: of many candidates that gain nothing, some seem to."""
-    return 1.0 - 0.05 / max(1, number)
 
 
 def _perhaps_luck(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival]) -> list[str]:
@@ -141,8 +134,7 @@ def choose(
         order: the candidates, from cheap and simple to dear.
         folds: for each of them the choice is made on the others.
     """
-    level = _widened(len(order))
-    eligible = [one for one in order if _surely_helps(split, tuned, one, level)]
+    eligible = _helping(split, tuned, order)
     numbers, fold = example_folds(split.example, folds)
     unseen = tuned.fitted.clone()
     for number in range(folds if eligible else 0):
@@ -150,6 +142,12 @@ def choose(
         unseen[mine] = _pick(split, tuned, eligible, others).scores.fitted[mine]
     gain = evidence(split, Scores(unseen, tuned.labels, None), tuned).gain
     return (_pick(split, tuned, eligible, None) if eligible else None), gain
+
+
+def _helping(split: CalibrationSplit, tuned: Scores, order: Sequence[Rival]) -> list[Rival]:
+    """Return those that surely help, by intervals that hold for all of them at once."""
+    level = joint_level([one.scores.fitted for one in order], tuned.fitted, split.example) if order else 0.0
+    return [one for one in order if _surely_helps(split, tuned, one, level)]
 
 
 def _surely_helps(split: CalibrationSplit, tuned: Scores, one: Rival, level: float) -> bool:

@@ -1,6 +1,6 @@
 """Metrics of torchmetrics' kind that reduce over processes and count each sample once."""
 
-from svd_lightning.metrics.gain import Gain, paired_gain
+from svd_lightning.metrics.gain import Gain, joint_level, paired_gain
 from svd_lightning.metrics.keyed_rows import GatheredRows
 from svd_lightning.metrics.likelihood import (
     Completions,
@@ -47,6 +47,7 @@ __all__ = [
     "both",
     "exact_match",
     "extract_option",
+    "joint_level",
     "log_mc2",
     "mc1",
     "mc2",
