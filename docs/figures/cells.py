@@ -19,7 +19,7 @@ TASKS = {
 WARM_STARTS = ("none", "barely begun", "half way", "hot")
 ADAPTERS = {"lora": "LoRA", "ia3": "IA3", "prompt": "Prompt Tuning", "p-tuning-v2": "P-Tuning v2"}
 
-_TITLE = re.compile(r"\*\*(.+), (.+), (.+), (.+), seed (\d+)(, bfloat16)?\*\*: ")
+_TITLE = re.compile(r"\*\*([^,]+), ([^,]+), ([^,]+), ([^,]+), seed (\d+)(, bfloat16)?\*\*: ")
 _GAIN = re.compile(r"\(([-+.\d]+) \[([-+.\d]+), ([-+.\d]+)\]\)")
 _AUTO = re.compile(r"\*\*`auto`\*\* \((.+)\)")
 
@@ -53,9 +53,9 @@ class Cell(NamedTuple):
 
 
 def cells(text: str) -> Iterator[Cell]:
-    """Yield the cells whose splits are drawn at random, from title to the end of the table."""
+    """Yield the cells, from title to the end of the table; not those that a title calls different (file order)."""
     for block in re.split(r"\n(?=\*\*)", text):
-        if (title := _TITLE.match(block)) and "file order" not in title[0]:
+        if title := _TITLE.match(block):
             head, _, *rows = (line.split(" | ") for line in block.split("\n\n")[1].splitlines())
             names = [name.strip(" |") for name in head]
             columns: dict[str, Gains] = {name: {} for name in names[1:]}
