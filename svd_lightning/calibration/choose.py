@@ -95,11 +95,13 @@ def _left_out(best: Rival, gain: Gain) -> list[str]:
 
 def _milder(split: CalibrationSplit, tuned: Scores, best: Rival, order: Sequence[Rival]) -> list[str]:
     """Return which correction may gain as much as the best, and moves other text less than half as far."""
+    if best.verdict != "correct" or best.drift <= _MUCH:
+        return []
     found = [
         one
         for one in _helping(split, tuned, order)
-        if best.verdict == one.verdict == "correct"
-        and best.drift > max(_MUCH, 2 * one.drift)
+        if one.verdict == "correct"
+        and 2 * one.drift < best.drift
         and not evidence(split, best.scores, one.scores).gain.sure
     ]
     if not found:
@@ -107,8 +109,8 @@ def _milder(split: CalibrationSplit, tuned: Scores, best: Rival, order: Sequence
     one = min(found, key=lambda each: each.drift)
     return [
         f"{best.words} moves other text by {best.drift:.2f} nats per token; {one.words}, which gains "
-        f"{evidence(split, one.scores, tuned).gain}, by {one.drift:.2f}: if the model is to write other text too, "
-        "name what to try in calibration.corrections"
+        f"{evidence(split, one.scores, tuned).gain} {split.unit}, by {one.drift:.2f}: if the model is to write "
+        "other text too, name what to try in calibration.corrections"
     ]
 
 

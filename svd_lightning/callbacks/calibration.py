@@ -1,14 +1,13 @@
 """The callback that decides when the strengths are calibrated."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.progress import track
 
 from svd_lightning.calibration import (
     PAPER_ALPHAS,
@@ -35,13 +34,12 @@ from svd_lightning.callbacks.loggers import log_calibration
 from svd_lightning.callbacks.meters import measure_cost, measure_drift, measure_noise
 from svd_lightning.callbacks.run import as_completion_data, evaluating, run_folder
 from svd_lightning.callbacks.scale_fit import fit_adapter_scale
-from svd_lightning.callbacks.show import show_calibration, show_test
+from svd_lightning.callbacks.show import show_calibration, show_test, tracked
 from svd_lightning.callbacks.snapshot_folder import SnapshotFolder
 from svd_lightning.callbacks.space import check_space
 from svd_lightning.callbacks.trained import TrainedCheckpoint
 from svd_lightning.checkpoint import CALIBRATED
-from svd_lightning.console import console
-from svd_lightning.data import Batch, CompletionDataModule
+from svd_lightning.data import CompletionDataModule
 from svd_lightning.decoding import steer_model
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.objective import CalibrationTokens, QuestionTokens, label_tokens
@@ -205,7 +203,7 @@ class SteeringCalibration(L.Callback):
                 names = tried(self.corrections)
                 corrections += fit_corrections(labels, folds=self.folds, choice=self.choice, names=names)
             if labels is not None and self.scale:
-                shown = partial(_progress, trainer, doing="Scaling")
+                shown = partial(tracked, trainer, doing="Scaling")
                 corrections[:0] = fit_adapter_scale(
                     trainer, module, data, labels, folds=self.folds, choice=self.choice, progress=shown
                 )
@@ -247,7 +245,7 @@ class SteeringCalibration(L.Callback):
         def check(record: CalibrationRecord) -> CalibrationRecord:
             record = record if noise is None else add_noise(record, noise)
             steering = HeldOutSteering(module.configured, record, tokens.example, by_fold)
-            shown = partial(_progress, trainer, doing="Decoding")
+            shown = partial(tracked, trainer, doing="Decoding")
             return check_decoding(trainer, module, data, record, steering, count=self.decoded, progress=shown)
 
         return calibrate(
@@ -284,17 +282,9 @@ class SteeringCalibration(L.Callback):
         )
         _log.info("calibrating on %s examples", len(loader.dataset))  # type: ignore[arg-type]
         with torch.no_grad(), precision():
-            for batch in _progress(trainer, loader, doing="Calibrating"):
+            for batch in tracked(trainer, loader, doing="Calibrating"):
                 check()
                 on_device = trainer.strategy.batch_to_device(batch, module.device)
                 run_step(trainer, module, "calibration_step", collecting.add, on_device)
         self._snapshots.keep()
         return collecting
-
-
-def _progress(trainer: L.Trainer, loader: Iterable[Batch], *, doing: str) -> Iterator[Batch]:
-    """Yield the batches, with a progress bar on the first process if the trainer shows any."""
-    hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
-    shared = getattr(trainer.progress_bar_callback, "progress", None)  # a second live display on one console
-    on = console() if shared is None else shared.console
-    yield from track(loader, doing, console=on, transient=True, disable=hidden)

@@ -1,9 +1,13 @@
-"""The results of a calibration and a test: a short table on the terminal, all tables in the log."""
+"""What a calibration and a test show: their progress, a short table on the terminal, all tables in the log."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+import lightning as L
+from rich.progress import track
 
 from svd_lightning.console import as_text, console
+from svd_lightning.data import Batch
 from svd_lightning.records import CalibrationRecord, TestResults
 from svd_lightning.report import (
     ReportTable,
@@ -31,3 +35,11 @@ def _show(printed: Iterable[ReportTable | str], logged: Iterable[ReportTable | s
         console().print(part, markup=False)  # options in advice have brackets
     if _log.isEnabledFor(logging.INFO):
         _log.info("%s", as_text(logged))
+
+
+def tracked(trainer: L.Trainer, loader: Iterable[Batch], *, doing: str) -> Iterator[Batch]:
+    """Yield the batches, with a progress bar on the first process if the trainer shows any."""
+    hidden = trainer.progress_bar_callback is None or not trainer.is_global_zero
+    shared = getattr(trainer.progress_bar_callback, "progress", None)  # a second live display on one console
+    on = console() if shared is None else shared.console
+    yield from track(loader, doing, console=on, transient=True, disable=hidden)
