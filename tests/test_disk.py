@@ -152,10 +152,23 @@ def test_predictions_go_on_where_the_disk_was_full(diaries, checkpoint, tmp_path
         trainer.predict(diary_model(), datamodule=data, ckpt_path=checkpoint, return_predictions=False)
         return read_jsonl(output)
 
-    with no_file_above(10**9), pytest.raises(DiskError, match=r"out.jsonl.part0: .*its rows before are kept"):
-        predict(tmp_path / "out.jsonl", FillsAtTheSecondBatch())
-    assert (tmp_path / "out.jsonl.part0").read_text().count("\n") == 3, "the settings and two rows"
-    assert predict(tmp_path / "out.jsonl") == predict(tmp_path / "whole.jsonl")
+    class FillsAtTheEnd(L.Callback):
+        def on_predict_epoch_end(self, trainer, pl_module) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50, resource.RLIM_INFINITY))
+
+    output, part = tmp_path / "out.jsonl", tmp_path / "out.jsonl.part0"
+    with no_file_above(10**9), pytest.raises(DiskError, match=r"out.jsonl.part0: .*the rows before are kept"):
+        predict(output, FillsAtTheSecondBatch())
+    assert part.read_text().count("\n") == 3, "the settings and two rows"
+    with (
+        no_file_above(10**9),
+        pytest.raises(DiskError, match=r"out.jsonl: .*the rows before are kept, and "),
+    ):
+        predict(output, FillsAtTheEnd())
+    rows = part.read_text()
+    assert predict(output) == predict(tmp_path / "whole.jsonl")
+    assert rows.count("\n") > 3
+    assert not part.exists()
 
 
 def test_too_little_space_is_said_before_the_first_step(diaries, tmp_path, monkeypatch, caplog):

@@ -16,12 +16,14 @@ from svd_lightning.callbacks.run import as_completion_data
 from svd_lightning.data import Example
 from svd_lightning.decoding.generation import completed
 from svd_lightning.errors import InputError
-from svd_lightning.files import write_text, writing
+from svd_lightning.files import replacing, writing
 from svd_lightning.module import SteeredLanguageModel
 from svd_lightning.records import KnownRecord, PredictionRecord
 from svd_lightning.signals import Stopped
 from svd_lightning.steering import tasks_as_plain
 from svd_lightning.strategies import trained_sum
+
+_KEPT = "the rows before are kept, and the same command goes on from them if it gives this predict.output"
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -76,8 +78,7 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         """Append the batch to this process's part."""
         part = self._part(trainer.global_rank)
-        good = "its rows before are kept, and the same command goes on from them if it gives this predict.output"
-        with writing(part, good=good), part.open("a", encoding="utf-8") as file:
+        with writing(part, good=_KEPT), part.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in prediction)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -88,7 +89,8 @@ class PredictionWriter(BasePredictionWriter):
         rows = {record.pop("index"): record for record in self._records()}
         facts = {example.id: _facts(example) for example in as_completion_data(trainer).examples("predict")}
         records = [record | facts[record["id"]] for _, record in sorted(rows.items())]
-        write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        with replacing(self.path, good=_KEPT) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         for part in self._parts():
             part.unlink()
 
